@@ -1,0 +1,355 @@
+"""Artifacts: folders that stages make, and the store that makes each of them once and never half.
+
+An artifact is a folder of files plus `artifact.json`, which names every file with its digest, what goes
+in and comes out, how inputs are preprocessed, and what it was made from. Move the folder, move the work.
+This module knows nothing of networks, images or hardware. It may import errors only.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgetune.errors import ArtifactError, EdgetuneError, StageError
+
+ARTIFACT_FILE = "artifact.json"
+KEY_FILE = "key"
+
+
+class Preprocess(BaseModel):
+    """How one image becomes one input tensor. It travels inside the artifact; nobody declares it twice.
+
+    The shorter side is resized to `resize_px`, the centre `size_px` square is cut out, values are scaled
+    to 0..1, then `(x - mean) / std` per channel.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: Literal["image"] = "image"
+    resize_px: int = Field(gt=0, le=8192)
+    size_px: int = Field(gt=0, le=8192)
+    channels: Literal[1, 3]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"mean and std need {self.channels} values each")
+        if min(self.std) <= 0:
+            raise ValueError("std must be above 0")
+        if self.resize_px < self.size_px:
+            raise ValueError("resize_px must not be below size_px")
+        return self
+
+
+class TensorSpec(BaseModel):
+    """Name, element type (`float32`, `uint8`, …) and shape of a network's input or output.
+
+    A shape holds numbers, or a name where a dimension is dynamic.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class FileEntry(BaseModel):
+    """Digest and size of one file of an artifact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: str
+    bytes: int
+
+
+class Artifact(BaseModel):
+    """What a stage made: a folder with files and this description of them.
+
+    `files`, `kind`, `classes`, `inputs`, `outputs` and `preprocess` make up the digest, so a stage writes
+    only repeatable content into files; durations, histories and the like go into `details`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    kind: str
+    classes: tuple[str, ...] = ()
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    preprocess: Preprocess | None = None
+    files: dict[str, FileEntry] = {}
+    parents: dict[str, str] = {}
+    made_by: str = ""
+    versions: dict[str, str] = {}
+    details: dict[str, Any] = {}
+    path: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def digest(self) -> str:
+        """Hash of the content: equal digests mean interchangeable artifacts."""
+        content = self.model_dump(mode="json", include={"kind", "classes", "inputs", "outputs", "preprocess"})
+        content["files"] = {name: entry.sha256 for name, entry in sorted(self.files.items())}
+        return _hash_json(content)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files together."""
+        return sum(entry.bytes for entry in self.files.values())
+
+    def file(self, name: str) -> Path:
+        """Return the path of one of the artifact's files.
+
+        Raises:
+            ArtifactError: the artifact has no such file.
+        """
+        if name not in self.files:
+            raise ArtifactError(f"{self.path}: a {self.kind} artifact without {name!r}")
+        return self.path / name
+
+    @classmethod
+    def load(cls, folder: Path, *kinds: str) -> Self:
+        """Read and verify an artifact.
+
+        Args:
+            folder: where `artifact.json` lies.
+            kinds: the kinds that will do; none given: any.
+
+        Raises:
+            ArtifactError: nothing there, not an artifact, wrong kind, or a file that changed since.
+        """
+        described = folder / ARTIFACT_FILE
+        if not described.is_file():
+            inside = sorted(p.parent.name for p in folder.glob(f"*/{ARTIFACT_FILE}")) if folder.is_dir() else []
+            hint = f"it holds: {', '.join(inside)}; name one of those" if inside else "edgetune run makes them"
+            raise ArtifactError(f"{folder}: not an artifact (no {ARTIFACT_FILE})", hint=hint)
+        try:
+            artifact = cls.model_validate_json(described.read_bytes()).model_copy(update={"path": folder})
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ArtifactError(f"{described}: {where or 'not JSON'}: {first['msg']}", hint="make it again") from None
+        if kinds and artifact.kind not in kinds:
+            raise ArtifactError(
+                f"{folder}: a {artifact.kind!r} artifact, where {' or '.join(map(repr, kinds))} is needed"
+            )
+        artifact._verify(described.stat().st_mtime_ns)
+        return artifact
+
+    def _verify(self, written_ns: int) -> None:
+        for name, entry in self.files.items():
+            pure = PurePosixPath(name)
+            if pure.is_absolute() or ".." in pure.parts:
+                raise ArtifactError(f"{self.path}: the file name {name!r} leads out of the artifact")
+            file = self.path / name
+            try:
+                found = file.stat()
+            except OSError as error:
+                raise ArtifactError(f"{file}: {error.strerror}", hint="make the artifact again") from error
+            # A file older than its description has not been written since; a newer one is hashed again.
+            newer = found.st_mtime_ns > written_ns
+            if found.st_size != entry.bytes or (newer and sha256_of(file) != entry.sha256):
+                raise ArtifactError(
+                    f"{file}: changed since it was made", hint=f"delete {self.path} and make it again"
+                )
+
+    def write(self, folder: Path) -> Self:
+        """Describe everything that lies in the folder and write `artifact.json`, last.
+
+        Files whose names begin with a dot are work in progress and are not part of the artifact.
+        """
+        files = {}
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name = file.relative_to(folder).as_posix()
+            if name in (ARTIFACT_FILE, KEY_FILE) or any(part.startswith(".") for part in name.split("/")):
+                continue
+            files[name] = FileEntry(sha256=sha256_of(file), bytes=file.stat().st_size)
+        made = self.model_copy(update={"files": files, "path": folder})
+        write_atomic(folder / ARTIFACT_FILE, made.model_dump_json(indent=1) + "\n")
+        return made
+
+
+class Store:
+    """A run's folder: each stage runs once per distinct inputs, and a crash leaves only a `.partial`.
+
+    Attributes:
+        out: the folder; an artifact named `onnx` lies in `out/onnx`.
+        made: names of the artifacts made, not reused, since the store was opened.
+    """
+
+    def __init__(self, out: Path, say: Callable[[str], None] = lambda _: None) -> None:
+        self.out = out
+        self.made: list[str] = []
+        self._say = say
+
+    def __call__(
+        self,
+        name: str,
+        stage: Callable[..., Artifact],
+        *args: Any,
+        uses: tuple[str, ...] = (),
+        also: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Artifact:
+        """Return the artifact that `stage(*args, into=folder, **options)` makes, made or found.
+
+        Args:
+            name: the artifact's folder.
+            stage: writes files into the folder `into`, calls `Artifact.write` on it, returns the artifact.
+            args: what the result depends on: artifacts, data, recipe sections, plain values.
+            uses: libraries whose versions the result depends on.
+            also: more that the result depends on and that the stage is not told.
+            options: what the result does not depend on (progress, the accelerator).
+
+        Raises:
+            StageError: the disk is full, or the folder cannot be written.
+        """
+        versions = library_versions("edgetune", *uses)
+        key = _hash_json([stage.__name__, [_describe(a) for a in args], versions, dict(also or {})])
+        final, partial = self.out / name, self.out / f"{name}.partial"
+        found = self._find(final, key)
+        if found:
+            self._say(f"{name}: unchanged")
+            return found
+        try:
+            if _read(partial / KEY_FILE) != key:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                write_atomic(partial / KEY_FILE, key)
+            made = stage(*args, into=partial, **options)
+            made = made.model_copy(update={"versions": versions, "made_by": stage.__name__}).write(partial)
+            _clean(partial)
+            _replace(final, partial)
+        except OSError as error:
+            raise disk_error(error, partial) from error
+        self.made.append(name)
+        return made.model_copy(update={"path": final})
+
+    def _find(self, final: Path, key: str) -> Artifact | None:
+        # A replacement that was cut off between its two renames left the old one beside its place.
+        if _read(final / KEY_FILE) != key:
+            return None
+        try:
+            return Artifact.load(final)
+        except ArtifactError as error:
+            self._say(f"{final.name}: {error.message}; made again")
+            return None
+
+    @contextmanager
+    def locked(self) -> Iterator[Self]:
+        """Keep other processes out of the folder while the block runs.
+
+        Raises:
+            StageError: another process works in it, or it cannot be written.
+        """
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            handle = (self.out / ".lock").open("w")
+        except OSError as error:
+            raise disk_error(error, self.out) from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StageError(
+                    f"{self.out}: another edgetune works in this folder",
+                    hint="wait for it, or give this run a folder of its own with -o",
+                ) from error
+            yield self
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's content.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}") from error
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Return the installed versions of distributions, `absent` for one that is not installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a crash, never meets half of it."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    with scratch.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    scratch.replace(path)
+
+
+def disk_error(error: OSError, path: Path) -> EdgetuneError:
+    """Translate an operating system's refusal to write into an error with a way out."""
+    where = error.filename or path
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free = shutil.disk_usage(next(p for p in [path, *path.absolute().parents] if p.exists())).free
+        return StageError(
+            f"{where}: the disk is full ({free / 1e6:.0f} MB left)",
+            hint="free some space, or choose another folder with -o; the same command goes on from here",
+        )
+    return StageError(f"{where}: {error.strerror or error}", hint="check the folder's permissions, or use -o")
+
+
+def _describe(value: Any) -> Any:
+    """Turn an argument of a stage into JSON that changes exactly when the argument's content does."""
+    if isinstance(value, BaseModel) and not isinstance(value, Artifact):
+        return value.model_dump(mode="json")
+    if hasattr(value, "digest"):
+        return {"digest": value.digest}
+    if isinstance(value, list | tuple):
+        return [_describe(item) for item in value]
+    return value
+
+
+def _hash_json(value: Any) -> str:
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _clean(partial: Path) -> None:
+    """Remove a stage's work in progress: everything whose name begins with a dot."""
+    for entry in partial.iterdir():
+        if entry.name.startswith("."):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _replace(final: Path, partial: Path) -> None:
+    old = final.with_name(f"{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)

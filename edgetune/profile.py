@@ -1,0 +1,190 @@
+"""Hardware profiles: where a network must run. A profile knows no models and no recipe.
+
+`--profile NAME[:MODE][@JETPACK]` names a target; mode and JetPack have defaults that the profile states.
+A profile is one YAML file in profiles/, or a path to one of the user's own. It may import errors,
+artifact and recipe (for the gates).
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from edgetune.errors import ConfigError, nearest
+from edgetune.recipe import Gates, Section
+from edgetune.yaml import load_yaml, validate
+
+Confidence = Literal["confirmed", "derived", "unconfirmed"]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Mode(Section):
+    """A power mode: what of the chip is on, and how fast. Peaks are dense (without sparsity), at batch any."""
+
+    sms: Annotated[int, Field(gt=0)] | None = None
+    gpu_mhz: Positive | None = None
+    bandwidth_gb_s: Positive | None = None
+    int8_dense_tops: Positive | None = None
+    fp16_dense_tflops: Positive | None = None
+    power_w: Positive | None = None
+    super: bool = False
+    source: str
+    confidence: Confidence
+
+
+class JetPack(Section):
+    """What a JetPack brings, and so what an ONNX file may hold.
+
+    `typing` says where the types of an engine come from: `weak` from the builder's flags, `strong` from
+    the graph (TensorRT 10.12 and later).
+    """
+
+    l4t: str
+    tensorrt: str
+    cuda: str
+    python: str
+    opset_max: Annotated[int, Field(ge=7, le=26)]
+    opset: Annotated[int, Field(ge=7, le=26)]
+    ir: Annotated[int, Field(ge=3, le=14)]
+    typing: Literal["weak", "strong"]
+    modes: tuple[str, ...] = ()
+    source: str
+    confidence: Confidence
+
+
+class Runtime(Section):
+    """What a rendering of a network must fit: the part of a target that changes files.
+
+    Attributes:
+        rendering: `cpu` for ONNX Runtime's kernels, `weak` or `strong` for TensorRT.
+    """
+
+    opset: int
+    ir: int
+    rendering: Literal["cpu", "weak", "strong"]
+
+
+class Profile(Section):
+    """One module or machine."""
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+    title: str
+    kind: Literal["host", "jetson"]
+    chip: str
+    compute_capability: str = ""
+    memory_gb: Positive | None = None
+    dla_cores: Annotated[int, Field(ge=0)] = 0
+    modes: dict[str, Mode]
+    default_mode: str
+    jetpacks: dict[str, JetPack] = {}
+    default_jetpack: str = ""
+    host: Runtime | None = None
+    gates: Gates = Gates()
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.default_mode not in self.modes:
+            raise ValueError(f"default_mode {self.default_mode!r} is none of modes: {', '.join(self.modes)}")
+        if self.kind == "host" and self.host is None:
+            raise ValueError("a host profile needs host: opset, ir, rendering")
+        if self.kind == "jetson":
+            if self.default_jetpack not in self.jetpacks:
+                raise ValueError(f"default_jetpack {self.default_jetpack!r} is none of jetpacks")
+            for version, jetpack in self.jetpacks.items():
+                unknown = [mode for mode in jetpack.modes if mode not in self.modes]
+                if unknown:
+                    raise ValueError(f"jetpacks.{version}.modes: {unknown[0]!r} is none of modes")
+                if jetpack.opset > jetpack.opset_max:
+                    raise ValueError(f"jetpacks.{version}.opset is above opset_max")
+        return self
+
+
+class Target(Section):
+    """A profile with its mode and JetPack chosen."""
+
+    profile: Profile
+    mode: str
+    jetpack: str
+
+    @property
+    def label(self) -> str:
+        """The target in full: `jetson-orin-nano-8gb:15W@6.2`."""
+        return f"{self.profile.name}:{self.mode}" + (f"@{self.jetpack}" if self.jetpack else "")
+
+    @property
+    def runtime(self) -> Runtime:
+        """What files for this target must fit."""
+        if self.profile.host is not None:
+            return self.profile.host
+        jetpack = self.profile.jetpacks[self.jetpack]
+        return Runtime(opset=jetpack.opset, ir=jetpack.ir, rendering=jetpack.typing)
+
+    @property
+    def is_host(self) -> bool:
+        """Whether this machine itself is the target."""
+        return self.profile.kind == "host"
+
+
+def folder() -> Path:
+    """Return where the profiles lie: inside an installed package, beside it in a checkout."""
+    inside = Path(__file__).parent / "profiles"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "profiles"
+
+
+def names() -> list[str]:
+    """Return the names of the shipped profiles."""
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def load_profile(name: str) -> Profile:
+    """Read a profile by its name, or by the path of a YAML file.
+
+    Raises:
+        ConfigError: unknown name (with the nearest ones), or a mistake in the file.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+    elif name in names():
+        path = folder() / f"{name}.yaml"
+    else:
+        raise ConfigError(
+            f"unknown profile {name!r}", hint=f"{nearest(name, names())} (edgetune profiles list shows them)"
+        )
+    return validate(Profile, load_yaml(path, what="profile", hint="edgetune profiles list"))
+
+
+def load_target(spec: str) -> Target:
+    """Resolve `NAME[:MODE][@JETPACK]`.
+
+    Raises:
+        ConfigError: the profile, mode or JetPack is unknown, or the mode is not in that JetPack.
+    """
+    match = re.fullmatch(r"(?P<name>[^:@]+)(:(?P<mode>[^@]+))?(@(?P<jetpack>.+))?", spec)
+    if match is None:
+        raise ConfigError(f"profile {spec!r}: write NAME[:MODE][@JETPACK]", hint="edgetune profiles list")
+    profile = load_profile(match["name"])
+    jetpack = match["jetpack"] or profile.default_jetpack
+    if match["jetpack"] and jetpack not in profile.jetpacks:
+        known = ", ".join(profile.jetpacks) or "it has none"
+        raise ConfigError(f"profile {profile.name!r}: unknown JetPack {jetpack!r}", hint=f"known: {known}")
+    allowed = profile.jetpacks[jetpack].modes if jetpack else ()
+    default = profile.default_mode if not allowed or profile.default_mode in allowed else allowed[0]
+    wanted = match["mode"] or default
+    mode = next((known for known in profile.modes if known.lower() == wanted.lower()), "")
+    if not mode:
+        raise ConfigError(f"profile {profile.name!r}: unknown mode {wanted!r}", hint=nearest(wanted, profile.modes))
+    if allowed and mode not in allowed:
+        raise ConfigError(
+            f"profile {profile.name!r}: JetPack {jetpack} has no mode {mode!r}", hint=f"known: {', '.join(allowed)}"
+        )
+    return Target(profile=profile, mode=mode, jetpack=jetpack)
+
+
+def merged_gates(profile: Gates, recipe: Gates) -> Gates:
+    """Return the limits in force: a recipe's win over a profile's, a profile's over the defaults."""
+    own = {name: getattr(profile, name) for name in profile.model_fields_set}
+    own.update({name: getattr(recipe, name) for name in recipe.model_fields_set})
+    return Gates(**own)

@@ -1,0 +1,229 @@
+"""Recipes: what to make, as YAML whose mistakes are answered with file, line and key.
+
+One model per section, one section per verb. A recipe knows no hardware beyond the name of a profile, and
+no library. It may import errors and artifact only.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgetune.yaml import load_yaml, validate
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelSection(Section):
+    """The network to start from.
+
+    Attributes:
+        name: a row of `edgetune models list`, or `timm:NAME`.
+        weights: `default` (the pretrained ones), `none`, or a path to a .safetensors or .pth file.
+        channels: of the input images; 0: as many as the data has colours (gray images: 1).
+        adapter: how a network made for colour takes another number of channels: `sum` adds up the first
+            kernels, `conv` puts a learned 1x1 convolution in front.
+        size_px: side of the square input; 0: what the network was trained with.
+    """
+
+    name: str
+    weights: str = "default"
+    channels: Literal[0, 1, 3] = 0
+    adapter: Literal["sum", "conv"] = "sum"
+    size_px: Annotated[int, Field(ge=0, le=4096)] = 0
+
+
+class DataSection(Section):
+    """Class folders, or a folder that holds train/ and val/ or test/ with class folders.
+
+    Attributes:
+        path: relative paths begin at the recipe's folder.
+        val_share: cut from train for early stopping and every other choice, where there is no val and test.
+        test_share: cut off for the gates, where the folder has neither val/ nor test/.
+        seed: of the cut.
+        broken_share: more unreadable images than this share stop the run.
+        min_images: fewer images than this in a class's training split are refused.
+    """
+
+    path: str
+    val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
+    test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
+    seed: int = 0
+    broken_share: Share = 0.02
+    min_images: Annotated[int, Field(ge=2)] = 5
+
+
+class AugmentSection(Section):
+    """Random changes to training images: a preset, and single knobs that override it.
+
+    Attributes:
+        preset: `none`, `light` (small shifts, flips), `standard` (random crops, flips, colour),
+            `strong` (standard with RandAugment, erasing, MixUp and CutMix).
+        rotation_deg: largest rotation to either side.
+        crop_scale: smallest share of the area that a random crop keeps; 1: no random crop.
+        flip: chance of a horizontal flip.
+        colour: strength of brightness, contrast, saturation and hue changes.
+        rand_augment: number of RandAugment operations.
+        erase: chance that a rectangle is erased.
+        mixup: alpha of MixUp; 0: off.
+        cutmix: alpha of CutMix; 0: off.
+    """
+
+    preset: Literal["none", "light", "standard", "strong"] = "none"
+    rotation_deg: Annotated[float, Field(ge=0, le=180)] | None = None
+    crop_scale: Annotated[float, Field(gt=0, le=1)] | None = None
+    flip: Share | None = None
+    colour: Annotated[float, Field(ge=0, le=1)] | None = None
+    rand_augment: Annotated[int, Field(ge=0, le=8)] | None = None
+    erase: Share | None = None
+    mixup: Annotated[float, Field(ge=0)] | None = None
+    cutmix: Annotated[float, Field(ge=0)] | None = None
+
+
+class FinetuneSection(Section):
+    """How the network learns the new task.
+
+    Attributes:
+        strategy: `feature-extractor` (only the head learns; features are computed once), `partial` (head
+            and the last `stages` groups), `full`, `gradual` (head first, then deeper groups, each at
+            `group_decay` times the learning rate of the one above).
+        views: feature-extractor with augmentation: augmented views per image whose features are kept.
+        learning_rate: peak, of the head; 0: a default for the optimizer and strategy.
+        warmup: share of the steps.
+        average: decay of an exponential moving average of the weights; 0: off.
+        patience: epochs without a better validation accuracy before it stops; 0: never.
+        clip: largest norm of the gradient; 0: off.
+        scratch_baseline: also train the same network from random weights with the same budget, and say
+            what transfer bought.
+    """
+
+    strategy: Literal["feature-extractor", "partial", "full", "gradual"] = "feature-extractor"
+    epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    batch: Annotated[int, Field(ge=1, le=65_536)] = 32
+    stages: Annotated[int, Field(ge=1)] = 2
+    views: Annotated[int, Field(ge=1, le=64)] = 4
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    warmup: Share = 0.1
+    group_decay: Annotated[float, Field(gt=0, le=1)] = 0.3
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    class_weights: Literal["none", "balanced"] = "none"
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    patience: Annotated[int, Field(ge=0)] = 0
+    clip: Annotated[float, Field(ge=0)] = 1.0
+    augment: AugmentSection = AugmentSection()
+    seed: int = 0
+    scratch_baseline: bool = False
+
+
+class ExportSection(Section):
+    """The ONNX file. Opset 0 is the profile's."""
+
+    batch: Annotated[int, Field(ge=1, le=4096)] = 1
+    dynamic: bool = False
+    opset: Annotated[int, Field(ge=0, le=25)] = 0
+
+
+class QuantizeSection(Section):
+    """INT8. The preset is a file of calibration/; the other keys override it.
+
+    Attributes:
+        preset: how many images, how chosen, which ranges.
+        ranges: how an activation's range is found.
+        images: how many training images are looked at.
+        choose: `balanced` takes as many of each class.
+        manifest: a pinned calibration set, relative to the recipe's folder.
+        exclude: names of nodes that stay in float.
+    """
+
+    preset: str = "standard"
+    ranges: Literal["minmax", "percentile", "entropy"] | None = None
+    images: Annotated[int, Field(ge=1)] | None = None
+    choose: Literal["balanced", "random"] | None = None
+    seed: int = 0
+    manifest: str = ""
+    exclude: tuple[str, ...] = ()
+
+
+class CheckSection(Section):
+    """Parity and accuracy. `images` 0: all of the test split."""
+
+    images: Annotated[int, Field(ge=0)] = 0
+
+
+class BenchSection(Section):
+    """Latency on this machine."""
+
+    preset: Literal["quick", "standard"] = "quick"
+
+
+class Gates(Section):
+    """Limits, of a profile or a recipe; a recipe's override a profile's. None: not judged.
+
+    Attributes:
+        top1_drop_points: INT8 below FP32, in points of accuracy.
+        top1_percent_min: of the INT8 network.
+        fp32_difference: largest |ONNX - torch| over the standard deviation of the logits.
+        int8_cosine_min: mean cosine of INT8 and FP32 logits.
+        int8_agreement_percent_min: share of inputs on which INT8 and FP32 name the same class.
+        latency_p50_ms: of the INT8 network.
+        latency_p99_ms: of the INT8 network.
+        speedup_min: FP32's median latency over INT8's.
+        memory_mb: peak of the process that runs the INT8 network.
+        size_mb: of the INT8 file.
+    """
+
+    top1_drop_points: float | None = 1.0
+    top1_percent_min: Annotated[float, Field(ge=0, le=100)] | None = None
+    fp32_difference: Annotated[float, Field(gt=0)] | None = 1e-3
+    int8_cosine_min: Annotated[float, Field(ge=-1, le=1)] | None = 0.99
+    int8_agreement_percent_min: Annotated[float, Field(ge=0, le=100)] | None = 95.0
+    latency_p50_ms: Annotated[float, Field(gt=0)] | None = None
+    latency_p99_ms: Annotated[float, Field(gt=0)] | None = None
+    speedup_min: Annotated[float, Field(gt=0)] | None = None
+    memory_mb: Annotated[float, Field(gt=0)] | None = None
+    size_mb: Annotated[float, Field(gt=0)] | None = None
+
+
+class Recipe(Section):
+    """What to make."""
+
+    schema_version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "run"
+    profile: str = "host-cpu"
+    data: DataSection
+    model: ModelSection
+    finetune: FinetuneSection = FinetuneSection()
+    export: ExportSection = ExportSection()
+    quantize: QuantizeSection = QuantizeSection()
+    check: CheckSection = CheckSection()
+    bench: BenchSection = BenchSection()
+    gates: Gates = Gates()
+    folder: Path = Field(default=Path(), exclude=True)
+
+    def resolve(self, path: str) -> Path:
+        """Return a path of the recipe: relative ones begin at the recipe's folder."""
+        return self.folder / Path(path).expanduser()
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML 1.2, or a key or value is wrong; names file, line, key.
+    """
+    document = load_yaml(path, what="recipe", hint="edgetune init --data DIR -o recipe.yaml writes one")
+    return validate(Recipe, document).model_copy(update={"folder": path.parent})
+
+
+def recipe_from(values: dict[str, Any], folder: Path = Path()) -> Recipe:
+    """Build a recipe from plain values, for use from Python; `schema_version` may be left out."""
+    return Recipe.model_validate({"schema_version": 1, **values}).model_copy(update={"folder": folder})

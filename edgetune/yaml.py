@@ -1,0 +1,178 @@
+"""YAML 1.2 with line numbers, and validation whose complaints name file, line and key.
+
+Nothing in a document is ever run or constructed: only mappings, lists and plain values come back.
+It may import errors only.
+"""
+
+import difflib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.scalarbool import ScalarBoolean
+from ruamel.yaml.scalarfloat import ScalarFloat
+from ruamel.yaml.scalarint import ScalarInt
+
+from edgetune.errors import ConfigError
+
+LARGEST_BYTES = 1_000_000
+LARGEST_VALUES = 20_000
+
+Model = TypeVar("Model", bound=BaseModel)
+Location = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A YAML file as plain values, and the line (from 1) of each key path."""
+
+    path: Path
+    values: dict[str, Any]
+    lines: dict[Location, int]
+
+    def line(self, location: Location) -> int:
+        """Return the line of a key path, or of the closest one above it."""
+        while location and location not in self.lines:
+            location = location[:-1]
+        return self.lines.get(location, 1)
+
+
+def load_yaml(path: Path, *, what: str, hint: str = "") -> Document:
+    """Read a YAML 1.2 mapping.
+
+    Args:
+        path: the file.
+        what: what it should be, for messages: "recipe", "profile".
+        hint: what to do where there is no such file.
+
+    Raises:
+        ConfigError: no file, not UTF-8, not YAML, not a mapping, too large, or a tag that asks for code.
+    """
+    try:
+        data = path.read_bytes()
+        if len(data) > LARGEST_BYTES:
+            raise ConfigError(f"{path}: {len(data)} bytes is too large for a {what}")
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}", hint=hint) from error
+    parser = YAML(typ="rt")
+    try:
+        node = parser.load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise ConfigError(f"{path}:{line}: not YAML: {error.problem or error.context}") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if not isinstance(node, CommentedMap):
+        raise ConfigError(f"{path}:1: a {what} is a mapping of keys to values", hint=hint)
+    lines: dict[Location, int] = {}
+    values = _plain(node, (), lines, path)
+    return Document(path, values, lines)
+
+
+def _plain(node: Any, location: Location, lines: dict[Location, int], path: Path) -> Any:
+    """Copy a parsed node into plain values and note the line of each key."""
+    if len(lines) > LARGEST_VALUES or len(location) > 30:
+        raise ConfigError(f"{path}: too deep or too many values (do anchors point at each other?)")
+    if isinstance(node, CommentedMap):
+        out = {}
+        for key in node:
+            here = (*location, key if isinstance(key, int) else str(key))
+            lines[here] = node.lc.key(key)[0] + 1 if key in (node.lc.data or {}) else lines.get(location, 1)
+            out[str(key)] = _plain(node[key], here, lines, path)
+        return out
+    if isinstance(node, CommentedSeq):
+        items = []
+        for index, item in enumerate(node):
+            here = (*location, index)
+            lines[here] = node.lc.item(index)[0] + 1
+            items.append(_plain(item, here, lines, path))
+        return items
+    return _scalar(node, location, lines, path)
+
+
+def _scalar(node: Any, location: Location, lines: dict[Location, int], path: Path) -> Any:
+    if isinstance(node, ScalarBoolean):
+        return bool(node)
+    if isinstance(node, ScalarInt):
+        return int(node)
+    if isinstance(node, ScalarFloat):
+        return float(node)
+    if isinstance(node, str):
+        return str(node)
+    if node is None or type(node) in (bool, int, float):
+        return node
+    line = lines.get(location, 1)
+    key = ".".join(str(part) for part in location)
+    if isinstance(node, TaggedScalar):
+        raise ConfigError(f"{path}:{line}: {key}: the tag {node.tag.value} is not allowed; write plain values")
+    return str(node)
+
+
+def validate(model: type[Model], document: Document) -> Model:
+    """Turn a document into a model.
+
+    Raises:
+        ConfigError: names file, line and key of the first mistake; the hint lists any others.
+    """
+    try:
+        return model.model_validate(_tuples(document.values))
+    except ValidationError as error:
+        found = [_complaint(model, document, detail) for detail in error.errors()]
+        found.sort(key=lambda item: item[0])
+        rest = [f"also line {line}: {message}" for line, message in found[1:]]
+        line, message = found[0]
+        raise ConfigError(f"{document.path}:{line}: {message}", hint="\n".join(rest)) from None
+
+
+def _tuples(value: Any) -> Any:
+    """Strict models take tuples, YAML has lists."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return value
+
+
+def _complaint(model: type[BaseModel], document: Document, detail: ErrorDetails) -> tuple[int, str]:
+    location: Location = detail["loc"]
+    key = ".".join(str(part) for part in location)
+    line = document.line(location)
+    if detail["type"] == "extra_forbidden":
+        known = _keys_at(model, location[:-1])
+        close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
+        return line, f"{key}: unknown key; {hint}"
+    if detail["type"] == "missing":
+        return line, f"{key}: missing; every {model.__name__.lower()} needs it"
+    got = detail.get("input")
+    shown = f" (got {got!r})" if isinstance(got, str | int | float | bool | None) else ""
+    message = detail["msg"].removeprefix("Value error, ")
+    return line, f"{key or document.path.name}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _keys_at(model: type[BaseModel], location: Location) -> list[str]:
+    """Return the keys that a model knows at a place inside it."""
+    here: Any = model
+    for part in location:
+        if isinstance(here, type) and issubclass(here, BaseModel):
+            here = here.model_fields[str(part)].annotation if str(part) in here.model_fields else None
+        elif typing.get_origin(here) in (dict, list, tuple):
+            here = typing.get_args(here)[-1]
+        if typing.get_origin(here) in (typing.Union, types.UnionType):
+            models = [a for a in typing.get_args(here) if isinstance(a, type) and issubclass(a, BaseModel)]
+            here = models[0] if models else None
+    if isinstance(here, type) and issubclass(here, BaseModel):
+        return [name for name, field in here.model_fields.items() if not field.exclude]
+    return []
