@@ -1,0 +1,191 @@
+"""Networks on ONNX Runtime's CPU kernels, and what this CPU can do.
+
+It knows nothing of quantization, images or latency protocols. It may import errors and artifact.
+"""
+
+import os
+import platform
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import psutil
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as raised
+
+from edgetune.artifact import TensorSpec
+from edgetune.errors import ArtifactError, ConfigError, StageError
+
+Feed = dict[str, NDArray[Any]]
+
+# ONNX Runtime raises one class per status code, which share no base of their own.
+_REFUSALS = (
+    raised.Fail,
+    raised.InvalidArgument,
+    raised.InvalidGraph,
+    raised.InvalidProtobuf,
+    raised.NoModel,
+    raised.NoSuchFile,
+    raised.NotImplemented,
+    raised.RuntimeException,
+)
+_DTYPES = {"float": "float32", "double": "float64"}
+_LOG_ERRORS = 3
+
+
+class Session:
+    """A loaded network, ready to run on the CPU.
+
+    Attributes:
+        inputs: name, type and shape of what goes in.
+        outputs: the same of what comes out, in the order of the results of `run`.
+        threads: how many work on one operator.
+    """
+
+    def __init__(self, model: Path | bytes, threads: int = 0, exact: bool = False) -> None:
+        """Load a network.
+
+        Args:
+            model: an ONNX file, or its content.
+            threads: 0: as many as there are physical cores.
+            exact: leave every graph optimisation off, so that a graph with Q/DQ rounds where its Q nodes
+                stand and nowhere else. Slow: for judging accuracy, not for latency.
+
+        Raises:
+            ArtifactError: not ONNX, not a valid graph, or with operators or an opset unknown here.
+        """
+        options = ort.SessionOptions()
+        options.log_severity_level = _LOG_ERRORS
+        options.intra_op_num_threads = threads or physical_cores()
+        options.inter_op_num_threads = 1
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_DISABLE_ALL if exact else level.ORT_ENABLE_ALL
+        self.threads: int = options.intra_op_num_threads
+        self._name = str(model) if isinstance(model, Path) else "the ONNX model"
+        source = str(model) if isinstance(model, Path) else model
+        try:
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except _REFUSALS as error:
+            raise ArtifactError(
+                f"{self._name}: ONNX Runtime {ort.__version__} cannot load it: {_first_line(error)}",
+                hint="export it again; a file that was cut off, or an opset that is too new, ends like this",
+            ) from error
+        self.inputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in self._session.get_inputs())
+        self.outputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in self._session.get_outputs())
+
+    def run(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+        """Run a batch of any size through a network with one input.
+
+        A network with a static batch of another size is fed in parts, the last one filled up with
+        repetitions whose results are dropped.
+
+        Args:
+            batch: `[N, ...]`.
+
+        Returns:
+            One array per output; an output with a batch dimension has N rows.
+
+        Raises:
+            ConfigError: the batch does not fit the network's input, or the network has several inputs.
+            StageError: ONNX Runtime stopped.
+        """
+        spec = self._check(batch)
+        size = spec.shape[0]
+        if not isinstance(size, int) or size == len(batch):
+            return self._run({spec.name: np.ascontiguousarray(batch)})
+        parts = []
+        for start in range(0, len(batch), size):
+            part = batch[start : start + size]
+            missing = size - len(part)
+            filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
+            parts.append(self._run({spec.name: np.ascontiguousarray(filled)}))
+        return [np.concatenate(list(output))[: len(batch)] for output in zip(*parts, strict=True)]
+
+    def run_once(self, feed: Feed) -> list[NDArray[Any]]:
+        """Run once on arrays that fit exactly, with nothing in the way: this is what gets timed.
+
+        Args:
+            feed: a contiguous array per input name.
+        """
+        outputs: list[NDArray[Any]] = self._session.run(None, feed)
+        return outputs
+
+    def _run(self, feed: Feed) -> list[NDArray[Any]]:
+        try:
+            return self.run_once(feed)
+        except _REFUSALS as error:
+            raise StageError(f"{self._name}: ONNX Runtime stopped: {_first_line(error)}") from error
+
+    def _check(self, batch: NDArray[Any]) -> TensorSpec:
+        if len(self.inputs) != 1:
+            names = ", ".join(spec.name for spec in self.inputs)
+            raise ConfigError(f"{self._name}: has {len(self.inputs)} inputs ({names}), one is supported")
+        spec = self.inputs[0]
+        fits = len(spec.shape) == batch.ndim and all(
+            isinstance(want, str) or want == got
+            for want, got in zip(spec.shape[1:], batch.shape[1:], strict=False)
+        )
+        if not fits or spec.dtype != batch.dtype.name or len(batch) == 0:
+            raise ConfigError(
+                f"{self._name}: input {spec.name!r} takes {spec.dtype} {list(spec.shape)}, "
+                f"not {batch.dtype.name} {list(batch.shape)}"
+            )
+        return spec
+
+
+def random_feed(session: Session, seed: int = 0) -> Feed:
+    """Return normally distributed input for every input of a network, dynamic dimensions taken as 1."""
+    noise = np.random.default_rng(seed)
+    return {
+        spec.name: noise.standard_normal([d if isinstance(d, int) else 1 for d in spec.shape]).astype(
+            spec.dtype
+        )
+        for spec in session.inputs
+    }
+
+
+def physical_cores() -> int:
+    """Return how many physical cores this process may use."""
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
+    return max(1, min(cores, allowed))
+
+
+def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Say whether the CPU multiplies 8-bit integers into 32-bit sums in one instruction.
+
+    Without it ONNX Runtime's x86 kernels add pairs of products in 16 bits, which overflow with 8-bit
+    weights. Arm kernels do not, so the dot-product extension (`asimddp`) counts as well.
+    """
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    try:
+        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    flags = {
+        flag
+        for line in text.splitlines()
+        if line.split(":")[0].strip().lower() in ("flags", "features")
+        for flag in line.partition(":")[2].split()
+    }
+    return not flags.isdisjoint({"avx512_vnni", "avx_vnni", "asimddp"})
+
+
+def peak_memory_bytes() -> int:
+    """Return the largest resident size that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _spec(node: Any) -> TensorSpec:
+    inner = node.type.removeprefix("tensor(").removesuffix(")")
+    shape = tuple(dim if isinstance(dim, int) else str(dim or "?") for dim in node.shape)
+    return TensorSpec(name=node.name, dtype=_DTYPES.get(inner, inner), shape=shape)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,102 @@
+"""Loading, running and refusing networks."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgetune.engines.onnxruntime import (
+    Session,
+    has_vnni,
+    peak_memory_bytes,
+    physical_cores,
+    random_feed,
+)
+from edgetune.errors import ArtifactError, ConfigError
+
+
+def relu_model(batch: int | str = "n", opset: int = 17) -> onnx.ModelProto:
+    """y = relu(x) of [batch, 3]."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 3])
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"], name="relu")], "g", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def test_describes_inputs_and_outputs() -> None:
+    session = Session(relu_model().SerializeToString(), threads=1)
+    assert session.threads == 1
+    assert session.inputs[0].model_dump() == {"name": "x", "dtype": "float32", "shape": ("n", 3)}
+    assert session.outputs[0].name == "y"
+
+
+@pytest.mark.parametrize("batch", [1, 4, "n"])
+@pytest.mark.parametrize("count", [1, 3, 4, 9])
+def test_any_number_of_inputs_runs_through_any_batch_size(batch: int | str, count: int) -> None:
+    data = np.random.default_rng(0).standard_normal((count, 3)).astype(np.float32)
+    (y,) = Session(relu_model(batch).SerializeToString(), threads=1).run(data)
+    np.testing.assert_array_equal(y, np.maximum(data, 0))
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((1, 4), np.float32), np.zeros((1, 3), np.float64), np.zeros((0, 3), np.float32)]
+)
+def test_a_batch_that_does_not_fit_is_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(ConfigError, match=r"'x' takes float32 \['n', 3\]"):
+        Session(relu_model().SerializeToString(), threads=1).run(wrong)
+
+
+def test_several_inputs_are_named() -> None:
+    model = relu_model()
+    extra = helper.make_tensor_value_info("z", TensorProto.FLOAT, [1])
+    model.graph.input.append(extra)
+    with pytest.raises(ConfigError, match="x, z"):
+        Session(model.SerializeToString(), threads=1).run(np.zeros((1, 3), np.float32))
+
+
+def test_corrupt_files_are_named(tmp_path: Path) -> None:
+    whole = relu_model().SerializeToString()
+    for name, content in {"cut": whole[:20], "text": b"not onnx at all", "empty": b""}.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(content)
+        with pytest.raises(ArtifactError, match=f"{name}.onnx: ONNX Runtime"):
+            Session(path, threads=1)
+    with pytest.raises(ArtifactError, match=r"absent\.onnx"):
+        Session(tmp_path / "absent.onnx")
+
+
+def test_an_opset_of_the_future_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="opset"):
+        Session(relu_model(opset=99).SerializeToString(), threads=1)
+
+
+def test_random_feed_fits_and_repeats() -> None:
+    session = Session(relu_model().SerializeToString(), threads=1)
+    feed = random_feed(session, seed=1)
+    assert feed["x"].shape == (1, 3)
+    np.testing.assert_array_equal(feed["x"], random_feed(session, seed=1)["x"])
+    assert session.run_once(feed)[0].shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni\n", True),
+        ("flags : fpu avx_vnni", True),
+        ("Features\t: fp asimd asimddp", True),
+        ("flags : fpu avx2", False),
+        ("model name : avx512_vnni", False),
+    ],
+)
+def test_vnni_is_read_from_the_flags(tmp_path: Path, text: str, expected: bool) -> None:
+    path = tmp_path / "cpuinfo"
+    path.write_text(text)
+    assert has_vnni(path) is expected
+
+
+def test_facts_of_this_machine_are_plausible(tmp_path: Path) -> None:
+    assert physical_cores() >= 1
+    assert peak_memory_bytes() > 10e6
+    assert has_vnni(tmp_path / "absent") is False
