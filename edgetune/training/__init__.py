@@ -1,0 +1,1 @@
+"""Training: the one loop, its strategies, cached features, and the state that survives a kill."""
