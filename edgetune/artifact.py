@@ -324,6 +324,8 @@ def _describe(value: Any) -> Any:
         return {"digest": value.digest}
     if isinstance(value, list | tuple):
         return [_describe(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _describe(item) for key, item in value.items()}
     return value
 
 

@@ -4,7 +4,6 @@ They go into reports, because a latency without its machine says nothing. What a
 not what the host has. It knows nothing of networks; standard library and psutil only.
 """
 
-import functools
 import math
 import os
 import platform
@@ -39,8 +38,11 @@ class Machine(TypedDict):
 
 
 def machine() -> Machine:
-    """Return the facts about this machine; libraries that are not installed are left out."""
-    found = library_versions("edgetune", *LIBRARIES)
+    """Return the facts about this machine.
+
+    Memory counts in units of 2**30 bytes, as it is sold; libraries that are not installed are left out.
+    """
+    found = library_versions(*LIBRARIES)
     return {
         "cpu": cpu_name(),
         "cores": cores(),
@@ -53,7 +55,7 @@ def machine() -> Machine:
 
 
 def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies int8 at full speed without saturating sums (VNNI, or ARM's dot product).
+    """Whether int8 runs at full speed and exactly: VNNI on x86-64, dot products on ARM.
 
     Without it ONNX Runtime's x86 kernels add pairs of products in 16 bits, which saturates unless weights
     use a reduced range. False where the processor's flags cannot be read.
@@ -115,7 +117,6 @@ def _cgroups(root: Path, own: Path, controller: str) -> list[Path]:
     return folders
 
 
-@functools.cache
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")

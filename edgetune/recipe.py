@@ -7,8 +7,9 @@ no library. It may import errors and artifact only.
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edgetune.errors import ConfigError
 from edgetune.yaml import load_yaml, validate
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -222,6 +223,20 @@ def load_recipe(path: Path) -> Recipe:
     """
     document = load_yaml(path, what="recipe", hint="edgetune init --data DIR -o recipe.yaml writes one")
     return validate(Recipe, document).model_copy(update={"folder": path.parent})
+
+
+def section_from(verb: str, values: dict[str, Any]) -> Any:
+    """Build one section from options of the command line.
+
+    Raises:
+        ConfigError: a value is not allowed; names the option.
+    """
+    model = Recipe.model_fields[verb].annotation
+    try:
+        return model.model_validate(values)  # type: ignore[union-attr]
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(f"--{first['loc'][0]}: {first['msg']} (got {first['input']!r})") from None
 
 
 def recipe_from(values: dict[str, Any], folder: Path = Path()) -> Recipe:

@@ -1,0 +1,377 @@
+"""The command line: one thin function per verb. The only place that prints results and exits.
+
+Results go to stdout (as JSON with --json), progress and complaints to stderr. Everything heavy is imported
+inside the verbs, so that --help answers at once.
+"""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgetune import __version__
+from edgetune.errors import EdgetuneError
+
+app = typer.Typer(
+    name="edgetune",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Fine-tune a compact network, export it to ONNX, quantize it to INT8 for TensorRT, and prove what it kept.",
+    epilog="Start with: edgetune quickstart",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+profiles_app = typer.Typer(no_args_is_help=True, help="Hardware profiles: where a network must run.")
+models_app = typer.Typer(no_args_is_help=True, help="Networks to start from.")
+app.add_typer(profiles_app, name="profiles", rich_help_panel="Look things up")
+app.add_typer(models_app, name="models", rich_help_panel="Look things up")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Strict = Annotated[bool, typer.Option("--strict", help="What could not be judged counts as failed (exit 7).")]
+ProfileName = Annotated[str, typer.Option("--profile", help="NAME[:MODE][@JETPACK]; see edgetune profiles list.")]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", help="Class folders; default: where the artifact's images lay.")
+]
+OutFolder = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write; default: beside the input.")]
+ArtifactFolder = Annotated[Path, typer.Argument(help="A folder that a stage made.")]
+STAGES, ONE_GO, LOOK = "One stage at a time", "In one go", "Look things up"
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        typer.echo(f"edgetune {__version__}")
+        raise typer.Exit
+
+
+@app.command(rich_help_panel=ONE_GO)
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("runs/quickstart"),
+    accelerator: Accelerator = "auto",
+    strict: Strict = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Teach a small network to read handwritten digits, end to end, in under a minute."""
+    from edgetune.pipeline import quickstart as quickstart_run
+
+    made = quickstart_run(
+        out, accelerator=accelerator, strict=strict, command=_typed(), progress=_progress(quiet)
+    )
+    _show_run(made.report, made.out, made.made, as_json)
+
+
+@app.command(rich_help_panel=ONE_GO)
+def run(
+    recipe: Annotated[Path, typer.Argument(help="A recipe; edgetune init writes one.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; default: runs/NAME.")] = None,
+    profile: Annotated[str, typer.Option("--profile", help="Instead of the recipe's: NAME[:MODE][@JETPACK].")] = "",
+    accelerator: Accelerator = "auto",
+    strict: Strict = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune, export, quantize, check, time and report, as a recipe says.
+
+    A second call makes only what has changed; an interrupted one goes on where it was.
+    """
+    from edgetune.pipeline import run as run_recipe
+    from edgetune.profile import load_target
+    from edgetune.recipe import load_recipe
+
+    loaded = load_recipe(recipe)
+    target = load_target(profile or loaded.profile)
+    made = run_recipe(
+        loaded,
+        target,
+        out or Path("runs") / loaded.name,
+        accelerator=accelerator,
+        strict=strict,
+        command=_typed(),
+        progress=_progress(quiet),
+    )
+    _show_run(made.report, made.out, made.made, as_json)
+
+
+@app.command(rich_help_panel=ONE_GO)
+def init(
+    data: Annotated[Path, typer.Option("--data", help="Class folders, or train/ and val/ with class folders.")],
+    model: Annotated[str, typer.Option("--model", help="See edgetune models list.")] = "mobilenet_v2",
+    profile: ProfileName = "host-cpu",
+    weights: Annotated[str, typer.Option("--weights", help="default, none, or a file.")] = "default",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The recipe to write.")] = Path("recipe.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a recipe that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at a folder of images and write a commented recipe for it."""
+    from edgetune.stages.init import init as write_recipe
+
+    found = write_recipe(
+        data, model=model, profile=profile, weights=weights, out=out, force=force, progress=_progress(as_json)
+    )
+    counts = {split: len(samples) for split, samples in found.splits.items()}
+    if as_json:
+        _print_json({"recipe": str(out), "classes": list(found.classes), "images": counts})
+        return
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    images = ", ".join(f"{count} {split}" for split, count in counts.items())
+    typer.echo(f"{out}: {len(found.classes)} classes, images: {images}")
+    typer.echo(f"next: edgetune run {shlex.quote(str(out))}")
+
+
+@app.command(rich_help_panel=STAGES)
+def finetune(
+    recipe: Annotated[Path, typer.Argument(help="A recipe; only its data, model and finetune sections count.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder; default: runs/NAME/checkpoint.")] = None,
+    accelerator: Accelerator = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a network: images and a recipe become a checkpoint."""
+    from edgetune.steps import finetune_alone
+
+    _show_artifact(finetune_alone(recipe, out, accelerator, _progress(quiet)), as_json)
+
+
+@app.command(rich_help_panel=STAGES)
+def export(
+    checkpoint: ArtifactFolder,
+    profile: ProfileName = "host-cpu",
+    data: DataFolder = None,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size of the graph.")] = 1,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave the batch size open.")] = False,
+    opset: Annotated[int, typer.Option(min=0, help="0: the profile's.")] = 0,
+    out: OutFolder = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export a checkpoint to ONNX and compare the two on real images."""
+    from edgetune.steps import export_alone
+    from edgetune.recipe import ExportSection
+
+    settings = ExportSection(batch=batch, dynamic=dynamic, opset=opset)
+    _show_artifact(export_alone(checkpoint, profile, settings, data, out, _progress(quiet)), as_json)
+
+
+@app.command(rich_help_panel=STAGES)
+def quantize(
+    network: ArtifactFolder,
+    profile: ProfileName = "host-cpu",
+    data: DataFolder = None,
+    preset: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "standard",
+    ranges: Annotated[str, typer.Option(help="minmax, percentile or entropy; default: the preset's.")] = "",
+    images: Annotated[int, typer.Option(min=0, help="Calibration images; 0: the preset's.")] = 0,
+    manifest: Annotated[Path | None, typer.Option(help="A pinned calibration set.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="A node that stays in float; may be repeated.")] = None,
+    out: OutFolder = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Quantize an exported network to INT8 for a profile."""
+    from edgetune.steps import quantize_alone
+    from edgetune.recipe import section_from
+
+    values = {"preset": preset, "ranges": ranges or None, "images": images or None, "exclude": tuple(exclude or ())}
+    settings = section_from("quantize", values | {"manifest": str(manifest.absolute()) if manifest else ""})
+    _show_artifact(quantize_alone(network, profile, settings, data, out, _progress(quiet)), as_json)
+
+
+@app.command(rich_help_panel=STAGES)
+def check(
+    checkpoint: ArtifactFolder,
+    network: ArtifactFolder,
+    int8: Annotated[Path, typer.Argument(help="The INT8 artifact.")],
+    data: DataFolder = None,
+    images: Annotated[int, typer.Option(min=0, help="Test images; 0: all.")] = 0,
+    out: OutFolder = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare checkpoint, ONNX and INT8 on the test split: parity and accuracy."""
+    from edgetune.steps import check_alone
+    from edgetune.recipe import CheckSection
+
+    made = check_alone(checkpoint, network, int8, data, CheckSection(images=images), out, _progress(quiet))
+    _show_measures(made, as_json)
+
+
+@app.command(rich_help_panel=STAGES)
+def bench(
+    models: Annotated[list[Path], typer.Argument(help="ONNX or INT8 artifacts, or .onnx files; timed in turns.")],
+    preset: Annotated[str, typer.Option(help="quick or standard.")] = "quick",
+    threads: Annotated[int, typer.Option(min=0, help="0: as many as there are cores.")] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time networks on this machine, interleaved, with intervals."""
+    from edgetune.steps import bench_alone
+
+    _show_measures(bench_alone(models, preset, threads, _progress(quiet)), as_json)
+
+
+@app.command(rich_help_panel=ONE_GO)
+def predict(
+    artifact: ArtifactFolder,
+    inputs: Annotated[list[Path], typer.Argument(help="Image files or folders.", metavar="IMAGE...")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to name.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Classify images with a checkpoint, an ONNX network or its INT8 version."""
+    from edgetune.artifact import Artifact
+    from edgetune.stages.predict import predict as classify
+
+    found = classify(Artifact.load(artifact), inputs, top=top)
+    if as_json:
+        _print_json(found)
+    else:
+        for entry in found:
+            said = "  ".join(f"{c['name']} {100 * c['probability']:.1f}%" for c in entry.get("classes", []))
+            typer.echo(f"{entry['path']}: {said or entry['error']}")
+    if any("error" in entry for entry in found):
+        raise typer.Exit(6)
+
+
+@app.command(rich_help_panel=LOOK)
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="A run's folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a finished run's report again, and write its HTML anew."""
+    from edgetune.report.render import load_report, write_report
+
+    loaded = load_report(run_folder / "report.json")
+    write_report(loaded, run_folder)
+    _show_run(loaded, run_folder, None, as_json)
+
+
+@app.command(rich_help_panel=LOOK)
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine has, what it lacks, and how to get it. Exit 4 where something needed is missing."""
+    from edgetune.stages.doctor import doctor as examine
+
+    findings = examine()
+    if as_json:
+        _print_json(findings)
+    else:
+        from edgetune.show import show_findings
+
+        show_findings(findings)
+    if any(finding["status"] == "missing" for finding in findings):
+        raise typer.Exit(4)
+
+
+@profiles_app.command("list")
+def profiles_list(as_json: AsJson = False) -> None:
+    """List the shipped profiles."""
+    from edgetune.profile import load_profile, names
+    from edgetune.show import show_profiles
+
+    loaded = [load_profile(name) for name in names()]
+    _print_json([p.model_dump(mode="json") for p in loaded]) if as_json else show_profiles(loaded)
+
+
+@profiles_app.command("show")
+def profiles_show(
+    name: Annotated[str, typer.Argument(help="NAME[:MODE][@JETPACK], or a YAML file.")], as_json: AsJson = False
+) -> None:
+    """Show one profile: modes, JetPacks, sources."""
+    from edgetune.profile import load_target
+    from edgetune.show import show_target
+
+    target = load_target(name)
+    _print_json(target.model_dump(mode="json")) if as_json else show_target(target)
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """List the networks to start from."""
+    from edgetune.models import list_models
+    from edgetune.show import show_models
+
+    found = list_models()
+    _print_json(found) if as_json else show_models(found)
+
+
+@models_app.command("show")
+def models_show(
+    name: Annotated[str, typer.Argument(help="A row of the list, or timm:NAME.")], as_json: AsJson = False
+) -> None:
+    """Show one network: size, input, weights, groups, how well it takes INT8."""
+    from edgetune.models import describe_model
+    from edgetune.show import show_model
+
+    found = describe_model(name)
+    _print_json(found) if as_json else show_model(found)
+
+
+def _progress(quiet: bool) -> Any:
+    from edgetune.progress import Silent, Terminal
+
+    return Silent() if quiet else Terminal()
+
+
+def _typed() -> str:
+    return shlex.join(["edgetune", *sys.argv[1:]])
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def _show_run(report: dict[str, Any], out: Path, made: tuple[str, ...] | None, as_json: bool) -> None:
+    if as_json:
+        _print_json(report)
+    else:
+        from rich.console import Console
+
+        from edgetune.report.table import print_summary
+
+        print_summary(report, Console(highlight=False), out / "report.html")
+        if made == ():
+            typer.echo("nothing had changed: every artifact was reused")
+    if report["exit_code"]:
+        raise typer.Exit(report["exit_code"])
+
+
+def _show_artifact(artifact: Any, as_json: bool) -> None:
+    if as_json:
+        _print_json(artifact.model_dump(mode="json") | {"path": str(artifact.path), "digest": artifact.digest})
+    else:
+        from edgetune.show import show_artifact
+
+        show_artifact(artifact)
+
+
+def _show_measures(measures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(measures)
+    else:
+        from edgetune.show import show_measures
+
+        show_measures(measures)
+
+
+def main() -> None:
+    """Run the command line; every error of edgetune's own becomes a message and an exit code."""
+    try:
+        app()
+    except EdgetuneError as error:
+        typer.echo(f"error: {error.message}", err=True)
+        for line in error.hint.splitlines():
+            typer.echo(f"  {line}", err=True)
+        sys.exit(error.exit_code)
+    except SystemExit as stop:
+        if stop.code == 130:
+            typer.echo("stopped; the same command goes on from here", err=True)
+        raise
+
+
+if __name__ == "__main__":
+    main()

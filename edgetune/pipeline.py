@@ -1,0 +1,244 @@
+"""The straight line from a recipe to a report: preflight, then one call per stage.
+
+It knows the order of the stages and nothing of how they work. It may import everything but the cli.
+"""
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgetune.artifact import Artifact, Store, sha256_of
+from edgetune.data.calibration import load_preset
+from edgetune.data.folders import Dataset, save_dataset, scan
+from edgetune.errors import ConfigError, MissingTool
+from edgetune.machine import cores, cpu_name
+from edgetune.models import model_row
+from edgetune.profile import Runtime, Target, load_target
+from edgetune.progress import Progress, Silent
+from edgetune.recipe import FinetuneSection, Recipe
+
+TRAINING = ("torch", "torchvision", "pillow", "numpy")
+EXPORTING = (*TRAINING, "onnx", "onnxruntime")
+RUNNING = ("numpy", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left behind.
+
+    Attributes:
+        out: the run's folder, one artifact per subfolder.
+        report: the content of report.json.
+        made: names of the artifacts that this call made; empty: nothing had changed.
+        exit_code: 0, or 7 where a gate failed.
+    """
+
+    out: Path
+    report: dict[str, Any]
+    made: tuple[str, ...]
+    exit_code: int
+
+
+def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None:
+    """Check every name, file and tool before an hour is spent.
+
+    Raises:
+        ConfigError: an unknown model or preset, a missing file, an opset above the target's.
+        MissingTool: a GPU is asked for where none is, or an extra is not installed.
+    """
+    model_row(recipe.model.name)
+    weights = weights_path(recipe)
+    if weights is not None and not weights.is_file():
+        raise ConfigError(f"model.weights: no file {weights}", hint="default, none, or the path of a file")
+    load_preset(recipe.quantize.preset)
+    if recipe.quantize.manifest and not recipe.resolve(recipe.quantize.manifest).is_file():
+        raise ConfigError(f"quantize.manifest: no file {recipe.resolve(recipe.quantize.manifest)}")
+    if not recipe.resolve(recipe.data.path).is_dir():
+        raise ConfigError(f"data.path: no folder {recipe.resolve(recipe.data.path)}")
+    if recipe.export.opset > target.runtime.opset:
+        raise ConfigError(
+            f"export.opset: {recipe.export.opset} is above what {target.label} reads ({target.runtime.opset})"
+        )
+    check_accelerator(accelerator)
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Refuse a GPU where there is none.
+
+    Raises:
+        ConfigError: neither auto, cpu nor cuda.
+        MissingTool: cuda is asked for and torch sees no GPU.
+    """
+    if accelerator not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--accelerator {accelerator}: write auto, cpu or cuda")
+    if accelerator == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise MissingTool(
+                "--accelerator cuda: torch sees no CUDA GPU here",
+                hint="use --accelerator auto, or see what edgetune doctor says about the driver",
+            )
+
+
+def weights_path(recipe: Recipe) -> Path | None:
+    """Return the file that `model.weights` names, None for `default` and `none`."""
+    if recipe.model.weights in ("default", "none"):
+        return None
+    return recipe.resolve(recipe.model.weights)
+
+
+def run(
+    recipe: Recipe,
+    target: Target,
+    out: Path,
+    *,
+    accelerator: str = "auto",
+    strict: bool = False,
+    command: str = "",
+    progress: Progress | None = None,
+) -> Run:
+    """Fine-tune, export, quantize, check, time and report; what is unchanged is not made again.
+
+    Args:
+        recipe: what to make.
+        target: where it must run.
+        out: the run's folder; made where it is not there.
+        accelerator: `auto`, `cpu` or `cuda`, for fine-tuning.
+        strict: a gate that could not be judged counts as failed.
+        command: what the user typed, for the report.
+        progress: who is told how far it is.
+
+    Raises:
+        EdgetuneError: whatever kept it from finishing.
+    """
+    from edgetune.report.assemble import assemble, publish
+
+    progress = progress or Silent()
+    preflight(recipe, target, accelerator)
+    with Store(out, progress.line).locked() as keep:
+        data = look(recipe, out, progress)
+        checkpoint = make_checkpoint(keep, recipe, data, accelerator, progress)
+        scratch = make_scratch(keep, recipe, data, accelerator, progress)
+        network = make_onnx(keep, recipe, checkpoint, target.runtime, data, progress)
+        int8 = make_int8(keep, recipe, network, target.runtime, data, progress)
+        measures = make_check(keep, recipe, checkpoint, network, int8, data, progress)
+        latency = make_bench(keep, recipe, network, int8, progress) if target.is_host else None
+        report = assemble(
+            recipe, target, data, checkpoint, network, int8, measures, latency, scratch, strict=strict, command=command
+        )
+        publish(report, out)
+    return Run(out, report, tuple(keep.made), report["exit_code"])
+
+
+def quickstart(
+    out: Path,
+    *,
+    accelerator: str = "auto",
+    strict: bool = False,
+    command: str = "edgetune quickstart",
+    progress: Progress | None = None,
+) -> Run:
+    """Run the main job on handwritten digits, offline; arguments as for `run`."""
+    from edgetune.stages.quickstart import quickstart_recipe
+
+    recipe = quickstart_recipe(out)
+    return run(
+        recipe, load_target(recipe.profile), out,
+        accelerator=accelerator, strict=strict, command=command, progress=progress,
+    )  # fmt: skip
+
+
+def look(recipe: Recipe, out: Path, progress: Progress) -> Dataset:
+    """Read the data folder, cut it, and write down the cut."""
+    manifest = out / "data.json"
+    data = scan(recipe.data, recipe.resolve(recipe.data.path), manifest if manifest.is_file() else None, progress)
+    save_dataset(data, manifest)
+    for warning in data.warnings:
+        progress.line(f"warning: {warning}")
+    return data
+
+
+def make_checkpoint(
+    keep: Store, recipe: Recipe, data: Dataset, accelerator: str, progress: Progress, name: str = "checkpoint"
+) -> Artifact:
+    """Fine-tune, or find the checkpoint of an earlier call."""
+    from edgetune.stages.finetune import finetune
+
+    weights = weights_path(recipe)
+    settings = recipe.finetune.model_copy(update={"scratch_baseline": False})
+    return keep(
+        name, finetune, recipe.model, data, settings,
+        uses=_with_extra(recipe, TRAINING), also={"weights": sha256_of(weights) if weights else ""},
+        accelerator=accelerator, weights=weights, progress=progress,
+    )  # fmt: skip
+
+
+def make_scratch(
+    keep: Store, recipe: Recipe, data: Dataset, accelerator: str, progress: Progress
+) -> Artifact | None:
+    """Train the same network from random weights with the same epochs, where the recipe asks for it."""
+    if not recipe.finetune.scratch_baseline:
+        return None
+    # A frozen backbone of random weights would learn nothing: from scratch, everything learns.
+    settings: FinetuneSection = recipe.finetune.model_copy(update={"strategy": "full"})
+    model = recipe.model.model_copy(update={"weights": "none"})
+    bare = recipe.model_copy(update={"finetune": settings, "model": model})
+    return make_checkpoint(keep, bare, data, accelerator, progress, "scratch")
+
+
+def make_onnx(
+    keep: Store, recipe: Recipe, checkpoint: Artifact, runtime: Runtime, data: Dataset, progress: Progress,
+    name: str = "onnx",
+) -> Artifact:  # fmt: skip
+    """Export, or find the ONNX file of an earlier call."""
+    from edgetune.stages.export import export
+
+    return keep(name, export, checkpoint, recipe.export, runtime, data, uses=EXPORTING, progress=progress)
+
+
+def make_int8(
+    keep: Store, recipe: Recipe, network: Artifact, runtime: Runtime, data: Dataset, progress: Progress,
+    name: str = "int8",
+) -> Artifact:  # fmt: skip
+    """Quantize, or find the INT8 file of an earlier call."""
+    from edgetune.stages.quantize import quantize
+
+    settings = recipe.quantize
+    manifest = recipe.resolve(settings.manifest) if settings.manifest else None
+    also = {
+        "preset": load_preset(settings.preset).model_dump(mode="json"),
+        "manifest": sha256_of(manifest) if manifest else "",
+    }
+    return keep(
+        name, quantize, network, data, settings, runtime,
+        uses=(*RUNNING, "pillow"), also=also, manifest=manifest, progress=progress,
+    )  # fmt: skip
+
+
+def make_check(
+    keep: Store, recipe: Recipe, checkpoint: Artifact, network: Artifact, int8: Artifact, data: Dataset,
+    progress: Progress, name: str = "check",
+) -> Artifact:  # fmt: skip
+    """Compare the three networks on the test split, or find the earlier comparison."""
+    from edgetune.stages.check import check
+
+    return keep(name, check, checkpoint, network, int8, data, recipe.check, uses=EXPORTING, progress=progress)
+
+
+def make_bench(keep: Store, recipe: Recipe, network: Artifact, int8: Artifact, progress: Progress) -> Artifact:
+    """Time FP32 and INT8 on this machine, or find the earlier measurement on it."""
+    from edgetune.stages.bench import bench
+
+    models = {"fp32": network, "int8": int8}
+    threads = cores()
+    return keep(
+        "bench", bench, models, recipe.bench, threads, uses=RUNNING, also={"cpu": cpu_name()}, progress=progress
+    )
+
+
+def _with_extra(recipe: Recipe, libraries: tuple[str, ...]) -> tuple[str, ...]:
+    if recipe.model.name.startswith("timm:") and importlib.util.find_spec("timm"):
+        return (*libraries, "timm")
+    return libraries

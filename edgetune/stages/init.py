@@ -1,0 +1,150 @@
+"""Look at a folder of images and write a commented recipe for it.
+
+It knows what is sensible for few or many images. It may import errors, artifact, recipe, profile, data
+and models.
+"""
+
+import os
+from pathlib import Path
+
+from edgetune.artifact import disk_error, write_atomic
+from edgetune.data.folders import Dataset, scan
+from edgetune.errors import ConfigError
+from edgetune.models import model_row
+from edgetune.profile import load_target
+from edgetune.progress import Progress, Silent
+from edgetune.recipe import DataSection, load_recipe
+
+FEW_PER_CLASS = 200
+MANY_PER_CLASS = 2000
+
+TEMPLATE = """\
+# edgetune run {file}
+#
+# {summary}
+# Keys that are left out have defaults; a mistyped key is refused with its line.
+schema_version: 1
+name: {name}
+profile: {profile}    # NAME[:MODE][@JETPACK]; edgetune profiles list
+
+data:
+  path: {path}    # relative paths begin at this file's folder
+{cut}
+model:
+  name: {model}    # edgetune models list
+  weights: {weights}    # default: the pretrained ones (downloaded once); a .safetensors or .pth file; none
+{channels}
+finetune:
+  strategy: {strategy}    # feature-extractor, partial, full, gradual
+  # {why}
+  epochs: {epochs}
+  batch: {batch}
+{balance}  patience: {patience}    # stop after so many epochs without a better validation accuracy; 0: never
+  augment:
+    preset: {augment}    # none, light, standard, strong; single knobs override it: flip: 0.5, rotation_deg: 10
+  seed: 0
+
+quantize:
+  preset: standard    # calibration images and ranges: quick, standard, thorough
+
+gates:    # a failed gate ends the run with exit code 7
+  top1_drop_points: 1.0    # INT8 may lose so many points of accuracy
+  int8_agreement_percent_min: 95
+  # latency_p50_ms: 10    # judged where a latency was measured
+  # size_mb: 8
+"""
+
+
+def init(
+    data: Path, *, model: str, profile: str, out: Path, weights: str = "default", force: bool = False,
+    progress: Progress | None = None,
+) -> Dataset:  # fmt: skip
+    """Write a recipe for a folder of images.
+
+    Args:
+        data: class folders, or train/ and val/ or test/ with class folders.
+        model: a row of `edgetune models list`.
+        profile: `NAME[:MODE][@JETPACK]`.
+        out: the recipe to write.
+        weights: `default`, `none`, or the path of a file.
+        force: replace a recipe that is there.
+        progress: who is told how far the look at the images is.
+
+    Returns:
+        What was found in the folder.
+
+    Raises:
+        ConfigError: the folder cannot be learned from, an unknown name, or a recipe is there already.
+    """
+    if out.exists() and not force:
+        raise ConfigError(f"{out}: is there already", hint="another name with -o, or --force to replace it")
+    row = model_row(model)
+    target = load_target(profile)
+    here = out.absolute().parent
+    found = scan(DataSection(path=str(data)), data, progress=progress or Silent())
+    per_class = len(found.splits["train"]) / max(1, len(found.classes))
+    strategy, why, epochs, augment = _advice(per_class)
+    counts = [sum(s.label == label for s in found.splits["train"]) for label in range(len(found.classes))]
+    lopsided = max(counts) > 3 * max(1, min(counts))
+    cut_by_hand = any((data / name).is_dir() for name in ("val", "valid", "validation", "test"))
+    text = TEMPLATE.format(
+        file=out.name,
+        summary=_summary(found),
+        name=_safe_name(data),
+        profile=profile,
+        path=_quoted(_relative(data, here)),
+        cut="" if cut_by_hand else "  val_share: 0.15    # chooses the best epoch\n"
+        "  test_share: 0.2    # decides the gates\n",
+        model=model,
+        weights=_quoted(weights if weights in ("default", "none") else _relative(Path(weights), here)),
+        channels="  adapter: sum    # gray images into a network made for colour: kernels are added up (or: conv)\n"
+        if found.gray
+        else "",
+        strategy=strategy,
+        why=why,
+        epochs=epochs,
+        batch=32 if row.preprocess.size_px >= 128 else 64,
+        balance="  class_weights: balanced    # the classes differ much in size\n" if lopsided else "",
+        patience=5 if epochs > 10 else 0,
+        augment=augment,
+    )
+    try:
+        here.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, text)
+    except OSError as error:
+        raise disk_error(error, out) from error
+    # What was just written is read back, so that a recipe that cannot be run is never left behind.
+    load_target(load_recipe(out).profile or target.label)
+    return found
+
+
+def _advice(per_class: float) -> tuple[str, str, int, str]:
+    """Choose strategy, reason, epochs and augmentation by the number of training images per class."""
+    if per_class < FEW_PER_CLASS:
+        return "feature-extractor", "few images: only the head learns, on features computed once", 30, "none"
+    if per_class < MANY_PER_CLASS:
+        return "partial", "enough images for the head and the last groups of layers", 15, "light"
+    return "full", "many images: every weight learns", 20, "standard"
+
+
+def _summary(found: Dataset) -> str:
+    parts = ", ".join(f"{len(samples)} {split}" for split, samples in found.splits.items())
+    faults = f"; {len(found.broken)} unreadable" if found.broken else ""
+    return f"{len(found.classes)} classes; images: {parts}{faults}"
+
+
+def _safe_name(data: Path) -> str:
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in data.absolute().name)
+    return kept.strip("-._")[:64] or "run"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return os.path.relpath(path.absolute(), folder)
+    except ValueError:
+        return str(path.absolute())
+
+
+def _quoted(text: str) -> str:
+    plain = text and all(c.isascii() and (c.isalnum() or c in "._-/") for c in text) and not text[0].isdigit()
+    return text if plain else "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,143 @@
+"""Intervals: against closed formulas and other people's figures, by symmetry, and by simulated coverage."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgetune.latency.statistics import (
+    Z,
+    mcnemar,
+    mean_interval,
+    paired_drop,
+    paired_interval,
+    resampled_quantiles,
+    spread,
+    wilson,
+)
+
+COUNTS = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
+PAIRS = st.integers(1, 3000).flatmap(
+    lambda n: st.integers(0, n).flatmap(lambda b: st.tuples(st.just(b), st.integers(0, n - b), st.just(n)))
+)
+
+
+@given(COUNTS)
+def test_wilson_is_its_closed_formula(counts: tuple[int, int]) -> None:
+    right, count = counts
+    share = right / count
+    centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
+    assert wilson(right, count) == pytest.approx((centre - half, centre + half), abs=1e-9)
+
+
+@given(COUNTS)
+def test_wilson_contains_the_share_and_mirrors(counts: tuple[int, int]) -> None:
+    right, count = counts
+    low, high = wilson(right, count)
+    assert 0 <= low <= right / count + 1e-12
+    assert right / count - 1e-12 <= high <= 1
+    assert wilson(count - right, count) == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
+@given(PAIRS)
+def test_paired_interval_contains_the_difference(pairs: tuple[int, int, int]) -> None:
+    worse, better, count = pairs
+    low, high = paired_interval(worse, better, count)
+    assert -1 <= low <= (worse - better) / count + 1e-9
+    assert (worse - better) / count - 1e-9 <= high <= 1
+    assert low < high
+
+
+@given(PAIRS)
+def test_paired_interval_changes_its_sign_when_the_two_are_swapped(pairs: tuple[int, int, int]) -> None:
+    worse, better, count = pairs
+    low, high = paired_interval(worse, better, count)
+    assert paired_interval(better, worse, count) == pytest.approx((-high, -low), abs=1e-8)
+
+
+@pytest.mark.parametrize("count", [1, 20, 153, 10_000])
+def test_no_discordant_pair_gives_the_score_test_s_limit(count: int) -> None:
+    # With none, the score is -sqrt(n d / (1 - d)), so the interval ends where that is z.
+    end = Z**2 / (count + Z**2)
+    assert paired_interval(0, 0, count) == pytest.approx((-end, end), rel=1e-6)
+
+
+def test_tango_s_own_example() -> None:
+    # Tango 1998, table II: 43 of 44 pairs with b = 0, c = 1 gives -0.096 .. 0.0 mirrored; and
+    # Miyanaga's crossover trial of contact lens disinfection is that very table.
+    low, high = paired_interval(1, 0, 44)
+    assert low == pytest.approx(-0.0600, abs=0.002)
+    assert high == pytest.approx(0.1184, abs=0.002)
+
+
+def test_tango_covers() -> None:
+    noise = np.random.default_rng(1)
+    table = noise.multinomial(200, [0.02, 0.01, 0.97], size=600)
+    ends = [paired_interval(int(b), int(c), 200) for b, c, _ in table]
+    assert 0.92 <= np.mean([low <= 0.01 <= high for low, high in ends]) <= 0.985
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_is_the_binomial_tail(worse: int, better: int) -> None:
+    n, k = worse + better, min(worse, better)
+    tail = sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+    expected = 1.0 if worse == better else min(1.0, 2 * tail)
+    assert mcnemar(worse, better) == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=200))
+def test_paired_drop_counts(pairs: list[tuple[bool, bool]]) -> None:
+    first, second = (np.array(side) for side in zip(*pairs, strict=True))
+    drop = paired_drop(first, second)
+    assert drop.points == pytest.approx(100 * (first.mean() - second.mean()))
+    assert (drop.worse, drop.better) == (pairs.count((True, False)), pairs.count((False, True)))
+    assert drop.low <= drop.points + 1e-6
+    assert drop.points - 1e-6 <= drop.high
+
+
+def test_one_worse_of_a_hundred_is_exactly_one_point() -> None:
+    first, second = np.ones(100, bool), np.arange(100) > 0
+    assert paired_drop(first, second).points == 1.0
+
+
+def test_mean_interval() -> None:
+    assert mean_interval(np.array([0.5])) is None
+    # Student's t at 97.5% with 2 degrees of freedom is 4.30265.
+    found = mean_interval(np.array([1.0, 2.0, 3.0]))
+    assert found == pytest.approx((2 - 4.30265 / math.sqrt(3), 2 + 4.30265 / math.sqrt(3)), abs=1e-4)
+
+
+def test_bootstrap_covers_the_median_of_correlated_rounds() -> None:
+    noise, hits, trials = np.random.default_rng(5), 0, 150
+    for trial in range(trials):
+        level = np.zeros(40)
+        for index in range(1, 40):
+            level[index] = 0.5 * level[index - 1] + noise.normal(0, 0.02)
+        samples = 10 + level[:, None] + noise.normal(0, 0.05, (40, 8))
+        low, high = spread(resampled_quantiles([samples], [0.5], resamples=200, seed=trial)[:, 0, 0])
+        hits += low <= 10 <= high
+    # Blocks of three rounds see most of the correlation; a bootstrap of single samples would cover 60%.
+    assert hits / trials >= 0.85
+
+
+def test_what_disturbs_both_cancels_in_the_ratio() -> None:
+    noise = np.random.default_rng(2)
+    load = 1 + 0.3 * (np.arange(30)[:, None] // 5 % 2)
+    slow, fast = (base * load * (1 + noise.normal(0, 0.01, (30, 6))) for base in (2.0, 1.0))
+    draws = resampled_quantiles([slow, fast], [0.5], seed=3)
+    alone, ratio = spread(draws[:, 0, 0]), spread(draws[:, 0, 0] / draws[:, 1, 0])
+    assert ratio.low <= 2.0 <= ratio.high
+    assert (ratio.high - ratio.low) / 2 < (alone.high - alone.low) / 2 / 2
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**31))
+def test_bootstrap_repeats_and_stays_inside(count: int, per_round: int, seed: int) -> None:
+    samples = np.random.default_rng(seed).uniform(1, 2, (count, per_round))
+    first = resampled_quantiles([samples], [0.5, 0.99], resamples=20, seed=seed)
+    assert first.shape == (20, 1, 2)
+    assert np.array_equal(first, resampled_quantiles([samples], [0.5, 0.99], resamples=20, seed=seed))
+    assert samples.min() <= first.min() <= first.max() <= samples.max()
