@@ -20,15 +20,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.mobilenetv2 import MobileNetV2
+
+from edgetune.models import build_cifar10
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def build() -> nn.Module:
-    net = MobileNetV2(num_classes=10, width_mult=0.35, dropout=0.0)
-    net.features[0][0].stride = (1, 1)
-    return net
+    return build_cifar10(classes=10)
 
 
 def load(folder: Path) -> tuple[Tensor, Tensor, list[str]]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgetune.errors import ConfigError
-from edgetune.yaml import load_yaml, validate
+from edgetune.yaml import Document, load_yaml, validate
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -240,5 +240,10 @@ def section_from(verb: str, values: dict[str, Any]) -> Any:
 
 
 def recipe_from(values: dict[str, Any], folder: Path = Path()) -> Recipe:
-    """Build a recipe from plain values, for use from Python; `schema_version` may be left out."""
-    return Recipe.model_validate({"schema_version": 1, **values}).model_copy(update={"folder": folder})
+    """Build a recipe from plain values, for use from Python; `schema_version` may be left out.
+
+    Raises:
+        ConfigError: a key or value is wrong; names the key.
+    """
+    document = Document(Path("recipe"), {"schema_version": 1, **values}, {})
+    return validate(Recipe, document).model_copy(update={"folder": folder})

@@ -14,11 +14,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap, CommentedSeq, TaggedScalar
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.scalarbool import ScalarBoolean
-from ruamel.yaml.scalarfloat import ScalarFloat
-from ruamel.yaml.scalarint import ScalarInt
 
 from edgetune.errors import ConfigError
 
@@ -85,6 +83,11 @@ def _plain(node: Any, location: Location, lines: dict[Location, int], path: Path
     """Copy a parsed node into plain values and note the line of each key."""
     if len(lines) > LARGEST_VALUES or len(location) > 30:
         raise ConfigError(f"{path}: too deep or too many values (do anchors point at each other?)")
+    tag = getattr(getattr(node, "tag", None), "value", None)
+    if tag or not (node is None or isinstance(node, CommentedMap | CommentedSeq | str | int | float)):
+        shown = f"the tag {tag}" if tag else f"a {type(node).__name__}"
+        key = ".".join(map(str, location))
+        raise ConfigError(f"{path}:{lines.get(location, 1)}: {key}: {shown} is not allowed; write plain values")
     if isinstance(node, CommentedMap):
         out = {}
         for key in node:
@@ -99,25 +102,17 @@ def _plain(node: Any, location: Location, lines: dict[Location, int], path: Path
             lines[here] = node.lc.item(index)[0] + 1
             items.append(_plain(item, here, lines, path))
         return items
-    return _scalar(node, location, lines, path)
+    return _scalar(node)
 
 
-def _scalar(node: Any, location: Location, lines: dict[Location, int], path: Path) -> Any:
+def _scalar(node: Any) -> Any:
+    """Strip what the parser keeps to write a value back as it was."""
     if isinstance(node, ScalarBoolean):
         return bool(node)
-    if isinstance(node, ScalarInt):
-        return int(node)
-    if isinstance(node, ScalarFloat):
-        return float(node)
-    if isinstance(node, str):
-        return str(node)
-    if node is None or type(node) in (bool, int, float):
-        return node
-    line = lines.get(location, 1)
-    key = ".".join(str(part) for part in location)
-    if isinstance(node, TaggedScalar):
-        raise ConfigError(f"{path}:{line}: {key}: the tag {node.tag.value} is not allowed; write plain values")
-    return str(node)
+    for plain in (int, float, str):
+        if isinstance(node, plain) and type(node) is not bool:
+            return plain(node)
+    return node
 
 
 def validate(model: type[Model], document: Document) -> Model:

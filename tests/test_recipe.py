@@ -1,0 +1,82 @@
+"""Recipes: ten lines are enough, and every mistake is answered with file, line and key."""
+
+from pathlib import Path
+
+import pytest
+
+from edgetune.errors import ConfigError
+from edgetune.recipe import Gates, Recipe, load_recipe, recipe_from, section_from
+
+SMALL = "schema_version: 1\ndata:\n  path: images\nmodel:\n  name: mobilenet_v2\n"
+
+
+def read(tmp_path: Path, text: str) -> Recipe:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return load_recipe(path)
+
+
+def test_five_lines_make_a_recipe(tmp_path: Path) -> None:
+    recipe = read(tmp_path, SMALL)
+    assert recipe.profile == "host-cpu"
+    assert recipe.gates == Gates()
+    assert recipe.resolve("images") == tmp_path / "images"
+    assert recipe.resolve("/data") == Path("/data")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SMALL + "finetune:\n  epoch: 3\n", r"recipe.yaml:7: finetune.epoch: unknown key; did you mean 'epochs'\?"),
+        (SMALL + "finetun:\n  epochs: 3\n", r"recipe.yaml:6: finetun: unknown key; did you mean 'finetune'\?"),
+        (SMALL + "zzz: 1\n", r"recipe.yaml:6: zzz: unknown key; known here: .*bench"),
+        (SMALL + "finetune:\n  epochs: many\n", r"recipe.yaml:7: finetune.epochs: input should be .*'many'"),
+        (SMALL + "finetune:\n  epochs: '3'\n", r"recipe.yaml:7: finetune.epochs"),
+        (SMALL + "finetune:\n  epochs: true\n", r"recipe.yaml:7: finetune.epochs"),
+        (SMALL + "finetune:\n  epochs: 0\n", r"recipe.yaml:7: finetune.epochs: .*greater than or equal to 1"),
+        (SMALL + "finetune:\n  strategy: ful\n", r"recipe.yaml:7: finetune.strategy: .*'full'"),
+        (SMALL + "finetune:\n  augment:\n    flipp: 1\n", r"recipe.yaml:8: finetune.augment.flipp: .*'flip'"),
+        (SMALL + "finetune:\n  learning_rate: .nan\n", r"recipe.yaml:7: finetune.learning_rate"),
+        (SMALL + "finetune: 3\n", r"recipe.yaml:6: finetune: "),
+        (SMALL + "name: ../../etc\n", r"recipe.yaml:6: name: "),
+        (SMALL.replace("schema_version: 1", "schema_version: 2"), r"recipe.yaml:1: schema_version"),
+        ("schema_version: 1\nmodel:\n  name: x\n", r"recipe.yaml:1: data: missing"),
+        ("data:\n  path: x\nmodel:\n  name: x\n", r"recipe.yaml:1: schema_version: missing"),
+    ],
+)
+def test_a_mistake_names_file_line_and_key(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, text)
+
+
+def test_all_mistakes_are_listed_the_first_line_first(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r":7: finetune.epochs") as caught:
+        read(tmp_path, SMALL + "finetune:\n  epochs: x\n  batch: y\n")
+    assert "line 8" in caught.value.hint
+
+
+def test_whole_numbers_do_for_fractions(tmp_path: Path) -> None:
+    assert read(tmp_path, SMALL + "gates:\n  size_mb: 8\n  top1_drop_points: null\n").gates.size_mb == 8
+
+
+def test_lists_and_from_python(tmp_path: Path) -> None:
+    assert read(tmp_path, SMALL + "quantize:\n  exclude: [a, b]\n").quantize.exclude == ("a", "b")
+    assert recipe_from({"data": {"path": "x"}, "model": {"name": "y"}}).model.name == "y"
+
+
+def test_recipe_from_reports_mistakes_as_its_own_error() -> None:
+    with pytest.raises(ConfigError, match="model.nam"):
+        recipe_from({"data": {"path": "x"}, "model": {"nam": "y"}})
+
+
+def test_options_of_the_command_line_are_checked_alike() -> None:
+    with pytest.raises(ConfigError, match="--ranges.*'mse'"):
+        section_from("quantize", {"ranges": "mse"})
+
+
+def test_shipped_recipes_are_valid() -> None:
+    found = sorted((Path(__file__).parents[1] / "edgetune" / "recipes").glob("*.yaml"))
+    assert found
+    for path in found:
+        assert path.read_text().startswith("# edgetune "), "a recipe opens with the command that runs it"
+        load_recipe(path)
