@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import TypedDict
 
@@ -60,6 +61,8 @@ def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     Without it ONNX Runtime's x86 kernels add pairs of products in 16 bits, which saturates unless weights
     use a reduced range. False where the processor's flags cannot be read.
     """
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
     return bool(DOT_PRODUCTS & set(_fields(cpuinfo, r"flags|Features").split()))
 
 

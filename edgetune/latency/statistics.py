@@ -1,0 +1,161 @@
+"""Intervals and tests: how much a share, a drop or a latency from few samples is worth.
+
+Every interval is at 95%. It knows nothing of networks, engines or files; numpy and scipy only.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm, t
+
+CONFIDENCE = 0.95
+Z = float(norm.ppf(0.5 + CONFIDENCE / 2))
+
+
+class Interval(NamedTuple):
+    """The two ends of an interval, at 95%."""
+
+    low: float
+    high: float
+
+
+class PairedDrop(NamedTuple):
+    """What a second classifier loses against a first one on the same inputs.
+
+    Attributes:
+        points: the first one's accuracy minus the second one's, in points.
+        low: lower end of the interval, in points.
+        high: upper end of the interval, in points.
+        p_value: of the exact McNemar test that both are equally often right.
+        worse: inputs that only the first one gets right.
+        better: inputs that only the second one gets right.
+    """
+
+    points: float
+    low: float
+    high: float
+    p_value: float
+    worse: int
+    better: int
+
+
+def wilson(right: int, count: int) -> Interval:
+    """Return the interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22:209-212).
+
+    Args:
+        right: successes.
+        count: tries, at least 1.
+    """
+    found = binomtest(right, count).proportion_ci(CONFIDENCE, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def mean_interval(values: NDArray[np.float64]) -> Interval | None:
+    """Return Student's interval of a mean, or None for fewer than two values."""
+    if values.size < 2:
+        return None
+    half = (
+        float(t.ppf(0.5 + CONFIDENCE / 2, values.size - 1))
+        * float(values.std(ddof=1))
+        / math.sqrt(values.size)
+    )
+    return Interval(float(values.mean()) - half, float(values.mean()) + half)
+
+
+def mcnemar(worse: int, better: int) -> float:
+    """Return the two-sided p value of the exact McNemar test (a binomial test of the discordant pairs)."""
+    return float(binomtest(worse, worse + better).pvalue) if worse + better else 1.0
+
+
+def paired_interval(worse: int, better: int, count: int) -> Interval:
+    """Return the interval of the difference of two shares measured on the same inputs.
+
+    The score interval of Tango 1998 (Statistics in Medicine 17:891-908, section 3): all differences that
+    the score test does not reject. It holds its level with few discordant pairs, also with none.
+
+    Args:
+        worse: inputs that only the first one gets right.
+        better: inputs that only the second one gets right.
+        count: inputs, at least 1.
+
+    Returns:
+        The interval of first minus second, within -1..1.
+    """
+
+    def score(difference: float) -> float:
+        # The largest likelihood of `better` under this difference solves a quadratic equation.
+        linear = -worse - better + (2 * count - worse + better) * difference
+        constant = -better * difference * (1 - difference)
+        root = math.sqrt(max(0.0, linear * linear - 8 * count * constant))
+        share = (root - linear) / (4 * count)
+        variance = count * (2 * share + difference * (1 - difference))
+        return (worse - better - count * difference) / math.sqrt(max(variance, 1e-300))
+
+    observed, edge = (worse - better) / count, 1 - 1e-12
+    low = -1.0 if better == count else _solve(lambda d: score(d) - Z, -edge, observed)
+    high = 1.0 if worse == count else _solve(lambda d: score(d) + Z, observed, edge)
+    return Interval(low, high)
+
+
+def paired_drop(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> PairedDrop:
+    """Compare two classifiers on the same inputs.
+
+    Args:
+        first: which inputs the first one gets right, [N], N at least 1.
+        second: the same of the second one, [N].
+    """
+    worse = int(np.count_nonzero(first & ~second))
+    better = int(np.count_nonzero(second & ~first))
+    ends = paired_interval(worse, better, first.size)
+    return PairedDrop(
+        # From whole numbers, so that one of a hundred is 1.0 and not a rounding error more.
+        points=100 * (worse - better) / first.size,
+        low=100 * ends.low,
+        high=100 * ends.high,
+        p_value=mcnemar(worse, better),
+        worse=worse,
+        better=better,
+    )
+
+
+def resampled_quantiles(
+    rounds: Sequence[NDArray[np.float64]], quantiles: Sequence[float], *, resamples: int = 1000, seed: int = 0
+) -> NDArray[np.float64]:
+    """Draw quantiles from a circular block bootstrap over rounds (Politis & Romano 1992).
+
+    Neighbouring samples resemble each other (caches, clocks, other processes), so whole runs of neighbouring
+    rounds are drawn, R ** (1/3) long, rounded up (Hall, Horowitz & Jing 1995, Biometrika 82:561-574, give
+    that order). All series draw the same rounds, so that what disturbs all of them cancels in a ratio.
+
+    Args:
+        rounds: one array per series, [R, K]: R rounds of K samples; K may differ between series.
+        quantiles: which ones, 0..1.
+        resamples: draws.
+        seed: of the draws.
+
+    Returns:
+        [resamples, series, quantiles]
+    """
+    count = rounds[0].shape[0]
+    length = math.ceil(round(count ** (1 / 3), 9))
+    starts = np.random.default_rng(seed).integers(0, count, (resamples, math.ceil(count / length)))
+    drawn = ((starts[:, :, None] + np.arange(length)) % count).reshape(resamples, -1)[:, :count]
+    return np.array([[np.quantile(series[rows], quantiles) for series in rounds] for rows in drawn])
+
+
+def spread(draws: NDArray[np.float64]) -> Interval:
+    """Return the percentile interval of bootstrap draws [B]."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, (tail, 1 - tail))
+    return Interval(float(low), float(high))
+
+
+def _solve(function: Callable[[float], float], low: float, high: float) -> float:
+    # At the observed difference the score is 0, so the two ends differ in sign unless one is the solution.
+    if function(low) * function(high) > 0:
+        return low if abs(function(low)) < abs(function(high)) else high
+    return float(brentq(function, low, high, xtol=1e-10))

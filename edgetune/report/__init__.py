@@ -1,0 +1,1 @@
+"""From measures to a verdict, and from a verdict to pages."""

@@ -1,0 +1,321 @@
+"""Compares three networks on the test split: torch, its FP32 ONNX file, and the INT8 one.
+
+One pass, batch by batch; what is kept per image is a few numbers. It knows nothing of gates, latency or how
+a network was made. It may import artifact, recipe, data, engines, training and latency (for statistics).
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgetune.artifact import Artifact, write_atomic
+from edgetune.data.folders import Dataset, Sample
+from edgetune.data.images import batches
+from edgetune.engines.onnxruntime import Session
+from edgetune.errors import ArtifactError, ConfigError, StageError, nearest
+from edgetune.latency.statistics import mean_interval, paired_drop, wilson
+from edgetune.progress import Progress, Silent
+from edgetune.recipe import CheckSection
+from edgetune.training.checkpoint import load_network
+
+BATCH = 32
+SUBSET_SEED = 0
+FLIPS = 50
+# Confusion matrices beyond this many classes are megabytes that nobody reads.
+CONFUSION_CLASSES = 200
+# Stands for "no error at all"; float32 itself ends near 150 dB.
+SQNR_CEILING_DB = 200.0
+TITLES = {"torch": "torch", "fp32": "FP32 ONNX", "int8": "INT8"}
+
+Logits = NDArray[np.float32]
+Run = Callable[[NDArray[np.float32]], Logits]
+Predictions = dict[str, NDArray[np.int64]]
+
+
+def check(
+    checkpoint: Artifact,
+    network: Artifact,
+    qdq: Artifact,
+    data: Dataset,
+    settings: CheckSection,
+    *,
+    into: Path,
+    module: nn.Module | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Measure parity and accuracy on the test split and write `measures.json`.
+
+    Where the INT8 file stands for a TensorRT engine, ONNX Runtime runs it without the optimisations that
+    change rounding.
+
+    Args:
+        checkpoint: the fine-tuned network.
+        network: the ONNX file made of it.
+        qdq: the INT8 file made of that.
+        data: whose test split decides.
+        settings: how many images; 0: all.
+        into: where the measures go.
+        module: the user's own network, where the checkpoint was made of one.
+        progress: counts images.
+
+    Raises:
+        ArtifactError: a file cannot be loaded, or does not fit the classes.
+        ConfigError: the data's classes are not the network's, or the test split is empty.
+        StageError: a network gives something that is not a number.
+    """
+    begun, shown = time.perf_counter(), progress or Silent()
+    if network.preprocess is None:
+        raise ArtifactError(
+            f"{network.path}: does not say how inputs are preprocessed", hint="export it again"
+        )
+    samples = _relabelled(chosen(data.splits["test"], settings.images), data.classes, network.classes)
+    if not samples:
+        raise ConfigError(
+            f"{data.root}: the test split has no images",
+            hint="data.test_share cuts one off; or add a test/ folder",
+        )
+    if len(samples) < len(data.splits["test"]):
+        shown.line(f"check: judged on {len(samples)} of the {len(data.splits['test'])} test images")
+    standing_in = qdq.details.get("rendering") in ("weak", "strong")
+    runs: dict[str, Run] = {
+        "torch": _torch_run(load_network(checkpoint, module)),
+        "fp32": _first_output(Session(network.file("model.onnx"))),
+        "int8": _first_output(Session(qdq.file("model.onnx"), exact=standing_in)),
+    }
+    inputs = batches(data.root, samples, network.preprocess, BATCH)
+    against_torch, against_fp32, top1 = _compare(runs, inputs, samples, len(network.classes), shown)
+    measures = {
+        "parity": {
+            "fp32_vs_torch": against_torch.figures() | agreement(top1["torch"], top1["fp32"]),
+            "int8_vs_fp32": against_fp32.figures()
+            | agreement(top1["fp32"], top1["int8"])
+            | {"exact": standing_in, "flips": _flips(samples, top1, network.classes)},
+        },
+        "accuracy": accuracy(samples, top1, network.classes) | {"of": len(data.splits["test"])},
+    }
+    write_atomic(into / "measures.json", json.dumps(measures, indent=1, allow_nan=False) + "\n")
+    parents = {"checkpoint": checkpoint.digest, "onnx": network.digest, "qdq": qdq.digest}
+    seconds = round(time.perf_counter() - begun, 2)
+    return Artifact(
+        kind="measures",
+        classes=network.classes,
+        parents=parents,
+        details={"seconds": seconds, "images": len(samples)},
+    ).write(into)
+
+
+class Comparison:
+    """Running sums over batches of logits: a network against the one it stands for."""
+
+    def __init__(self) -> None:
+        self._cosines: list[NDArray[np.float64]] = []
+        self._values = 0
+        self._total = self._square = self._error = self._largest = 0.0
+
+    def add(self, reference: Logits, other: Logits) -> None:
+        """Take in logits [N, K] of both networks for the same inputs."""
+        a, b = reference.astype(np.float64), other.astype(np.float64)
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        inner = (a * b).sum(axis=1)
+        # A vector of zeros points nowhere: as good as another one, and as bad as can be against any else.
+        equal = (a == b).all(axis=1)
+        self._cosines.append(
+            np.where(norms > 0, inner / np.where(norms > 0, norms, 1), np.where(equal, 1.0, 0.0))
+        )
+        self._values += a.size
+        self._total += float(a.sum())
+        self._square += float((a * a).sum())
+        self._error += float(((a - b) ** 2).sum())
+        self._largest = max(self._largest, float(np.abs(a - b).max()))
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures over all that was added; differences are in logits.
+
+        The signal-to-quantization-noise ratio is 10 log10(sum of squared reference / sum of squared error).
+        """
+        cosines = np.clip(np.concatenate(self._cosines), -1.0, 1.0)
+        mean = self._total / self._values
+        deviation = max(self._square / self._values - mean * mean, 0.0) ** 0.5
+        ends = mean_interval(cosines)
+        return {
+            "images": len(cosines),
+            "difference": self._largest,
+            "difference_over_std": self._largest / max(deviation, float(np.finfo(np.float32).tiny)),
+            "cosine_mean": float(cosines.mean()),
+            "cosine_low": max(ends.low, -1.0) if ends else None,
+            "cosine_high": min(ends.high, 1.0) if ends else None,
+            "cosine_min": float(cosines.min()),
+            "sqnr_db": self._sqnr_db(),
+        }
+
+    def _sqnr_db(self) -> float:
+        if self._error == 0:
+            return SQNR_CEILING_DB
+        if self._square == 0:
+            return -SQNR_CEILING_DB
+        return float(np.clip(10 * np.log10(self._square / self._error), -SQNR_CEILING_DB, SQNR_CEILING_DB))
+
+
+def chosen(samples: Sequence[Sample], images: int) -> tuple[Sample, ...]:
+    """Return so many samples, each class in its share and evenly over a seeded order; 0: all of them."""
+    if images <= 0 or images >= len(samples):
+        return tuple(samples)
+    noise = np.random.default_rng(SUBSET_SEED)
+    labels = np.array([sample.label for sample in samples])
+    place = np.empty(len(samples))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        # The k-th of n members stands at (k + u) / n: any first part holds every class in its share.
+        place[members] = (noise.permutation(len(members)) + noise.random()) / len(members)
+    return tuple(samples[index] for index in sorted(np.argsort(place, kind="stable")[:images]))
+
+
+def agreement(reference: NDArray[np.int64], other: NDArray[np.int64]) -> dict[str, Any]:
+    """Return on which share of the inputs two networks name the same class, with its interval."""
+    same = int(np.count_nonzero(reference == other))
+    ends = wilson(same, reference.size)
+    return {
+        "agreed": same,
+        "agreement": same / reference.size,
+        "agreement_low": ends.low,
+        "agreement_high": ends.high,
+    }
+
+
+def accuracy(samples: Sequence[Sample], top1: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+    """Return accuracy per network and class, the drop from FP32 to INT8, and where images ended up.
+
+    Args:
+        samples: in the order of the predictions.
+        top1: of `torch`, `fp32` and `int8`, [N] each.
+        classes: names, by label.
+    """
+    truth = np.array([sample.label for sample in samples])
+    right = {name: predicted == truth for name, predicted in top1.items()}
+    models = {}
+    for name, hits in right.items():
+        count = int(hits.sum())
+        low, high = wilson(count, truth.size)
+        models[name] = {"right": count, "top1": count / truth.size, "low": low, "high": high}
+    per_class = [
+        {
+            "name": name,
+            "images": int((truth == label).sum()),
+            "fp32": int(right["fp32"][truth == label].sum()),
+            "int8": int(right["int8"][truth == label].sum()),
+        }
+        for label, name in enumerate(classes)
+    ]
+    fits = len(classes) <= CONFUSION_CLASSES
+    return {
+        "images": truth.size,
+        "models": models,
+        "drop": paired_drop(right["fp32"], right["int8"])._asdict(),
+        "per_class": per_class,
+        "confusion": {name: confusion(truth, top1[name], len(classes)) for name in ("fp32", "int8")}
+        if fits
+        else None,
+    }
+
+
+def confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> list[list[int]]:
+    """Count images [classes, classes]: rows are true classes, columns predicted ones."""
+    counts = np.bincount(truth * classes + predicted, minlength=classes * classes)
+    table: list[list[int]] = counts.reshape(classes, classes).tolist()
+    return table
+
+
+def _compare(
+    runs: Mapping[str, Run],
+    inputs: Iterable[NDArray[np.float32]],
+    samples: Sequence[Sample],
+    classes: int,
+    progress: Progress,
+) -> tuple[Comparison, Comparison, Predictions]:
+    """Run the three networks side by side over all inputs, once."""
+    against_torch, against_fp32 = Comparison(), Comparison()
+    predicted: dict[str, list[NDArray[np.int64]]] = {name: [] for name in runs}
+    done = 0
+    progress.begin("check", len(samples))
+    for batch in inputs:
+        part = samples[done : done + len(batch)]
+        logits = {name: _sound(run(batch), TITLES[name], part, classes) for name, run in runs.items()}
+        for name, values in logits.items():
+            predicted[name].append(values.argmax(axis=1))
+        against_torch.add(logits["torch"], logits["fp32"])
+        against_fp32.add(logits["fp32"], logits["int8"])
+        done += len(batch)
+        progress.advance(len(batch))
+    progress.end()
+    return against_torch, against_fp32, {name: np.concatenate(parts) for name, parts in predicted.items()}
+
+
+def _relabelled(samples: Sequence[Sample], own: Sequence[str], classes: Sequence[str]) -> list[Sample]:
+    """Translate the data's labels into the network's, by the names of the classes."""
+    if tuple(own) == tuple(classes):
+        return list(samples)
+    for name in own:
+        if name not in classes:
+            raise ConfigError(
+                f"the data's class {name!r} is none of the network's", hint=nearest(name, classes)
+            )
+    places = [list(classes).index(name) for name in own]
+    return [replace(sample, label=places[sample.label]) for sample in samples]
+
+
+def _torch_run(net: nn.Module) -> Run:
+    def run(batch: NDArray[np.float32]) -> Logits:
+        with torch.inference_mode():
+            logits: Logits = net(torch.from_numpy(batch)).numpy()
+        return logits
+
+    return run
+
+
+def _first_output(session: Session) -> Run:
+    return lambda batch: session.run(batch)[0]
+
+
+def _sound(logits: NDArray[Any], title: str, part: Sequence[Sample], classes: int) -> Logits:
+    """Return logits [N, K] that are numbers, one per class.
+
+    Raises:
+        ArtifactError: another number of outputs than classes.
+        StageError: NaN or infinity.
+    """
+    flat = logits.reshape(len(part), -1)
+    if flat.shape[1] != classes:
+        raise ArtifactError(
+            f"the {title} network has {flat.shape[1]} outputs, where there are {classes} classes",
+            hint="the network and the classes in artifact.json do not belong together; export it again",
+        )
+    bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+    if bad.size:
+        raise StageError(
+            f"the {title} network's output for {part[bad[0]].path} is not a number",
+            hint="the training or a calibration range overflowed: lower finetune.learning_rate, or choose "
+            "another quantize.ranges",
+        )
+    return flat.astype(np.float32, copy=False)
+
+
+def _flips(samples: Sequence[Sample], top1: Predictions, classes: Sequence[str]) -> list[dict[str, str]]:
+    """Name the first inputs that FP32 and INT8 see differently."""
+    changed = np.flatnonzero(top1["fp32"] != top1["int8"])[:FLIPS]
+    return [
+        {
+            "path": samples[index].path,
+            "truth": classes[samples[index].label],
+            "fp32": classes[top1["fp32"][index]],
+            "int8": classes[top1["int8"][index]],
+        }
+        for index in changed
+    ]
