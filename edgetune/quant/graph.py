@@ -1,0 +1,273 @@
+"""A network as a graph that can be asked: who makes this tensor, who reads it, is it constant, which shape.
+
+`prepare` makes it from any ONNX model: constants folded, BatchNorm folded into convolutions, every node
+named, nothing dead. It knows nothing of scales or hardware. It may import errors.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from edgetune.errors import ArtifactError, ConfigError
+
+QUANTIZED_OPS = frozenset(
+    "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger".split()
+)
+# Never folded: each run differs, or the result is larger than what it is made from.
+_KEPT_OPS = frozenset(
+    "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli Multinomial".split()
+)
+_FOLD_LIMIT = 1 << 16
+OPSET_MIN = 13
+
+
+@dataclass
+class Graph:
+    """A prepared network. Do not edit `model` in place: the indexes are made once."""
+
+    model: ModelProto
+
+    @property
+    def nodes(self) -> list[NodeProto]:
+        """Return all nodes in the order in which they run."""
+        return list(self.model.graph.node)
+
+    @cached_property
+    def constants(self) -> dict[str, NDArray[Any]]:
+        """Initializers by name."""
+        return {item.name: numpy_helper.to_array(item) for item in self.model.graph.initializer}
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what is fed in."""
+        return tuple(value.name for value in self.model.graph.input if value.name not in self.constants)
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what comes out."""
+        return tuple(value.name for value in self.model.graph.output)
+
+    @cached_property
+    def producers(self) -> dict[str, NodeProto]:
+        """The node that makes a tensor."""
+        return {name: node for node in self.nodes for name in node.output if name}
+
+    @cached_property
+    def consumers(self) -> dict[str, list[NodeProto]]:
+        """The nodes that read a tensor, subgraphs included, in order."""
+        readers: dict[str, list[NodeProto]] = {}
+        for node in self.nodes:
+            for name in dict.fromkeys(_reads(node)):
+                readers.setdefault(name, []).append(node)
+        return readers
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """Place of a node, by its name, in the running order."""
+        return {node.name: index for index, node in enumerate(self.nodes)}
+
+    @cached_property
+    def _values(self) -> dict[str, onnx.TypeProto.Tensor]:
+        graph = self.model.graph
+        values = [*graph.input, *graph.value_info, *graph.output]
+        return {value.name: value.type.tensor_type for value in values}
+
+    def shape(self, tensor: str) -> tuple[int | str, ...] | None:
+        """Return a tensor's shape, names or `?` for dynamic dimensions; None where it is unknown."""
+        if tensor in self.constants:
+            return tuple(self.constants[tensor].shape)
+        kind = self._values.get(tensor)
+        if kind is None or not kind.HasField("shape"):
+            return None
+        return tuple(d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in kind.shape.dim)
+
+    def is_float(self, tensor: str) -> bool:
+        """Say whether a tensor holds float32, as far as is known."""
+        if tensor in self.constants:
+            return self.constants[tensor].dtype == np.float32
+        kind = self._values.get(tensor)
+        return kind is None or kind.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED)
+
+    def variables(self, node: NodeProto) -> list[str]:
+        """Return the inputs of a node that are not constant."""
+        return [name for name in node.input if name and name not in self.constants]
+
+    def sole_consumer(self, tensor: str) -> NodeProto | None:
+        """Return the only node that reads a tensor; None where there are others, or it is an output."""
+        readers = self.consumers.get(tensor, [])
+        return readers[0] if len(readers) == 1 and tensor not in self.outputs else None
+
+
+def attribute(node: NodeProto, name: str, default: Any) -> Any:
+    """Return a node's attribute, or what it is where the node does not say."""
+    found = next((item for item in node.attribute if item.name == name), None)
+    return default if found is None else helper.get_attribute_value(found)
+
+
+def opset_of(model: ModelProto) -> int:
+    """Return the version of the standard operators that a model uses; 0: none."""
+    return max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=0)
+
+
+def prepare(model: ModelProto) -> Graph:
+    """Return the network cleaned up, computing the same. The model given stays as it is.
+
+    Raises:
+        ConfigError: it is quantized already, or its opset is below 13, where Q/DQ has no channels yet.
+        ArtifactError: it is not a valid graph.
+    """
+    found = next((node for node in model.graph.node if node.op_type in QUANTIZED_OPS), None)
+    if found is not None:
+        raise ConfigError(
+            f"the network is quantized already: node {found.name!r} is a {found.op_type}",
+            hint="quantize the FP32 network that it was made from",
+        )
+    if opset_of(model) < OPSET_MIN:
+        raise ConfigError(
+            f"the network has opset {opset_of(model)}; per-channel Q/DQ begins with opset {OPSET_MIN}",
+            hint="export it again with opset 13 or later",
+        )
+    work = ModelProto()
+    work.CopyFrom(model)
+    del work.graph.value_info[:]
+    constant = {item.name for item in work.graph.initializer}
+    fed = [value for value in work.graph.input if value.name not in constant]
+    del work.graph.input[:]
+    work.graph.input.extend(fed)
+    _name_nodes(work)
+    try:
+        # Folding shapes lets inference see further, which gives more to fold.
+        while _fold_constants(work):
+            pass
+        _fold_batch_norms(work)
+        _drop_dead(work)
+        return Graph(_infer(work))
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+        raise ArtifactError(
+            f"not a valid graph: {str(error).splitlines()[0]}", hint="export it again"
+        ) from error
+
+
+def _infer(model: ModelProto) -> ModelProto:
+    del model.graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
+
+
+def _reads(node: NodeProto) -> Iterator[str]:
+    yield from (name for name in node.input if name)
+    for item in node.attribute:
+        for graph in [item.g] if item.type == onnx.AttributeProto.GRAPH else item.graphs:
+            for inner in graph.node:
+                yield from _reads(inner)
+
+
+def _name_nodes(model: ModelProto) -> None:
+    taken = set()
+    for index, node in enumerate(model.graph.node):
+        name = node.name or f"{node.op_type}_{index}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        node.name = name
+
+
+def _fold_constants(model: ModelProto) -> bool:
+    """Turn nodes whose result is known into initializers; return whether there were any."""
+    graph = Graph(_infer(model))
+    known = dict(graph.constants)
+    kept, folded = [], []
+    for node in model.graph.node:
+        values = _evaluate(node, known, graph)
+        if values is None:
+            kept.append(node)
+            continue
+        folded.extend(
+            numpy_helper.from_array(np.asarray(v), n) for n, v in zip(node.output, values, strict=True)
+        )
+        known.update(zip(node.output, values, strict=True))
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    model.graph.initializer.extend(folded)
+    return bool(folded)
+
+
+def _evaluate(node: NodeProto, known: dict[str, NDArray[Any]], graph: Graph) -> list[NDArray[Any]] | None:
+    if (
+        node.domain not in ("", "ai.onnx")
+        or node.op_type in _KEPT_OPS
+        or any(n in graph.outputs for n in node.output)
+    ):
+        return None
+    if node.op_type == "Shape":
+        shape = graph.shape(node.input[0])
+        if shape is None or not all(isinstance(d, int) for d in shape):
+            return None
+        span = slice(attribute(node, "start", 0), attribute(node, "end", len(shape)))
+        return [np.array(shape[span], np.int64)]
+    if any(item.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for item in node.attribute):
+        return None
+    if not all(name in known for name in node.input if name):
+        return None
+    feeds = {name: known[name] for name in node.input if name}
+    moves = node.op_type in ("Constant", "Identity")
+    if not moves and sum(value.size for value in feeds.values()) > _FOLD_LIMIT:
+        return None
+    values = ReferenceEvaluator(node, opsets={"": opset_of(graph.model)}).run(None, feeds)
+    if not moves and sum(np.size(value) for value in values) > _FOLD_LIMIT:
+        return None
+    return [np.asarray(value) for value in values]
+
+
+def _fold_batch_norms(model: ModelProto) -> None:
+    """Fold a BatchNormalization that alone reads a convolution into the convolution's weights."""
+    graph = Graph(model)
+    weights = [n.input[1] for n in model.graph.node if n.op_type in ("Conv", "ConvTranspose")]
+    for norm in [node for node in model.graph.node if node.op_type == "BatchNormalization"]:
+        conv = graph.producers.get(norm.input[0])
+        if conv is None or conv.op_type != "Conv" or graph.sole_consumer(norm.input[0]) is None:
+            continue
+        values = [graph.constants.get(name) for name in norm.input[1:5]]
+        weight = graph.constants.get(conv.input[1])
+        bias = graph.constants.get(conv.input[2]) if len(conv.input) > 2 and conv.input[2] else np.float32(0)
+        if (
+            weight is None
+            or bias is None
+            or any(v is None for v in values)
+            or weights.count(conv.input[1]) > 1
+        ):
+            continue
+        gamma, beta, mean, variance = (np.asarray(v, np.float64) for v in values)
+        factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+        folded = {
+            f"{norm.name}/weight": weight * factor.reshape(-1, *[1] * (weight.ndim - 1)),
+            f"{norm.name}/bias": beta + (bias - mean) * factor,
+        }
+        model.graph.initializer.extend(
+            numpy_helper.from_array(v.astype(weight.dtype), n) for n, v in folded.items()
+        )
+        del conv.input[1:]
+        conv.input.extend(folded)
+        conv.output[0] = norm.output[0]
+        model.graph.node.remove(norm)
+
+
+def _drop_dead(model: ModelProto) -> None:
+    """Remove nodes and initializers that no output needs."""
+    needed = {value.name for value in model.graph.output}
+    kept = []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            needed.update(_reads(node))
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    constants = [item for item in model.graph.initializer if item.name in needed]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(constants)

@@ -1,0 +1,306 @@
+"""Where TensorRT wants Q/DQ: on what goes into weighted operators, and at few other places.
+
+The rules, from TensorRT's guide on explicit quantization and from the placement in NVIDIA's
+Model-Optimizer (`modelopt/onnx/quantization`):
+
+1. Inputs and weights of Conv, ConvTranspose, Gemm and MatMul with constant weights. One Q/DQ pair per
+   tensor, shared by all who read it. Nothing on a weighted operator's output before its activation.
+2. A residual Add is fused with the convolution before it; only the other side, the skip, gets Q/DQ.
+3. Mul of two computed tensors (a gate), and an Add without such a convolution: both inputs, where a
+   neighbour is INT8. An activation written out (`x * sigmoid(x)`) is no gate: it stays with its convolution.
+4. Pooling and Resize: the input, where a neighbour is INT8.
+5. Concat before INT8: all inputs and the output, with one scale, so that it only moves bytes. Equal scales
+   also through everything that copies (MaxPool, Reshape, Transpose, ...), which then needs nothing itself.
+6. Small shapes that have no INT8 kernel stay in float.
+
+It may import quant.graph and quant.plan.
+"""
+
+from dataclasses import dataclass, field
+
+from onnx import NodeProto
+
+from edgetune.quant.graph import Graph, attribute
+from edgetune.quant.plan import (
+    ACTIVATIONS,
+    ARITHMETIC,
+    WEIGHTED,
+    Groups,
+    Layer,
+    Plan,
+    copied_from,
+    is_copy,
+    readers,
+    weight_axis,
+)
+
+POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
+_SMALLEST = 16
+
+
+@dataclass
+class _Draft:
+    graph: Graph
+    excluded: frozenset[str]
+    int8: dict[str, str] = field(default_factory=dict)  # node name -> remark
+    why_not: dict[str, str] = field(default_factory=dict)  # node name -> reason
+    reads: dict[str, set[str]] = field(default_factory=dict)
+    groups: Groups = field(default_factory=Groups)
+
+    def quantize(self, node: NodeProto, *tensors: str, remark: str = "") -> None:
+        self.int8[node.name] = remark
+        for tensor in tensors:
+            self.reads.setdefault(tensor, set()).add(node.name)
+
+    def near_int8(self, node: NodeProto) -> bool:
+        """Whether what makes an input of a node, or what reads its output, is INT8."""
+        sources = [copied_from(self.graph, name) for name in self.graph.variables(node)]
+        before = [_source(self.graph, name) for name in sources]
+        after = [reader for output in node.output for reader in readers(self.graph, output)]
+        return any(other is not None and other.name in self.int8 for other in [*before, *after])
+
+
+def place(graph: Graph, excluded: frozenset[str] = frozenset()) -> Plan:
+    """Decide where Q/DQ goes for TensorRT.
+
+    Args:
+        graph: a prepared network.
+        excluded: names of nodes that stay in float.
+    """
+    draft = _Draft(graph, excluded)
+    for node in graph.nodes:
+        if node.name in excluded:
+            draft.why_not[node.name] = "excluded"
+        elif node.op_type in WEIGHTED:
+            _place_weighted(draft, node)
+    weighted = frozenset(draft.int8)
+    free = [node for node in graph.nodes if node.name not in excluded]
+    for node in free:
+        if node.op_type == "Add" and _joins_two(graph, node):
+            _place_residual(draft, node)
+    # A gate between a pool and a convolution makes the pool's neighbourhood INT8, and the other way round.
+    for _ in range(2):
+        for node in free:
+            _place_neighbour(draft, node)
+    for node in reversed(free):
+        if node.op_type == "Concat":
+            _place_concat(draft, node)
+    _join_copies(draft)
+    layers = tuple(_layer(draft, node, weighted) for node in graph.nodes)
+    return Plan(
+        layers=layers,
+        reads={tensor: frozenset(names) for tensor, names in draft.reads.items()},
+        weighted=weighted,
+        groups={tensor: draft.groups.of(tensor) for tensor in draft.reads},
+    )
+
+
+def _place_weighted(draft: _Draft, node: NodeProto) -> None:
+    reason, remark = why_float(draft.graph, node)
+    if reason:
+        draft.why_not[node.name] = reason
+    else:
+        draft.quantize(node, node.input[0], remark=remark)
+
+
+def why_float(graph: Graph, node: NodeProto) -> tuple[str, str]:
+    """Return why a weighted node has to stay in float, or nothing and a remark."""
+    axis = weight_axis(graph, node)
+    if axis is None:
+        computed = node.input[1] not in graph.constants
+        return ("both of its inputs are computed" if computed else "its weights are not finite float32"), ""
+    if not graph.variables(node) or not graph.is_float(node.input[0]):
+        return "its input is not a computed float32 tensor", ""
+    weight = graph.constants[node.input[1]]
+    if node.op_type in ("Gemm", "MatMul"):
+        return _why_float_matmul(
+            graph, node, weight.shape[1 - axis] if weight.ndim == 2 else weight.shape[-2], axis
+        )
+    if node.op_type == "Conv":
+        return _why_float_conv(graph, node, weight.shape), ""
+    return "", ""
+
+
+def _why_float_matmul(graph: Graph, node: NodeProto, depth: int, axis: int) -> tuple[str, str]:
+    width = graph.constants[node.input[1]].shape[axis]
+    if depth < _SMALLEST or width < _SMALLEST:
+        return f"{depth} inputs and {width} outputs: TensorRT has no INT8 kernel below {_SMALLEST}", ""
+    rows = (graph.shape(node.output[0]) or ("?",))[:-1]
+    if all(row == 1 for row in rows):
+        return "", "one row at a time: TensorRT may prefer a float kernel, at larger batches it does not"
+    return "", ""
+
+
+def _why_float_conv(graph: Graph, node: NodeProto, shape: tuple[int, ...]) -> str:
+    channels, per_group, *kernel = shape
+    group = attribute(node, "group", 1)
+    if channels >= _SMALLEST and per_group >= _SMALLEST:
+        return ""
+    if group > 1:
+        if channels % 8:
+            return f"grouped, and {channels} output channels are no multiple of 8"
+        return "" if min(kernel) >= 3 else "grouped, with few channels per group and a kernel below 3"
+    if channels % 8 and per_group % 8:
+        return f"neither {per_group} input nor {channels} output channels are a multiple of 8"
+    first = copied_from(graph, node.input[0]) in graph.inputs
+    if not first and channels < _SMALLEST and per_group < _SMALLEST:
+        return (
+            f"{per_group} input and {channels} output channels: TensorRT has no INT8 kernel below {_SMALLEST}"
+        )
+    return "" if len(set(kernel)) == 1 else "few channels and a kernel that is not square"
+
+
+def _joins_two(graph: Graph, node: NodeProto) -> bool:
+    """Whether a node combines two computed tensors of which neither is an activation of the other."""
+    inputs = graph.variables(node)
+    if len(inputs) != 2 or len(node.input) != 2 or not all(graph.is_float(name) for name in inputs):
+        return False
+    first, second = inputs
+    return not (_pointwise_of(graph, first, second) or _pointwise_of(graph, second, first))
+
+
+def _pointwise_of(graph: Graph, tensor: str, origin: str) -> bool:
+    """Whether a tensor is computed from another one element by element, alone: `sigmoid(x)`, `clip(x + 3)`."""
+    while tensor != origin:
+        node = graph.producers.get(tensor)
+        if node is None or node.op_type not in ACTIVATIONS | ARITHMETIC or len(graph.variables(node)) != 1:
+            return False
+        tensor = graph.variables(node)[0]
+    return True
+
+
+def _source(graph: Graph, tensor: str) -> NodeProto | None:
+    """Return the node whose result, after its activation, a tensor is."""
+    node = graph.producers.get(tensor)
+    while node is not None and node.op_type in ACTIVATIONS | ARITHMETIC:
+        inputs = graph.variables(node)
+        if len(inputs) == 2 and _joins_two(graph, node):
+            return node
+        # x * sigmoid(x): go on at x, whichever side it stands on.
+        ahead = inputs[0] if len(inputs) == 1 or _pointwise_of(graph, inputs[1], inputs[0]) else inputs[1]
+        node = graph.producers.get(ahead)
+    return node
+
+
+def _place_residual(draft: _Draft, node: NodeProto) -> None:
+    graph = draft.graph
+    backbones = []
+    for name in node.input:
+        source = _source(graph, name)
+        if source is not None and source.name in draft.int8 and source.op_type in WEIGHTED:
+            if graph.sole_consumer(name) is not None:
+                backbones.append(name)
+    if not backbones:
+        return
+    main = backbones[0] if len(backbones) == 1 else _longer(graph, *backbones)
+    skip = node.input[1] if main == node.input[0] else node.input[0]
+    if graph.shape(skip) == graph.shape(main):
+        source = _source(graph, main)
+        draft.quantize(
+            node, skip, remark=f"fused with {source.name if source else ''}; its skip side is quantized"
+        )
+
+
+def _longer(graph: Graph, first: str, second: str) -> str:
+    """Return the one of two branches with the longer way from where they part."""
+    ancestors = _ancestors(graph, first) & _ancestors(graph, second)
+    depths = [_depth(graph, branch, ancestors) for branch in (first, second)]
+    return first if depths[0] >= depths[1] else second
+
+
+def _ancestors(graph: Graph, tensor: str) -> set[str]:
+    seen, ahead = set(), [tensor]
+    while ahead:
+        name = ahead.pop()
+        if name not in seen:
+            seen.add(name)
+            node = graph.producers.get(name)
+            ahead += graph.variables(node) if node is not None else []
+    return seen
+
+
+def _depth(graph: Graph, tensor: str, stop: set[str]) -> int:
+    """Return the largest number of nodes between a tensor and any of those in `stop`."""
+    order = sorted(
+        (graph.positions[graph.producers[name].name], name)
+        for name in _ancestors(graph, tensor) - stop
+        if name in graph.producers
+    )
+    depth: dict[str, int] = {}
+    for _, name in order:
+        depth[name] = 1 + max(
+            (depth.get(other, 0) for other in graph.variables(graph.producers[name])), default=0
+        )
+    return depth.get(tensor, 0)
+
+
+def _place_neighbour(draft: _Draft, node: NodeProto) -> None:
+    graph = draft.graph
+    if node.name in draft.int8 or not draft.near_int8(node):
+        return
+    if node.op_type in POOLS:
+        draft.quantize(node, node.input[0])
+    elif node.op_type == "Resize" and graph.variables(node) == [node.input[0]]:
+        if attribute(node, "mode", b"nearest") != b"cubic":
+            draft.quantize(node, node.input[0])
+            draft.groups.join(node.input[0], node.output[0])
+    elif node.op_type in ("Add", "Mul") and _joins_two(graph, node):
+        draft.quantize(node, *node.input, remark="both inputs are quantized")
+
+
+def _place_concat(draft: _Draft, node: NodeProto) -> None:
+    graph = draft.graph
+    inputs = graph.variables(node)
+    floats = all(graph.is_float(name) for name in node.input)
+    if len(inputs) != len(node.input) or not floats:
+        return
+    if any(reader.name in draft.int8 for reader in readers(graph, node.output[0])):
+        draft.quantize(node, *inputs, remark="moves bytes: inputs and output share a scale")
+        draft.groups.join(node.output[0], *inputs)
+
+
+def _join_copies(draft: _Draft) -> None:
+    """Give everything that holds the same values the same scale, so that DQ and Q cancel between them."""
+    for node in draft.graph.nodes:
+        if is_copy(draft.graph, node):
+            draft.groups.join(node.input[0], *[name for name in node.output if name])
+
+
+def _layer(draft: _Draft, node: NodeProto, weighted: frozenset[str]) -> Layer:
+    size = stored_bytes(draft.graph, node, node.name in weighted)
+    if node.name in draft.int8:
+        return Layer(node.name, node.op_type, "INT8", draft.int8[node.name], size)
+    if node.name in draft.why_not:
+        return Layer(node.name, node.op_type, "FP32", draft.why_not[node.name], size)
+    return Layer(node.name, node.op_type, *_follower(draft, node), size)
+
+
+def _follower(draft: _Draft, node: NodeProto) -> tuple[str, str]:
+    """Return precision and reason of a node that decides nothing itself."""
+    graph = draft.graph
+    if is_copy(graph, node):
+        source = _source(graph, copied_from(graph, node.input[0]))
+        after = [reader for output in node.output for reader in readers(graph, output)]
+        if any(n.name in draft.int8 for n in after):
+            return "INT8", "moves values of a quantized tensor"
+        return "FP32", f"nothing after it runs in INT8{'' if source else ', and nothing before it'}"
+    if node.op_type in ACTIVATIONS | ARITHMETIC and not _joins_two(graph, node):
+        source = _source(graph, node.output[0])
+        if source is not None and source.name in draft.int8 and source.op_type in WEIGHTED | {"Add"}:
+            return "INT8", f"fused with {source.name}"
+        return "FP32", "not fused with an INT8 operator"
+    if node.op_type in POOLS | {"Resize", "Add", "Mul", "Concat"}:
+        return "FP32", "neither what is before it nor what is after it runs in INT8"
+    if node.domain not in ("", "ai.onnx"):
+        return "FP32", f"an operator of {node.domain}, unknown here"
+    return "FP32", "TensorRT has no INT8 kernel for it that pays"
+
+
+def stored_bytes(graph: Graph, node: NodeProto, int8: bool) -> int:
+    """Return how much a node's constants take: weights as INT8 with a scale per channel, the rest as it is."""
+    size = sum(graph.constants[name].nbytes for name in set(node.input) if name in graph.constants)
+    axis = weight_axis(graph, node) if int8 else None
+    if axis is None:
+        return size
+    weight = graph.constants[node.input[1]]
+    return size - weight.nbytes + weight.size + 5 * weight.shape[axis]

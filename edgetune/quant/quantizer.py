@@ -1,0 +1,184 @@
+"""One call: FP32 network and batches in, INT8 network and an account of it out.
+
+It may import errors, progress, engines and the rest of quant.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, helper
+
+from edgetune.engines.onnxruntime import Session, has_vnni
+from edgetune.errors import ConfigError, StageError, nearest
+from edgetune.quant import cpu, placement, tensorrt
+from edgetune.quant.graph import Graph, prepare
+from edgetune.quant.plan import Plan, Scale, check_names, merge_ranges
+from edgetune.quant.ranges import RANGES, Range, Statistics
+
+RENDERING_KEY = "edgetune.rendering"
+STRONG_WARNING = (
+    "everything outside of Q/DQ is FP32, and a strongly typed engine runs it so: "
+    "an FP16 rest needs a rendering that does not exist yet"
+)
+NO_VNNI_WARNING = (
+    "this CPU has no VNNI: weights have 7 bits instead of 8, so that its kernels do not overflow, "
+    "and INT8 is not much faster than FP32"
+)
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How the same network is written down for one kind of runtime."""
+
+    place: Callable[[Graph, frozenset[str]], Plan]
+    scales: Callable[[dict[str, Range]], dict[str, Scale]]
+    symmetric: bool
+    render: Callable[[Graph, Plan, dict[str, Scale]], ModelProto]
+    warnings: Callable[[], list[str]]
+
+
+def _render_cpu(graph: Graph, plan: Plan, scales: dict[str, Scale]) -> ModelProto:
+    return cpu.render(graph, plan, scales, cpu.FULL_WEIGHT if has_vnni() else cpu.REDUCED_WEIGHT)
+
+
+# What Runtime.rendering may name.
+RENDERINGS: dict[str, Rendering] = {
+    "weak": Rendering(placement.place, tensorrt.scales_of, True, tensorrt.render, lambda: []),
+    "strong": Rendering(placement.place, tensorrt.scales_of, True, tensorrt.render, lambda: [STRONG_WARNING]),
+    "cpu": Rendering(
+        cpu.place, cpu.scales_of, False, _render_cpu, lambda: [] if has_vnni() else [NO_VNNI_WARNING]
+    ),
+}
+
+
+def quantize_model(
+    model: ModelProto,
+    batches: Iterable[NDArray[np.float32]],
+    rendering: str,
+    ranges: str = "percentile",
+    exclude: Iterable[str] = (),
+) -> tuple[ModelProto, dict[str, Any]]:
+    """Quantize a network.
+
+    Args:
+        model: FP32 with one input, opset 13 or later; it stays as it is.
+        batches: calibration inputs `[N, ...]`, preprocessed, in any batch size.
+        rendering: `weak` or `strong` (TensorRT), or `cpu` (ONNX Runtime).
+        ranges: how an activation's range is found: `minmax`, `percentile` or `entropy`.
+        exclude: names of nodes that stay in float.
+
+    Returns:
+        The quantized network, and what there is to tell: `layers`, `activations`, `images`, `seconds`,
+        `quantized_ops`, `float_ops`, `warnings`.
+
+    Raises:
+        ConfigError: an unknown name, a network that is quantized already, or nothing to quantize.
+        StageError: no batches, or activations that are NaN or infinite.
+    """
+    started = time.perf_counter()
+    for value, known, what in ((rendering, RENDERINGS, "rendering"), (ranges, RANGES, "ranges")):
+        if value not in known:
+            raise ConfigError(f"{what}: unknown {value!r}", hint=nearest(value, known))
+    how = RENDERINGS[rendering]
+    graph = prepare(model)
+    plan = how.place(graph, check_names(graph, exclude))
+    if not plan.weighted:
+        raise ConfigError(
+            "nothing to quantize: no operator with weights can run in INT8", hint=_reasons(plan)
+        )
+    statistics, images = collect(graph, plan.reads, batches, keep_counts=ranges != "minmax")
+    found = {name: RANGES[ranges](item, how.symmetric) for name, item in statistics.items()}
+    scales = how.scales(merge_ranges(plan, found))
+    made = how.render(graph, plan, scales)
+    _set_metadata(made, RENDERING_KEY, rendering)
+    made.producer_name = "edgetune"
+    details = {
+        "rendering": rendering,
+        "ranges": ranges,
+        "images": images,
+        "seconds": time.perf_counter() - started,
+        "layers": [layer.dump() for layer in plan.layers],
+        "activations": [_describe(name, scale) for name, scale in scales.items()],
+        "quantized_ops": sum(layer.precision == "INT8" for layer in plan.layers),
+        "float_ops": sum(layer.precision != "INT8" for layer in plan.layers),
+        "warnings": how.warnings() + _constants_warning(statistics),
+    }
+    return made, details
+
+
+def collect(
+    graph: Graph, tensors: Iterable[str], batches: Iterable[NDArray[np.float32]], keep_counts: bool
+) -> tuple[dict[str, Statistics], int]:
+    """Run the FP32 network on every input and keep fixed-size statistics of some of its tensors.
+
+    In memory at a time: one batch of inputs, and the activations of as many inputs as the network takes
+    at once (one, where its batch is dynamic).
+
+    Returns:
+        Statistics by tensor, and how many inputs there were.
+
+    Raises:
+        StageError: no input, or activations that are NaN or infinite.
+    """
+    statistics = {name: Statistics(name, keep_counts) for name in tensors}
+    computed = [name for name in statistics if name not in graph.inputs]
+    session = Session(_with_outputs(graph, computed).SerializeToString())
+    size = session.inputs[0].shape[0] if session.inputs[0].shape else 1
+    images = 0
+    for part in _parts(batches, size if isinstance(size, int) else 1):
+        images += len(part)
+        for name in graph.inputs:
+            if name in statistics:
+                statistics[name].add(part)
+        for name, values in zip(
+            computed, session.run(part)[-len(computed) :] if computed else [], strict=True
+        ):
+            statistics[name].add(values)
+    if not images:
+        raise StageError(
+            "no calibration images", hint="the training split gives them; quantize needs at least one"
+        )
+    return statistics, images
+
+
+def _parts(batches: Iterable[NDArray[np.float32]], size: int) -> Iterator[NDArray[np.float32]]:
+    for batch in batches:
+        for start in range(0, len(batch), size):
+            yield batch[start : start + size]
+
+
+def _with_outputs(graph: Graph, tensors: list[str]) -> ModelProto:
+    model = ModelProto()
+    model.CopyFrom(graph.model)
+    kept = [value for value in model.graph.output if value.name not in tensors]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors
+    )
+    return model
+
+
+def _describe(tensor: str, scale: Scale) -> dict[str, Any]:
+    return {"tensor": tensor, **asdict(scale), "scale": float(scale.scale)}
+
+
+def _constants_warning(statistics: dict[str, Statistics]) -> list[str]:
+    constant = [name for name, item in statistics.items() if item.low == item.high]
+    if not constant:
+        return []
+    return [f"always the same value on every calibration image: {', '.join(constant)}"]
+
+
+def _reasons(plan: Plan) -> str:
+    return "; ".join(dict.fromkeys(layer.why for layer in plan.layers if layer.why)) or "the network is empty"
+
+
+def _set_metadata(model: ModelProto, key: str, value: str) -> None:
+    properties = {item.key: item.value for item in model.metadata_props} | {key: value}
+    onnx.helper.set_model_props(model, properties)
