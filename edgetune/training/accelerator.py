@@ -1,0 +1,97 @@
+"""Where training runs, and in which numbers.
+
+It knows no network and no data. It may import errors only.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgetune.errors import ConfigError, MissingTool, StageError
+
+ACCELERATORS = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A device and how it is used.
+
+    Attributes:
+        device: where networks and batches live.
+        autocast: the type of mixed precision; None: everything in float32.
+        layout: of images and kernels in memory.
+    """
+
+    device: torch.device
+    autocast: torch.dtype | None
+    layout: torch.memory_format
+
+    @property
+    def name(self) -> str:
+        """`cpu` or `cuda`."""
+        return self.device.type
+
+    def place(self, net: nn.Module) -> nn.Module:
+        """Move a network here, in place."""
+        return net.to(device=self.device).to(memory_format=self.layout)
+
+    def move(self, batch: Tensor) -> Tensor:
+        """Move a tensor here; images [N, C, H, W] get the memory layout as well."""
+        moved = batch.to(self.device, non_blocking=True)
+        return moved.contiguous(memory_format=self.layout) if moved.ndim == 4 else moved
+
+    def mixed(self) -> torch.autocast:
+        """Return the context that forward passes run in."""
+        return torch.autocast(self.device.type, self.autocast, enabled=self.autocast is not None)
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Translate torch's out-of-memory errors.
+
+        Raises:
+            StageError: the memory does not do.
+        """
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise _too_large(self.name) from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):
+                raise
+            raise _too_large(self.name) from error
+        except MemoryError as error:
+            raise _too_large(self.name) from error
+
+
+def choose_accelerator(name: str) -> Accelerator:
+    """Return the device to train on.
+
+    Args:
+        name: `auto` (a CUDA GPU where there is one), `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: another name.
+        MissingTool: `cuda` is asked for and torch sees no GPU.
+    """
+    if name not in ACCELERATORS:
+        raise ConfigError(f"accelerator {name!r}: write one of {', '.join(ACCELERATORS)}")
+    if name == "cpu" or not torch.cuda.is_available():
+        if name == "cuda":
+            raise MissingTool(
+                "accelerator cuda: torch sees no CUDA GPU here",
+                hint="use --accelerator auto, or see what edgetune doctor says about the driver",
+            )
+        return Accelerator(torch.device("cpu"), None, torch.contiguous_format)
+    # bfloat16 has float32's range and needs no loss scaling; GPUs before Ampere compute only float16 fast.
+    fast = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
+    return Accelerator(torch.device("cuda"), fast, torch.channels_last)
+
+
+def _too_large(device: str) -> StageError:
+    return StageError(
+        f"the {'GPU' if device == 'cuda' else 'machine'}'s memory does not do for a batch",
+        hint="lower finetune.batch, or model.size_px",
+    )

@@ -1,0 +1,62 @@
+"""Logits, loss and top-1 of a network, without learning anything.
+
+It knows no optimizer and no files. It may import this package's accelerator and features.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edgetune.training.accelerator import Accelerator
+from edgetune.training.features import Feed
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good a network is on a split.
+
+    Attributes:
+        loss: mean cross-entropy in nats, without smoothing and weights.
+        top1: share of inputs whose class gets the largest logit.
+    """
+
+    loss: float
+    top1: float
+
+
+@torch.inference_mode()
+def predict_logits(
+    net: nn.Module, batches: Iterable[NDArray[np.float32]], device: torch.device | str = "cpu"
+) -> NDArray[np.float32]:
+    """Run a network in eval mode over batches.
+
+    Args:
+        net: on `device`.
+        batches: preprocessed inputs [N, C, H, W].
+        device: where the network is.
+
+    Returns:
+        Logits [images, K], float32; [0, 0] where there are no batches.
+    """
+    net.eval()
+    found = [net(torch.from_numpy(batch).to(device)).float().cpu().numpy() for batch in batches]
+    return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
+
+
+@torch.inference_mode()
+def score(net: nn.Module, feed: Feed, accelerator: Accelerator) -> Score:
+    """Evaluate a network, put in eval mode, on all of a feed."""
+    net.eval()
+    loss = 0.0
+    right = 0
+    for inputs, targets in feed.batches(1):
+        with accelerator.mixed(), accelerator.guarded():
+            logits: Tensor = net(inputs).flatten(1).float()
+        loss += functional.cross_entropy(logits, targets, reduction="sum").item()
+        right += int((logits.argmax(1) == targets).sum())
+    return Score(loss / feed.images, right / feed.images)

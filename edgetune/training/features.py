@@ -1,0 +1,243 @@
+"""Batches for training: of images, or of features that a frozen network computed once.
+
+Every random choice is seeded by what it is for (epoch, step, image), never by what came before, so that a
+resumed training and any number of workers see the same batches. It knows no optimizer and no loop. It may
+import errors, artifact, progress and this package's accelerator.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from edgetune.artifact import Preprocess
+from edgetune.progress import Progress
+from edgetune.training.accelerator import Accelerator
+
+Batch = tuple[Tensor, Tensor]
+Augment = Callable[[Tensor], Tensor]
+Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+MEMORY_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where an epoch's batches come from.
+
+    Attributes:
+        images: per epoch, for the progress bar.
+        steps: batches per epoch.
+        batches: gives the batches of an epoch (from 1), on the accelerator: inputs, and class numbers [N]
+            or shares [N, K].
+    """
+
+    images: int
+    steps: int
+    batches: Callable[[int], Iterator[Batch]]
+
+
+@dataclass(frozen=True)
+class Images:
+    """A split's decoded images.
+
+    Attributes:
+        pixels: uint8 [C, H, W] each; one tensor [N, C, H, W] where they are all of one size.
+        labels: [N].
+        preprocess: how they are scaled.
+    """
+
+    pixels: Sequence[NDArray[np.uint8]] | Tensor
+    labels: Tensor
+    preprocess: Preprocess
+
+
+def seed_for(*parts: int) -> int:
+    """Mix numbers into one seed; neighbouring numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def epoch_order(images: int, batch: int, seed: int | None, epoch: int) -> list[Tensor]:
+    """Cut image numbers into an epoch's batches, shuffled where there is a seed.
+
+    When shuffled, the last, smaller batch is kept unless it is one image: BatchNorm has no variance of one.
+    """
+    if seed is None:
+        return list(torch.split(torch.arange(images), batch))
+    shuffle = torch.Generator().manual_seed(seed_for(seed, epoch))
+    order = list(torch.split(torch.randperm(images, generator=shuffle), batch))
+    if len(order) > 1 and len(order[-1]) == 1 < batch:
+        order.pop()
+    return order
+
+
+def image_feed(
+    images: Images,
+    batch: int,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    shuffled: bool = True,
+    augment: Augment | None = None,
+    mix: Mix | None = None,
+    workers: int = 0,
+) -> Feed:
+    """Return batches of normalised images.
+
+    Args:
+        images: of one split.
+        batch: images per batch.
+        accelerator: where the batches go.
+        seed: of the order, the augmentation, the mix and dropout.
+        shuffled: false: in order, as for evaluation.
+        augment: changes one image, uint8 [C, H, W] to uint8 [C, size, size].
+        mix: changes a batch and turns class numbers into shares.
+        workers: processes that augment; 0: this one. The batches do not depend on it.
+    """
+    count = len(images.labels)
+
+    def order(epoch: int) -> list[Tensor]:
+        return epoch_order(count, batch, seed if shuffled else None, epoch)
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        picks = order(epoch)
+        loaded = _load(images.pixels, picks, augment, (seed, epoch), workers)
+        for step, (pick, pixels) in enumerate(zip(picks, loaded, strict=True)):
+            inputs = normalise(accelerator.move(pixels), images.preprocess)
+            targets = accelerator.move(images.labels[pick])
+            # For the mix here, and for dropout in the step that follows.
+            torch.manual_seed(seed_for(seed, epoch, step))
+            yield mix(inputs, targets) if mix else (inputs, targets)
+
+    return Feed(count, len(order(1)), batches)
+
+
+def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """Scale uint8 [N, C, H, W] to 0..1, then to `(x - mean) / std` per channel; float32."""
+    shape = (1, -1, 1, 1)
+    mean = torch.tensor(preprocess.mean, device=pixels.device).view(shape)
+    std = torch.tensor(preprocess.std, device=pixels.device).view(shape)
+    return (pixels.float() / 255 - mean) / std
+
+
+def feature_feed(
+    features: Tensor,
+    labels: Tensor,
+    batch: int,
+    accelerator: Accelerator,
+    *,
+    seed: int,
+    shuffled: bool = True,
+) -> Feed:
+    """Return batches of cached features; with several views, epochs take turns.
+
+    Args:
+        features: [V, N, ...], of V views of each input.
+        labels: [N].
+        batch: inputs per batch.
+        accelerator: where the batches go.
+        seed: of the order and of dropout.
+        shuffled: false: in order, as for evaluation.
+    """
+    count = len(labels)
+
+    def order(epoch: int) -> list[Tensor]:
+        return epoch_order(count, batch, seed if shuffled else None, epoch)
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        view = features[(epoch - 1) % len(features)]
+        for step, pick in enumerate(order(epoch)):
+            torch.manual_seed(seed_for(seed, epoch, step))
+            yield accelerator.move(view[pick]), accelerator.move(labels[pick])
+
+    return Feed(count, len(order(1)), batches)
+
+
+@torch.no_grad()
+def compute_features(
+    net: nn.Module,
+    head: nn.Module,
+    feeds: Sequence[Feed],
+    accelerator: Accelerator,
+    progress: Progress,
+) -> Tensor | None:
+    """Run the frozen part of a network once and keep what its head is given.
+
+    Args:
+        net: put in eval mode.
+        head: the module whose input is kept.
+        feeds: one for each view, in order (no shuffling).
+        accelerator: where the network is.
+        progress: told of every batch.
+
+    Returns:
+        float32 [V, N, ...] on the CPU; None where that would take more than half of the free memory.
+    """
+    caught: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, given: caught.append(given[0].float().cpu()))
+    net.eval()
+    images = sum(feed.images for feed in feeds)
+    kept: Tensor | None = None
+    done = 0
+    progress.begin("features", total=images)
+    try:
+        for number, feed in enumerate(feeds):
+            for inputs, _ in feed.batches(number + 1):
+                with accelerator.mixed(), accelerator.guarded():
+                    net(inputs)
+                (found,) = caught
+                caught.clear()
+                if kept is None:
+                    if images * found[0].nbytes > MEMORY_SHARE * psutil.virtual_memory().available:
+                        return None
+                    kept = torch.empty(images, *found.shape[1:])
+                kept[done : done + len(found)] = found
+                done += len(found)
+                progress.advance(len(found))
+    finally:
+        hook.remove()
+        progress.end()
+    return kept.reshape(len(feeds), -1, *kept.shape[1:]) if kept is not None else None
+
+
+class _Augmented(Dataset[Tensor]):
+    """Augmented images, each seeded by the epoch and its number."""
+
+    def __init__(self, pixels: Any, augment: Augment, seeds: tuple[int, int]) -> None:
+        self.pixels = pixels
+        self.augment = augment
+        self.seeds = seeds
+
+    def __getitem__(self, index: int) -> Tensor:
+        # Not torch.manual_seed: that would seed the GPU's generators as well, for each image.
+        torch.default_generator.manual_seed(seed_for(*self.seeds, index))
+        return self.augment(torch.as_tensor(self.pixels[index]))
+
+
+def _load(
+    pixels: Sequence[NDArray[np.uint8]] | Tensor,
+    picks: list[Tensor],
+    augment: Augment | None,
+    seeds: tuple[int, int],
+    workers: int,
+) -> Iterator[Tensor]:
+    if augment is None:
+        for pick in picks:
+            yield pixels[pick] if isinstance(pixels, Tensor) else _stack(pixels, pick)
+        return
+    yield from DataLoader(
+        _Augmented(pixels, augment, seeds),
+        batch_sampler=[pick.tolist() for pick in picks],
+        collate_fn=torch.stack,
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,
+    )
+
+
+def _stack(pixels: Sequence[NDArray[np.uint8]], pick: Tensor) -> Tensor:
+    return torch.from_numpy(np.stack([pixels[index] for index in pick.tolist()]))
