@@ -118,7 +118,7 @@ class Comparison:
     def __init__(self) -> None:
         self._cosines: list[NDArray[np.float64]] = []
         self._values = 0
-        self._total = self._square = self._error = self._largest = 0.0
+        self._mean = self._spread = self._square = self._error = self._largest = 0.0
 
     def add(self, reference: Logits, other: Logits) -> None:
         """Take in logits [N, K] of both networks for the same inputs."""
@@ -130,8 +130,7 @@ class Comparison:
         self._cosines.append(
             np.where(norms > 0, inner / np.where(norms > 0, norms, 1), np.where(equal, 1.0, 0.0))
         )
-        self._values += a.size
-        self._total += float(a.sum())
+        self._add_spread(a)
         self._square += float((a * a).sum())
         self._error += float(((a - b) ** 2).sum())
         self._largest = max(self._largest, float(np.abs(a - b).max()))
@@ -142,8 +141,7 @@ class Comparison:
         The signal-to-quantization-noise ratio is 10 log10(sum of squared reference / sum of squared error).
         """
         cosines = np.clip(np.concatenate(self._cosines), -1.0, 1.0)
-        mean = self._total / self._values
-        deviation = max(self._square / self._values - mean * mean, 0.0) ** 0.5
+        deviation = (self._spread / self._values) ** 0.5
         ends = mean_interval(cosines)
         return {
             "images": len(cosines),
@@ -155,6 +153,14 @@ class Comparison:
             "cosine_min": float(cosines.min()),
             "sqnr_db": self._sqnr_db(),
         }
+
+    def _add_spread(self, values: NDArray[np.float64]) -> None:
+        """Merge sums of squared deviations (Chan, Golub & LeVeque 1983, The American Statistician 37:242)."""
+        count, step = self._values + values.size, float(values.mean()) - self._mean
+        self._spread += float(((values - values.mean()) ** 2).sum())
+        self._spread += step * step * self._values * values.size / count
+        self._mean += step * values.size / count
+        self._values = count
 
     def _sqnr_db(self) -> float:
         if self._error == 0:
