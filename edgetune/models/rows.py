@@ -138,12 +138,12 @@ MODELS: dict[str, ModelRow] = {
     ),
     "vgg11_bn": _torchvision(
         "vgg11_bn", "classifier.6", "features.0", (*_parts("features", 0, 4, 8, 15, 22, 29), *_VGG_HIDDEN),
-        "well by its kind (plain convolutions with ReLU, much to spare); no figure published for these weights",
+        "well by its kind (plain convolutions with ReLU); no figure published for these weights",
         step_px=224,
     ),
     "vgg16_bn": _torchvision(
         "vgg16_bn", "classifier.6", "features.0", (*_parts("features", 0, 7, 14, 24, 34, 44), *_VGG_HIDDEN),
-        "well by its kind (plain convolutions with ReLU, much to spare); no figure published for these weights",
+        "well by its kind (plain convolutions with ReLU); no figure published for these weights",
         step_px=224,
     ),
     "mobilenet_v2": _torchvision(
@@ -164,16 +164,16 @@ MODELS: dict[str, ModelRow] = {
     "efficientnet_b0": _torchvision(
         "efficientnet_b0", "classifier", "features.0.0", _parts("features", 0, 2, 3, 4, 6, 8, 9),
         "badly in TensorRT's symmetric scheme: 76.97 to 71.71, 75.82 after quantization-aware training "
-        "(NVIDIA, TensorFlow quantization toolkit, model zoo); 77.70 to 77.19 with asymmetric activations (NNCF, "
-        "post-training reference figures)",
+        "(NVIDIA, TensorFlow quantization toolkit, model zoo); 77.70 to 77.19 with asymmetric activations "
+        "(NNCF, post-training reference figures)",
     ),
     "squeezenet1_0": _torchvision(
         "squeezenet1_0", "classifier", "features.0", _SQUEEZENET_1_0,
-        "well: 56.87 to 56.54 for the ONNX model zoo's SqueezeNet (Intel Neural Compressor, validated models)",
+        "well: 56.87 to 56.54 for the ONNX model zoo's (Intel Neural Compressor, validated models)",
     ),
     "squeezenet1_1": _torchvision(
         "squeezenet1_1", "classifier", "features.0", _SQUEEZENET_1_1,
-        "well: 56.87 to 56.54 for the ONNX model zoo's SqueezeNet (Intel Neural Compressor, validated models)",
+        "well: 56.87 to 56.54 for the ONNX model zoo's (Intel Neural Compressor, validated models)",
     ),
     "shufflenet_v2_x1_0": _torchvision(
         "shufflenet_v2_x1_0", "fc", "conv1.0", _SHUFFLENET,

@@ -1,0 +1,308 @@
+"""From a checkpoint to one ONNX file that a runtime can read, and that computes what torch computes.
+
+The file is read back and compared with torch on real inputs before it is accepted. It knows no
+quantization. May import data, engines and training.
+"""
+
+import ctypes
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+from edgetune.artifact import Artifact, Preprocess, disk_error, library_versions
+from edgetune.data.folders import Dataset
+from edgetune.data.images import batches
+from edgetune.engines.onnxruntime import Session
+from edgetune.errors import ArtifactError, ConfigError, StageError
+from edgetune.profile import Runtime
+from edgetune.progress import Progress, Silent
+from edgetune.recipe import ExportSection
+from edgetune.training.checkpoint import load_network
+
+MODEL_FILE = "model.onnx"
+INPUT, OUTPUT, BATCH = "input", "logits", "N"
+IMAGES = 32
+LARGEST_DIFFERENCE = 1e-3
+TINY = 1e-30
+
+# Below, DequantizeLinear has no axis: no scales per channel.
+_OPSET_MIN = 13
+# What torch's exporter writes by itself; beyond, onnx converts.
+_OPSET_TORCH = 20
+
+
+def export(
+    checkpoint: Artifact,
+    settings: ExportSection,
+    runtime: Runtime,
+    data: Dataset,
+    *,
+    into: Path,
+    module: nn.Module | None = None,
+    progress: Progress = Silent(),  # noqa: B008
+) -> Artifact:
+    """Export a checkpoint: BatchNorm folded, input `input` [N, C, H, W], output `logits` [N, K].
+
+    Args:
+        checkpoint: what fine-tuning made.
+        settings: batch, and an opset below the runtime's.
+        runtime: opset and IR version that the target reads.
+        data: inputs of its test split are what the file is compared with torch on.
+        into: the folder to write into.
+        module: the user's own network, where the checkpoint was made of one.
+        progress: told how far it is.
+
+    Returns:
+        An artifact of the kind `onnx`; `details["parity"]` holds how far the file is from torch.
+
+    Raises:
+        ConfigError: an opset that the runtime does not read.
+        ArtifactError: the checkpoint is not one, or is not whole.
+        StageError: an operator that ONNX does not have, or a file that does not compute what torch computes.
+    """
+    opset = _opset(settings, runtime)
+    net = load_network(checkpoint, module)
+    if checkpoint.preprocess is None:
+        raise ArtifactError(f"{checkpoint.path}: a checkpoint without preprocess", hint="make it again")
+    model = _trace(net, checkpoint.preprocess, settings, opset, into / ".torch.onnx")
+    _simplify(model)
+    _describe(model, checkpoint, runtime)
+    path = into / MODEL_FILE
+    try:
+        path.write_bytes(model.SerializeToString(deterministic=True))
+    except OSError as error:
+        raise disk_error(error, path) from error
+    session = _read_back(path, opset, runtime, settings, checkpoint)
+    parity = _parity(net, session, data, checkpoint.preprocess, progress)
+    return Artifact(
+        kind="onnx",
+        classes=checkpoint.classes,
+        inputs=session.inputs,
+        outputs=session.outputs,
+        preprocess=checkpoint.preprocess,
+        parents={"checkpoint": checkpoint.digest},
+        details={"opset": opset, "ir": runtime.ir, "nodes": len(model.graph.node), "parity": parity},
+    ).write(into)
+
+
+def _opset(settings: ExportSection, runtime: Runtime) -> int:
+    opset = settings.opset or runtime.opset
+    if opset > runtime.opset:
+        raise ConfigError(
+            f"export.opset: {opset} is above {runtime.opset}, the profile's",
+            hint="leave it out: the profile sets it",
+        )
+    if opset < _OPSET_MIN:
+        raise ConfigError(
+            f"export.opset: {opset} is below {_OPSET_MIN}, the first with scales per channel",
+            hint="leave it out: the profile sets it",
+        )
+    return opset
+
+
+def _trace(
+    net: nn.Module, preprocess: Preprocess, settings: ExportSection, opset: int, scratch: Path
+) -> onnx.ModelProto:
+    """Let torch write ONNX.
+
+    By its older exporter: the newer one raises opset 17 to 18 where there is global pooling, and says
+    nothing.
+    """
+    # A batch of one would be traced as a constant.
+    batch = 2 if settings.dynamic else settings.batch
+    sample = torch.zeros(batch, preprocess.channels, preprocess.size_px, preprocess.size_px)
+    try:
+        with _quiet():
+            torch.onnx.export(
+                net,
+                (sample,),
+                scratch,
+                dynamo=False,
+                opset_version=min(opset, _OPSET_TORCH),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_axes={INPUT: {0: BATCH}, OUTPUT: {0: BATCH}} if settings.dynamic else None,
+            )
+            model = onnx.load(scratch)
+            return onnx.version_converter.convert_version(model, opset) if opset > _OPSET_TORCH else model
+    # Tracing runs the network, which may be the user's own and raise anything.
+    except Exception as error:
+        raise StageError(
+            f"torch cannot export this network with opset {opset}: {_reason(error)}",
+            hint="replace that operator in the network, or choose another network or input size",
+        ) from error
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    first = re.split(r"(?<=[^.]{9})\. |\n", text)[0].removeprefix("Unsupported: ")
+    return first if isinstance(error, RuntimeError) else f"{type(error).__name__}: {first}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's warnings, and the whole graph that it prints when it fails, off the terminal."""
+    libc = ctypes.CDLL(None)
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with warnings.catch_warnings(), Path(os.devnull).open("w") as sink:
+        warnings.simplefilter("ignore")
+        os.dup2(sink.fileno(), 1)
+        try:
+            yield
+        finally:
+            libc.fflush(None)
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def _simplify(model: onnx.ModelProto) -> None:
+    """Work out once what does not depend on the input, in place.
+
+    Constant nodes and whatever follows from constants and fixed shapes become initializers; Identity nodes
+    go, which torch writes where two tensors are equal.
+    """
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    shapes = _fixed_shapes(model)
+    outputs = {value.name for value in graph.output}
+    alias: dict[str, str] = {}
+    folded, kept = [], []
+    for node in graph.node:
+        node.input[:] = [alias.get(name, name) for name in node.input]
+        if node.op_type == "Identity" and node.output[0] not in outputs:
+            alias[node.output[0]] = node.input[0]
+        elif node.op_type == "Shape" and node.input[0] in shapes and not node.attribute:
+            value = np.asarray(shapes[node.input[0]], np.int64)
+            folded.append(helper.make_node("Constant", [], node.output, value=numpy_helper.from_array(value)))
+            constants.update(node.output)
+        elif all(name in constants for name in node.input if name) and outputs.isdisjoint(node.output):
+            folded.append(node)
+            constants.update(node.output)
+        else:
+            kept.append(node)
+    used = {name for node in kept for name in node.input}
+    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
+    tensors += _evaluate(model, folded, sorted(used & {name for node in folded for name in node.output}))
+    for field, content in ((graph.node, kept), (graph.initializer, tensors)):
+        copies = [type(item).FromString(item.SerializeToString()) for item in content]
+        del field[:]
+        field.extend(copies)
+
+
+def _fixed_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {}
+    for value in [*graph.input, *graph.value_info]:
+        dims = value.type.tensor_type.shape.dim
+        if all(dim.HasField("dim_value") for dim in dims):
+            shapes[value.name] = [dim.dim_value for dim in dims]
+    return shapes
+
+
+def _evaluate(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], wanted: list[str]
+) -> list[onnx.TensorProto]:
+    needed = {name for node in nodes for name in node.input}
+    graph = helper.make_graph(
+        nodes,
+        "constants",
+        [],
+        [onnx.ValueInfoProto(name=name) for name in wanted],
+        [tensor for tensor in model.graph.initializer if tensor.name in needed],
+    )
+    values = ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import)).run(None, {})
+    return [numpy_helper.from_array(np.asarray(v), n) for n, v in zip(wanted, values, strict=True)]
+
+
+def _describe(model: onnx.ModelProto, checkpoint: Artifact, runtime: Runtime) -> None:
+    """Set the IR version and metadata, and take out what depends on this machine."""
+    model.ir_version = runtime.ir
+    model.doc_string = model.graph.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    preprocess = checkpoint.preprocess.model_dump(mode="json") if checkpoint.preprocess else None
+    helper.set_model_props(
+        model,
+        {
+            "classes": json.dumps(checkpoint.classes, ensure_ascii=False),
+            "preprocess": json.dumps(preprocess, sort_keys=True),
+            "edgetune": library_versions("edgetune")["edgetune"],
+            "checkpoint": checkpoint.digest,
+        },
+    )
+
+
+def _read_back(
+    path: Path, opset: int, runtime: Runtime, settings: ExportSection, checkpoint: Artifact
+) -> Session:
+    """Load what was written, and refuse it where it is not what was asked for."""
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise StageError(f"{path}: torch wrote an invalid file: {str(error).splitlines()[0]}") from error
+    found = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
+    if found != {"ai.onnx": opset} or model.ir_version != runtime.ir:
+        raise StageError(
+            f"{path}: opsets {found} and IR {model.ir_version}, asked for were {opset} and {runtime.ir}",
+            hint="this version of torch writes other files than it was asked for; use another one",
+        )
+    session = Session(path)
+    batch = BATCH if settings.dynamic else settings.batch
+    shape = (batch, len(checkpoint.classes))
+    got = [(spec.name, spec.shape) for spec in session.outputs]
+    if got != [(OUTPUT, shape)]:
+        raise StageError(f"{path}: gives {got}, where {OUTPUT} {list(shape)} was expected")
+    return session
+
+
+def _parity(
+    net: nn.Module, session: Session, data: Dataset, preprocess: Preprocess, progress: Progress
+) -> dict[str, float | int]:
+    """Compare the file with torch on real inputs, evenly spaced over the test split."""
+    test = data.splits["test"] or data.splits["train"]
+    chosen = [test[i] for i in np.linspace(0, len(test) - 1, min(IMAGES, len(test))).astype(int)]
+    parts: list[tuple[NDArray[Any], NDArray[Any]]] = []
+    for batch in batches(data.root, chosen, preprocess, 8, progress):
+        with torch.inference_mode():
+            parts.append((net(torch.from_numpy(batch)).numpy(), session.run(batch)[0]))
+    expected, got = (np.concatenate(side).astype(np.float64) for side in zip(*parts, strict=True))
+    if not (np.isfinite(expected).all() and np.isfinite(got).all()):
+        raise StageError(
+            "the network's logits are not finite", hint="its training diverged: lower learning_rate"
+        )
+    difference = float(np.abs(expected - got).max())
+    relative = difference / max(float(expected.std()), TINY)
+    if relative > LARGEST_DIFFERENCE:
+        raise StageError(
+            f"the ONNX file does not compute what torch computes: on {len(expected)} images the logits "
+            f"differ by up to {relative:.3g} of their standard deviation (limit {LARGEST_DIFFERENCE:g})",
+            hint="write forward() without branches on values, random numbers and state of its own",
+        )
+    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
+    cosine = (expected * got).sum(1) / np.maximum(norms, TINY)
+    return {
+        "images": len(expected),
+        "difference": difference,
+        "difference_over_std": relative,
+        "cosine_mean": float(cosine.mean()),
+        "agreement": float((expected.argmax(1) == got.argmax(1)).mean()),
+    }
