@@ -56,7 +56,7 @@ def place(graph: Graph, excluded: frozenset[str] = frozenset()) -> Plan:
             tensors[result] = None
     groups = Groups()
     for node in graph.nodes:
-        # A copy runs on integers when both sides have the same scale; what is INT8 before it stays so after it.
+        # A copy runs on integers when both sides have the same scale; INT8 before it is INT8 after it.
         if is_copy(graph, node) and node.name not in excluded and graph.is_float(node.input[0]):
             if node.input[0] in tensors and not set(node.output) & set(graph.outputs):
                 tensors.update(dict.fromkeys(name for name in node.output if name))
@@ -103,7 +103,7 @@ def _why_float_weighted(graph: Graph, node: NodeProto) -> str:
 
 
 def _pays(graph: Graph, node: NodeProto, int8: list[NodeProto]) -> bool:
-    """Whether a node without weights has another INT8 node before it; alone, converting costs more than it saves."""
+    """Whether a node has an INT8 node before it; alone, converting costs more than it saves."""
     names = {other.name for other in int8}
     for tensor in graph.variables(node):
         source = graph.producers.get(copied_from(graph, tensor))

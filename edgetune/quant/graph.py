@@ -18,11 +18,17 @@ from onnx.reference import ReferenceEvaluator
 from edgetune.errors import ArtifactError, ConfigError
 
 QUANTIZED_OPS = frozenset(
-    "QuantizeLinear DequantizeLinear DynamicQuantizeLinear QLinearConv QLinearMatMul ConvInteger MatMulInteger".split()
+    {
+        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+        *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
+    }
 )
-# Never folded: each run differs, or the result is larger than what it is made from.
+# Never folded: each run differs.
 _KEPT_OPS = frozenset(
-    "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli Multinomial".split()
+    {
+        *("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"),
+        *("Bernoulli", "Multinomial", "Dropout"),
+    }
 )
 _FOLD_LIMIT = 1 << 16
 OPSET_MIN = 13
@@ -182,7 +188,8 @@ def _fold_constants(model: ModelProto) -> bool:
     """Turn nodes whose result is known into initializers; return whether there were any."""
     graph = Graph(_infer(model))
     known = dict(graph.constants)
-    kept, folded = [], []
+    kept: list[NodeProto] = []
+    folded: list[onnx.TensorProto] = []
     for node in model.graph.node:
         values = _evaluate(node, known, graph)
         if values is None:
@@ -219,7 +226,10 @@ def _evaluate(node: NodeProto, known: dict[str, NDArray[Any]], graph: Graph) -> 
     moves = node.op_type in ("Constant", "Identity")
     if not moves and sum(value.size for value in feeds.values()) > _FOLD_LIMIT:
         return None
-    values = ReferenceEvaluator(node, opsets={"": opset_of(graph.model)}).run(None, feeds)
+    try:
+        values = ReferenceEvaluator(node, opsets={"": opset_of(graph.model)}).run(None, feeds)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):
+        return None  # an operator that the evaluator lacks stays a node
     if not moves and sum(np.size(value) for value in values) > _FOLD_LIMIT:
         return None
     return [np.asarray(value) for value in values]

@@ -160,7 +160,7 @@ def _joins_two(graph: Graph, node: NodeProto) -> bool:
 
 
 def _pointwise_of(graph: Graph, tensor: str, origin: str) -> bool:
-    """Whether a tensor is computed from another one element by element, alone: `sigmoid(x)`, `clip(x + 3)`."""
+    """Whether a tensor is computed from another one element by element: `sigmoid(x)`, `clip(x + 3)`."""
     while tensor != origin:
         node = graph.producers.get(tensor)
         if node is None or node.op_type not in ACTIVATIONS | ARITHMETIC or len(graph.variables(node)) != 1:
@@ -187,9 +187,9 @@ def _place_residual(draft: _Draft, node: NodeProto) -> None:
     backbones = []
     for name in node.input:
         source = _source(graph, name)
-        if source is not None and source.name in draft.int8 and source.op_type in WEIGHTED:
-            if graph.sole_consumer(name) is not None:
-                backbones.append(name)
+        weighted = source is not None and source.name in draft.int8 and source.op_type in WEIGHTED
+        if weighted and graph.sole_consumer(name) is not None:
+            backbones.append(name)
     if not backbones:
         return
     main = backbones[0] if len(backbones) == 1 else _longer(graph, *backbones)
@@ -297,10 +297,10 @@ def _follower(draft: _Draft, node: NodeProto) -> tuple[str, str]:
 
 
 def stored_bytes(graph: Graph, node: NodeProto, int8: bool) -> int:
-    """Return how much a node's constants take: weights as INT8 with a scale per channel, the rest as it is."""
+    """Return how much a node's constants take: weights as INT8 with scales, the rest as it is."""
     size = sum(graph.constants[name].nbytes for name in set(node.input) if name in graph.constants)
     axis = weight_axis(graph, node) if int8 else None
     if axis is None:
         return size
     weight = graph.constants[node.input[1]]
-    return size - weight.nbytes + weight.size + 5 * weight.shape[axis]
+    return int(size - weight.nbytes + weight.size + 5 * weight.shape[axis])

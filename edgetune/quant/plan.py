@@ -109,7 +109,7 @@ class Groups:
 
 
 def weight_axis(graph: Graph, node: NodeProto) -> int | None:
-    """Return the axis of a node's weights that counts output channels; None where it has no constant weights."""
+    """Return the axis of output channels in a node's weights; None where it has no constant float32 ones."""
     if node.op_type not in WEIGHTED or len(node.input) < 2:
         return None
     weight = graph.constants.get(node.input[1])

@@ -172,7 +172,8 @@ def _constants_warning(statistics: dict[str, Statistics]) -> list[str]:
     constant = [name for name, item in statistics.items() if item.low == item.high]
     if not constant:
         return []
-    return [f"always the same value on every calibration image: {', '.join(constant)}"]
+    more = f" and {len(constant) - 3} more" if len(constant) > 3 else ""
+    return [f"one and the same value on every calibration image: {', '.join(constant[:3])}{more}"]
 
 
 def _reasons(plan: Plan) -> str:

@@ -99,10 +99,8 @@ class Statistics:
 
 
 def _coarser(counts: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:
-    if doublings >= 12:  # BINS is 2**12: everything so far is below the new first bin's end
-        merged = counts.sum(keepdims=True)
-    else:
-        merged = counts.reshape(-1, 2**doublings).sum(axis=1)
+    # BINS is 2**12: after as many doublings everything so far is in the first bin.
+    merged = counts.reshape(-1, 2 ** min(doublings, 12)).sum(axis=1)
     return np.concatenate([merged, np.zeros(BINS - len(merged), np.int64)])
 
 
