@@ -1,0 +1,1 @@
+"""Folders of images: read, cut into splits, decoded, augmented, chosen for calibration."""

@@ -1,0 +1,168 @@
+"""Which images INT8 is calibrated with: presets, a stable choice, and a manifest that pins it.
+
+Only the training split is chosen from. It knows no network. It may import errors, artifact, recipe, yaml and
+this package.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from edgetune.artifact import sha256_of, write_atomic
+from edgetune.data.cut import order
+from edgetune.data.folders import Dataset, Sample
+from edgetune.errors import ArtifactError, ConfigError, nearest
+from edgetune.recipe import Section
+from edgetune.yaml import load_yaml, validate
+
+NAMED = 5
+
+
+class Preset(Section):
+    """How a calibration set is chosen and what is made of it; one file of calibration/.
+
+    Attributes:
+        images: how many are looked at.
+        choose: `balanced` (as many of each class) or `random`.
+        ranges: how an activation's range is found.
+    """
+
+    schema_version: Literal[1]
+    name: str
+    about: str
+    images: Annotated[int, Field(ge=1)]
+    choose: Literal["balanced", "random"]
+    ranges: Literal["minmax", "percentile", "entropy"]
+
+
+class PinnedSample(Section):
+    """One image of a pinned calibration set."""
+
+    path: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Manifest(Section):
+    """A pinned calibration set, as calibration/README.md describes it."""
+
+    schema_version: Literal[1]
+    classes: tuple[str, ...]
+    samples: Annotated[tuple[PinnedSample, ...], Field(min_length=1)]
+
+
+def folder() -> Path:
+    """Return where the presets lie: inside an installed package, beside it in a checkout."""
+    inside = Path(__file__).parents[1] / "calibration"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "calibration"
+
+
+def presets() -> list[str]:
+    """Return the names of the shipped presets."""
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+def load_preset(name: str) -> Preset:
+    """Read a preset by its name.
+
+    Raises:
+        ConfigError: unknown name, with the nearest ones.
+    """
+    if name not in presets():
+        raise ConfigError(f"quantize.preset: unknown preset {name!r}", hint=nearest(name, presets()))
+    return validate(Preset, load_yaml(folder() / f"{name}.yaml", what="preset"))
+
+
+def choose_samples(dataset: Dataset, images: int, choose: str, seed: int) -> tuple[Sample, ...]:
+    """Choose calibration images from the training split.
+
+    The choice depends on seed and content alone: adding an image to one class changes no other class's.
+
+    Args:
+        dataset: whose training split is chosen from.
+        images: how many; all where there are fewer.
+        choose: a key of `CHOICES`.
+        seed: decides which.
+
+    Raises:
+        ConfigError: an unknown way to choose.
+    """
+    if choose not in CHOICES:
+        raise ConfigError(f"quantize.choose: unknown choice {choose!r}", hint=nearest(choose, CHOICES))
+    ordered = sorted(dataset.splits["train"], key=lambda sample: (order(sample.sha256, seed), sample.path))
+    return tuple(CHOICES[choose](ordered)[:images])
+
+
+def _balanced(samples: list[Sample]) -> list[Sample]:
+    """Take one of each class in turn."""
+    classes: dict[int, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        classes[sample.label].append(sample)
+    turns = [(turn, label, sample) for label, own in classes.items() for turn, sample in enumerate(own)]
+    return [sample for _, _, sample in sorted(turns, key=lambda entry: entry[:2])]
+
+
+CHOICES: dict[str, Callable[[list[Sample]], list[Sample]]] = {
+    "balanced": _balanced,
+    "random": list,
+}
+
+
+def save_manifest(samples: Sequence[Sample], dataset: Dataset, path: Path) -> None:
+    """Pin a calibration set: path below the root and content hash of each image, in order."""
+    content = {
+        "schema_version": 1,
+        "classes": dataset.classes,
+        "samples": [{"path": sample.path, "sha256": sample.sha256} for sample in samples],
+    }
+    write_atomic(path, json.dumps(content, indent=1) + "\n")
+
+
+def load_manifest(path: Path, dataset: Dataset) -> tuple[Sample, ...]:
+    """Find a pinned calibration set again, by path or, where images have moved, by content.
+
+    Args:
+        path: written by `save_manifest`, or by hand.
+        dataset: where the images are.
+
+    Raises:
+        ArtifactError: not a manifest, or images are missing, changed, or not of the training split.
+    """
+    try:
+        pinned = Manifest.model_validate_json(path.read_bytes(), strict=False)
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0] if isinstance(error, ValidationError) else None
+        text = f"{'.'.join(map(str, reason['loc'])) or 'not JSON'}: {reason['msg']}" if reason else str(error)
+        raise ArtifactError(
+            f"{path}: not a calibration manifest: {text}", hint="calibration/README.md shows one"
+        ) from None
+    by_content = {sample.sha256: sample for sample in dataset.splits["train"]}
+    elsewhere = {s.sha256: name for name in ("val", "test") for s in dataset.splits[name]}
+    found, faults = [], []
+    for entry in pinned.samples:
+        if entry.sha256 in by_content:
+            found.append(by_content[entry.sha256])
+        elif entry.sha256 in elsewhere:
+            faults.append(f"{entry.path} (in the {elsewhere[entry.sha256]} split, which decides)")
+        else:
+            faults.append(f"{entry.path} ({_why_missing(dataset.root, entry)})")
+    if faults:
+        more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+        raise ArtifactError(
+            f"{path}: {len(faults)} of {len(pinned.samples)} calibration images are not there as pinned: "
+            f"{', '.join(faults[:NAMED])}{more}",
+            hint="restore them, or choose anew without quantize.manifest",
+        )
+    return tuple(found)
+
+
+def _why_missing(root: Path, entry: PinnedSample) -> str:
+    file = root / entry.path
+    if ".." in Path(entry.path).parts or Path(entry.path).is_absolute():
+        return "leads out of the folder"
+    if not file.is_file():
+        return "missing"
+    return "changed" if sha256_of(file) != entry.sha256 else "not readable as an image of the training split"
