@@ -1,4 +1,4 @@
-"""check on a network of one matrix product; its INT8 counterpart is bent by hand, so every figure is known."""
+"""check on a network of one matrix product; its INT8 twin is bent by hand, so every figure is known."""
 
 import json
 from collections.abc import Callable
