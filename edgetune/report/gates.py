@@ -127,6 +127,8 @@ GATES: dict[str, Row] = {
     ),
 }  # fmt: skip
 
+# Load costs an interrupted query a whole time slice, so the slower network's median suffers first: a ratio
+# is as little to be trusted as what it is made of.
 TIMED = ("latency_p50_ms", "latency_p99_ms", "speedup_min")
 
 

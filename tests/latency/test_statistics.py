@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edgetune.latency.statistics import (
     Z,
+    _drawn_quantiles,
     mcnemar,
     mean_interval,
     paired_drop,
@@ -151,6 +152,17 @@ def test_what_disturbs_both_cancels_in_the_ratio() -> None:
     alone, ratio = spread(draws[:, 0, 0]), spread(draws[:, 0, 0] / draws[:, 1, 0])
     assert ratio.low <= 2.0 <= ratio.high
     assert (ratio.high - ratio.low) / 2 < (alone.high - alone.low) / 2 / 2
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**31))
+def test_quantiles_by_counting_are_numpy_s(count: int, per_round: int, seed: int) -> None:
+    noise = np.random.default_rng(seed)
+    samples = noise.integers(0, 9, (count, per_round)).astype(float)
+    drawn = noise.integers(0, count, (4, count))
+    counts = np.array([np.bincount(rows, minlength=count) for rows in drawn])
+    expected = [np.quantile(samples[rows], (0.0, 0.5, 0.99, 1.0)) for rows in drawn]
+    assert _drawn_quantiles(samples, counts, (0.0, 0.5, 0.99, 1.0)) == pytest.approx(np.array(expected))
 
 
 @settings(max_examples=20)
