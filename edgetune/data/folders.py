@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from PIL import Image
 
@@ -68,7 +67,7 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """Hash of what is in it, wherever it lies: classes, and split, path, label and content of each sample."""
+        """Hash of what is in it, wherever it lies: classes, and each sample's split, path, label, content."""
         splits = [
             sorted([s.path, s.label, s.sha256] for s in self.splits[n]) for n in ("train", "val", "test")
         ]
