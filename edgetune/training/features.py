@@ -2,28 +2,33 @@
 
 Every random choice is seeded by what it is for (epoch, step, image), never by what came before, so that a
 resumed training and any number of workers see the same batches. It knows no optimizer and no loop. It may
-import errors, artifact, progress and this package's accelerator.
+import artifact, progress, data.augment (for the types) and this package's accelerator.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import psutil
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from edgetune.artifact import Preprocess
+from edgetune.data.augment import Augment, Mix
 from edgetune.progress import Progress
 from edgetune.training.accelerator import Accelerator
 
 Batch = tuple[Tensor, Tensor]
-Augment = Callable[[Tensor], Tensor]
-Mix = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 MEMORY_SHARE = 0.5
+
+
+class Pixels(Protocol):
+    """Decoded images by number, uint8 [C, H, W] each; a tensor [N, C, H, W] is one as well."""
+
+    def __getitem__(self, index: int, /) -> Any:
+        """Return an image."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +52,12 @@ class Images:
     """A split's decoded images.
 
     Attributes:
-        pixels: uint8 [C, H, W] each; one tensor [N, C, H, W] where they are all of one size.
+        pixels: of all images, cropped to one size or not.
         labels: [N].
         preprocess: how they are scaled.
     """
 
-    pixels: Sequence[NDArray[np.uint8]] | Tensor
+    pixels: Pixels
     labels: Tensor
     preprocess: Preprocess
 
@@ -206,29 +211,27 @@ def compute_features(
 
 
 class _Augmented(Dataset[Tensor]):
-    """Augmented images, each seeded by the epoch and its number."""
+    """Images by number, augmented; each is seeded by the epoch and its number."""
 
-    def __init__(self, pixels: Any, augment: Augment, seeds: tuple[int, int]) -> None:
+    def __init__(self, pixels: Pixels, augment: Augment | None, seeds: tuple[int, int]) -> None:
         self.pixels = pixels
         self.augment = augment
         self.seeds = seeds
 
     def __getitem__(self, index: int) -> Tensor:
+        image = torch.as_tensor(self.pixels[index])
+        if self.augment is None:
+            return image
         # Not torch.manual_seed: that would seed the GPU's generators as well, for each image.
         torch.default_generator.manual_seed(seed_for(*self.seeds, index))
-        return self.augment(torch.as_tensor(self.pixels[index]))
+        return self.augment(image)
 
 
 def _load(
-    pixels: Sequence[NDArray[np.uint8]] | Tensor,
-    picks: list[Tensor],
-    augment: Augment | None,
-    seeds: tuple[int, int],
-    workers: int,
+    pixels: Pixels, picks: list[Tensor], augment: Augment | None, seeds: tuple[int, int], workers: int
 ) -> Iterator[Tensor]:
-    if augment is None:
-        for pick in picks:
-            yield pixels[pick] if isinstance(pixels, Tensor) else _stack(pixels, pick)
+    if augment is None and isinstance(pixels, Tensor):
+        yield from (pixels[pick] for pick in picks)
         return
     yield from DataLoader(
         _Augmented(pixels, augment, seeds),
@@ -237,7 +240,3 @@ def _load(
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,
     )
-
-
-def _stack(pixels: Sequence[NDArray[np.uint8]], pick: Tensor) -> Tensor:
-    return torch.from_numpy(np.stack([pixels[index] for index in pick.tolist()]))

@@ -1,0 +1,143 @@
+"""A data set's images, decoded once, become each phase's batches; a frozen network's features as well.
+
+It knows no optimizer. It may import errors, artifact, recipe, machine, progress, data and this package.
+"""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgetune.artifact import Preprocess
+from edgetune.data.augment import build_augment, build_mix, knobs
+from edgetune.data.folders import Dataset
+from edgetune.data.images import CACHE_BYTES, ImageCache, center_crop
+from edgetune.machine import cores
+from edgetune.progress import Progress
+from edgetune.recipe import FinetuneSection
+from edgetune.training.accelerator import Accelerator
+from edgetune.training.features import Feed, Images, Pixels, compute_features, feature_feed, image_feed
+from edgetune.training.loop import Feeds
+from edgetune.training.strategies import Layout, Phase
+
+MOST_WORKERS = 8
+
+
+class Feeder:
+    """Makes a phase's batches. Images are decoded when they are first needed, features computed likewise.
+
+    Attributes:
+        labels: of the training split [N].
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        layout: Layout,
+        data: Dataset,
+        preprocess: Preprocess,
+        settings: FinetuneSection,
+        accelerator: Accelerator,
+        progress: Progress,
+    ) -> None:
+        self._net = net
+        self._head = layout.head
+        self._data = data
+        self._preprocess = preprocess
+        self._settings = settings
+        self._accelerator = accelerator
+        self._progress = progress
+        chosen = knobs(settings.augment)
+        self._augment = build_augment(chosen, preprocess.size_px)
+        self._mix = build_mix(chosen, len(data.classes))
+        # A GPU outruns one process that augments; on the CPU more processes would only take its cores.
+        self._workers = min(MOST_WORKERS, cores() - 1) if accelerator.name == "cuda" else 0
+        self.labels = _labels(data, "train")
+
+    def __call__(self, phase: Phase) -> Feeds:
+        """Return the batches of a phase: of features where only the head learns and they fit into memory."""
+        return (self._features() if phase.head_only else None) or Feeds(
+            image_feed(
+                self._train,
+                self._settings.batch,
+                self._accelerator,
+                seed=self._settings.seed,
+                augment=self._augment,
+                mix=self._mix,
+                workers=self._workers,
+            ),
+            self._ordered(self._val),
+        )
+
+    @cached_property
+    def _train(self) -> Images:
+        return Images(self._decode("train", crop=self._augment is None), self.labels, self._preprocess)
+
+    @cached_property
+    def _val(self) -> Images:
+        return Images(self._decode("val", crop=True), _labels(self._data, "val"), self._preprocess)
+
+    def _decode(self, split: str, crop: bool) -> Pixels:
+        """Decode a split: one tensor where images are cropped and fit into memory, else one by one."""
+        samples = self._data.splits[split]
+        cache = ImageCache(self._data.root, self._preprocess)
+        self._progress.begin(f"decode {split}", total=len(samples))
+        try:
+            cache.fill(samples, self._progress)
+        finally:
+            self._progress.end()
+        decoded = _Decoded(cache, self._data, split, self._preprocess.size_px if crop else None)
+        if crop and len(samples) * self._preprocess.channels * self._preprocess.size_px**2 <= CACHE_BYTES:
+            return torch.from_numpy(np.stack([decoded[index] for index in range(len(samples))]))
+        return decoded
+
+    def _ordered(self, images: Images, augmented: bool = False) -> Feed:
+        return image_feed(
+            images,
+            self._settings.batch,
+            self._accelerator,
+            seed=self._settings.seed,
+            shuffled=False,
+            augment=self._augment if augmented else None,
+            workers=self._workers,
+        )
+
+    def _features(self) -> Feeds | None:
+        """Compute features once; None where they do not fit into memory."""
+        head = self._net.get_submodule(self._head)
+        views = self._settings.views if self._augment else 1
+        feeds = [self._ordered(self._train, augmented=True)] * views
+        train = compute_features(self._net, head, feeds, self._accelerator, self._progress)
+        if train is None:
+            self._progress.line("features do not fit into memory: they are computed anew in each epoch")
+            return None
+        val = compute_features(self._net, head, [self._ordered(self._val)], self._accelerator, self._progress)
+        if val is None:
+            return None
+        if self._mix:
+            self._progress.line("MixUp and CutMix mix images: a head that learns from features goes without")
+        batch, seed = self._settings.batch, self._settings.seed
+        return Feeds(
+            feature_feed(train, self._train.labels, batch, self._accelerator, seed=seed),
+            feature_feed(val, self._val.labels, batch, self._accelerator, seed=seed, shuffled=False),
+            features=True,
+        )
+
+
+class _Decoded:
+    """A split's images by number; those beyond the cache's limit are decoded at each call."""
+
+    def __init__(self, cache: ImageCache, data: Dataset, split: str, crop_px: int | None) -> None:
+        self._cache = cache
+        self._samples = data.splits[split]
+        self._crop_px = crop_px
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        pixels = self._cache.get(self._samples[index])
+        return pixels if self._crop_px is None else center_crop(pixels, self._crop_px)
+
+
+def _labels(data: Dataset, split: str) -> torch.Tensor:
+    return torch.tensor([sample.label for sample in data.splits[split]])

@@ -1,0 +1,131 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgetune.progress import Silent
+from edgetune.training import features
+from edgetune.training.accelerator import choose_accelerator
+from edgetune.training.features import (
+    Images,
+    compute_features,
+    epoch_order,
+    feature_feed,
+    image_feed,
+    normalise,
+    seed_for,
+)
+
+CPU = choose_accelerator("cpu")
+
+
+def shifted(image: torch.Tensor) -> torch.Tensor:
+    return torch.roll(image, int(torch.randint(0, 8, ())), 2)
+
+
+def same(left: Any, right: Any) -> bool:
+    pairs = list(zip(left, right, strict=True))
+    return bool(pairs) and all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in pairs)
+
+
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5), st.integers(1, 5))
+def test_an_epoch_shows_every_image_once_but_no_batch_of_one(
+    images: int, batch: int, seed: int, epoch: int
+) -> None:
+    order = epoch_order(images, batch, seed, epoch)
+    shown = torch.cat(order).tolist()
+    assert len(set(shown)) == len(shown)
+    left_out = images % batch == 1 and images > 1 and batch > 1 and images > batch
+    assert len(shown) == images - left_out
+    assert all(len(pick) == batch for pick in order[:-1])
+
+
+def test_epochs_and_seeds_shuffle_differently() -> None:
+    orders = [torch.cat(epoch_order(50, 8, seed, epoch)).tolist() for seed in (0, 1) for epoch in (1, 2)]
+    assert len({tuple(order) for order in orders}) == 4
+    assert seed_for(1, 2) != seed_for(2, 1)
+
+
+def test_batches_are_normalised_like_inference(images: Images) -> None:
+    (inputs, targets), *_ = image_feed(images, 7, CPU, seed=0, shuffled=False).batches(1)
+    assert isinstance(images.pixels, torch.Tensor)
+    torch.testing.assert_close(inputs, (images.pixels[:7].float() / 255 - 0.5) / 0.25)
+    assert targets.tolist() == images.labels[:7].tolist()
+    assert normalise(images.pixels[:2], images.preprocess).dtype is torch.float32
+
+
+def test_augmented_epochs_repeat_exactly_and_differ_from_each_other(images: Images) -> None:
+    feed = image_feed(images, 7, CPU, seed=3, augment=shifted)
+    torch.manual_seed(99)
+    first = list(feed.batches(1))
+    assert same(first, feed.batches(1)), "whatever the state of the global generator"
+    assert not same(first, feed.batches(2))
+    assert feed.steps == len(first) == 5
+
+
+def test_worker_processes_make_the_same_batches(images: Images) -> None:
+    alone = image_feed(images, 16, CPU, seed=3, augment=shifted)
+    helped = image_feed(images, 16, CPU, seed=3, augment=shifted, workers=2)
+    assert same(alone.batches(2), helped.batches(2))
+
+
+def test_images_of_different_sizes_go_through_the_augmentation(images: Images) -> None:
+    sizes = [np.full((3, 9 + n, 12), n, np.uint8) for n in range(4)]
+    mixed = Images(sizes, torch.arange(4), images.preprocess)
+    feed = image_feed(mixed, 4, CPU, seed=0, shuffled=False, augment=lambda image: image[:, :8, :8])
+    ((inputs, _),) = feed.batches(1)
+    assert inputs.shape == (4, 3, 8, 8)
+
+
+def test_mix_turns_labels_into_shares(images: Images) -> None:
+    def mix(inputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return inputs * torch.rand(()), torch.eye(3)[targets]
+
+    feed = image_feed(images, 7, CPU, seed=0, mix=mix)
+    assert same(feed.batches(1), feed.batches(1))
+    assert next(feed.batches(1))[1].shape == (7, 3)
+
+
+def test_features_are_the_head_input(images: Images, tiny: Any) -> None:
+    net = tiny()
+    feed = image_feed(images, 7, CPU, seed=0, shuffled=False)
+    found = compute_features(net, net.head, [feed], CPU, Silent())
+    assert found is not None
+    assert found.shape == (1, 31, 8)
+    with torch.no_grad():
+        inputs = torch.cat([batch for batch, _ in feed.batches(1)])
+        torch.testing.assert_close(net.eval().head(found[0]), net(inputs))
+    assert not net.head._forward_pre_hooks, "the hook is gone"
+
+
+def test_feature_maps_are_kept_as_maps(images: Images, tiny: Any) -> None:
+    net = tiny()
+    feed = image_feed(images, 7, CPU, seed=0, shuffled=False)
+    found = compute_features(net, net.second, [feed], CPU, Silent())
+    assert found is not None
+    assert found.shape == (1, 31, 6, 4, 4)
+
+
+def test_views_differ_and_epochs_take_turns(images: Images, tiny: Any) -> None:
+    net = tiny()
+    feed = image_feed(images, 7, CPU, seed=0, shuffled=False, augment=shifted)
+    found = compute_features(net, net.head, [feed] * 3, CPU, Silent())
+    assert found is not None
+    assert found.shape == (3, 31, 8)
+    assert not torch.equal(found[0], found[1])
+    batches = feature_feed(found, images.labels, 31, CPU, seed=0, shuffled=False)
+    for epoch, view in ((1, 0), (3, 2), (4, 0)):
+        assert torch.equal(next(batches.batches(epoch))[0], found[view])
+
+
+def test_features_that_do_not_fit_are_not_kept(
+    images: Images, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "MEMORY_SHARE", 0.0)
+    net = tiny()
+    feed = image_feed(images, 7, CPU, seed=0, shuffled=False)
+    assert compute_features(net, net.head, [feed], CPU, Silent()) is None
+    assert not net.head._forward_pre_hooks

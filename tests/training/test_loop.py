@@ -1,0 +1,226 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from edgetune.errors import StageError
+from edgetune.progress import Silent
+from edgetune.training import loop
+from edgetune.training.loop import Task, train
+from edgetune.training.resume import STATE_FILE, load_state
+
+MakeTask = Callable[..., Task]
+
+
+class Recorder(Silent):
+    """Keeps lines, and raises when it is told of an epoch."""
+
+    def __init__(self, stop: str = "") -> None:
+        self.lines: list[str] = []
+        self.shown = 0
+        self.open = 0
+        self.stop = stop
+
+    def begin(self, what: str, total: int, unit: str = "image") -> None:
+        self.open += 1
+        if self.stop and what.startswith(self.stop):
+            raise KeyboardInterrupt
+
+    def advance(self, count: int = 1, **shown: float) -> None:
+        self.shown += count
+
+    def end(self) -> None:
+        self.open = 0
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def state(net: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: t.clone() for name, t in net.state_dict().items() if "num_batches" not in name}
+
+
+def same(left: torch.nn.Module, right: torch.nn.Module) -> bool:
+    one, two = state(left), state(right)
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("strategy", ["feature-extractor", "partial", "full", "gradual"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_every_strategy_learns_and_leaves_frozen_parts_alone(
+    make_task: MakeTask, tiny: Any, strategy: str, optimizer: str
+) -> None:
+    net, before = tiny(), state(tiny())
+    task = make_task(net, strategy=strategy, optimizer=optimizer, epochs=12, stages=1, learning_rate=0.05)
+    course = train(net, task, Silent())
+    assert course.history[-1]["loss"] < course.history[0]["loss"]
+    best = course.history[course.best_epoch - 1]
+    assert best["val_top1"] == max(entry["val_top1"] for entry in course.history)
+    assert best["val_top1"] >= 0.6, "chance is a third"
+    last = load_state(task.folder, task.fingerprint)
+    assert last is not None
+    changed = {
+        name.split(".")[0]
+        for name, tensor in before.items()
+        if not torch.equal(last.tensors.get(f"net/{name}", tensor), tensor)
+    }
+    untouched = {name: t for name, t in before.items() if name.split(".")[0] not in changed}
+    assert all(torch.equal(state(net)[name], tensor) for name, tensor in untouched.items())
+    expected = {
+        "feature-extractor": {"head"},
+        "partial": {"second", "head"},
+        "full": {"stem", "first", "second", "head"},
+        "gradual": {"stem", "first", "second", "head"},
+    }
+    assert changed == expected[strategy], "weights and BatchNorm statistics"
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(make_task: MakeTask, tiny: Any) -> None:
+    nets = []
+    for number, seed in enumerate((0, 0, 1)):
+        torch.manual_seed(1000 + number)
+        net = tiny()
+        torch.manual_seed(number)
+        train(net, make_task(net, f"run{number}", strategy="full", seed=seed), Silent())
+        nets.append(net)
+    assert same(nets[0], nets[1])
+    assert not same(nets[0], nets[2])
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strategy": "full", "average": 0.9},
+        {"strategy": "gradual", "optimizer": "sgd"},
+        {"strategy": "feature-extractor"},
+    ],
+    ids=lambda s: s["strategy"],
+)
+def test_an_interrupted_training_ends_like_an_uninterrupted_one(
+    make_task: MakeTask, tiny: Any, epoch: int, settings: dict[str, Any]
+) -> None:
+    straight = tiny()
+    whole = train(straight, make_task(straight, "whole", epochs=6, **settings), Silent())
+    net = tiny()
+    with pytest.raises(KeyboardInterrupt):
+        train(net, make_task(net, "cut", epochs=6, **settings), Recorder(stop=f"epoch {epoch}/"))
+    resumed, said = tiny(), Recorder()
+    course = train(resumed, make_task(resumed, "cut", epochs=6, **settings), said)
+    assert same(straight, resumed)
+    assert course.best_epoch == whole.best_epoch
+    timeless = {"seconds", "images_per_second"}
+    strip = [{k: v for k, v in entry.items() if k not in timeless} for entry in course.history]
+    assert strip == [{k: v for k, v in entry.items() if k not in timeless} for entry in whole.history]
+    going_on = [line for line in said.lines if line.startswith("going on")]
+    assert going_on == ([f"going on after epoch {epoch - 1}/6"] if epoch > 1 else [])
+
+
+def test_a_finished_training_is_not_trained_again(make_task: MakeTask, tiny: Any) -> None:
+    first, again, said = tiny(), tiny(), Recorder()
+    train(first, make_task(first, strategy="full"), Silent())
+    train(again, make_task(again, strategy="full"), said)
+    assert same(first, again)
+    assert said.shown == 0
+
+
+def test_damaged_state_starts_over_and_says_so(make_task: MakeTask, tiny: Any) -> None:
+    net = tiny()
+    task = make_task(net, strategy="full")
+    train(net, task, Silent())
+    (task.folder / STATE_FILE).write_text("{")
+    again, said = tiny(), Recorder()
+    train(again, make_task(again, strategy="full"), said)
+    assert "training starts over" in said.lines[0]
+    assert same(net, again)
+
+
+def test_state_of_another_task_is_not_used(make_task: MakeTask, tiny: Any) -> None:
+    net, other, said = tiny(), tiny(), Recorder()
+    train(net, make_task(net, strategy="full"), Silent())
+    train(other, make_task(other, strategy="full", fingerprint="other"), said)
+    assert said.shown == 4 * 31
+
+
+def test_one_line_per_epoch(make_task: MakeTask, tiny: Any) -> None:
+    net, said = tiny(), Recorder()
+    train(net, make_task(net, strategy="feature-extractor", epochs=2), said)
+    assert len(said.lines) == 2
+    assert said.lines[1].startswith("epoch 2/2 head  loss ")
+    assert said.lines[1].endswith(" s")
+    assert said.shown == 2 * 31
+    assert said.open == 0
+
+
+def test_patience_stops_and_keeps_the_best_epoch(
+    make_task: MakeTask, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([(0.5, 0.9), (0.6, 0.8), (0.6, 0.7), (0.4, 0.1), (0.9, 0.9)])
+    monkeypatch.setattr(loop, "score", lambda *_: loop.Score(*reversed(next(scores))))
+    net = tiny()
+    course = train(net, make_task(net, strategy="full", epochs=9, patience=2), Silent())
+    assert len(course.history) == 4
+    assert course.best_epoch == 3, "the second and third are equally right, the third has the lower loss"
+    assert all(torch.equal(course.best[name], tensor) for name, tensor in state(net).items())
+
+
+def test_patience_waits_for_the_last_phase(
+    make_task: MakeTask, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "score", lambda *_: loop.Score(1.0, 0.5))
+    net = tiny()
+    course = train(net, make_task(net, strategy="gradual", epochs=8, patience=1), Silent())
+    assert [entry["phase"] for entry in course.history][-1] == "full"
+
+
+def test_the_average_is_what_is_saved(make_task: MakeTask, tiny: Any) -> None:
+    plain, averaged = tiny(), tiny()
+    train(plain, make_task(plain, "plain", strategy="full"), Silent())
+    course = train(averaged, make_task(averaged, "averaged", strategy="full", average=0.9), Silent())
+    assert course.average is not None
+    assert not same(plain, averaged)
+    assert all(torch.equal(course.best[name], tensor) for name, tensor in state(averaged).items())
+
+
+def test_average_follows_from_the_first_step_on(tiny: Any) -> None:
+    net, average = tiny(), tiny()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(1)
+    names = frozenset(net.state_dict())
+    loop.follow(average, net, names, 0.999, step=1)
+    moved = (average.head[1].bias - tiny().head[1].bias).mean().item()
+    assert moved == pytest.approx(1 - 2 / 11), "not by 0.001: the beginning would linger"
+
+
+def test_divergence_names_epoch_step_and_a_way_out(make_task: MakeTask, tiny: Any) -> None:
+    net = tiny()
+    with torch.no_grad():
+        net.head[1].weight.fill_(float("nan"))
+    with pytest.raises(StageError, match=r"epoch 1, step 1 of 5: the loss is no finite number") as caught:
+        train(net, make_task(net, strategy="full"), Silent())
+    assert "finetune.learning_rate" in caught.value.hint
+
+
+def test_out_of_memory_says_what_to_lower(
+    make_task: MakeTask, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loop, "_step", full)
+    net = tiny()
+    with pytest.raises(StageError, match="memory") as caught:
+        train(net, make_task(net, strategy="full"), Silent())
+    assert "finetune.batch" in caught.value.hint
+
+
+def test_clipping_bounds_a_step(make_task: MakeTask, tiny: Any) -> None:
+    moved = {}
+    for clip in (0.0, 1e-4):
+        net, before = tiny(), state(tiny())
+        settings = {"strategy": "full", "optimizer": "sgd", "epochs": 1, "weight_decay": 0.0, "clip": clip}
+        train(net, make_task(net, f"clip{clip}", **settings), Silent())
+        moved[clip] = sum(float((p.detach() - before[n]).norm()) for n, p in net.named_parameters())
+    assert moved[1e-4] < moved[0.0] / 10
