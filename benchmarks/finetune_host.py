@@ -24,7 +24,9 @@ from edgetune.progress import Silent
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="mobilenet_v2")
     parser.add_argument("--weights", default="default")
@@ -54,8 +56,12 @@ def main() -> None:
         keep = Store(out)
         data = timed("scan", lambda: pipeline.look(recipe, out, quiet))
         trained = timed("finetune", lambda: pipeline.make_checkpoint(keep, recipe, data, "auto", quiet))
-        exported = timed("export", lambda: pipeline.make_onnx(keep, recipe, trained, target.runtime, data, quiet))
-        int8 = timed("quantize", lambda: pipeline.make_int8(keep, recipe, exported, target.runtime, data, quiet))
+        exported = timed(
+            "export", lambda: pipeline.make_onnx(keep, recipe, trained, target.runtime, data, quiet)
+        )
+        int8 = timed(
+            "quantize", lambda: pipeline.make_int8(keep, recipe, exported, target.runtime, data, quiet)
+        )
         timed("check", lambda: pipeline.make_check(keep, recipe, trained, exported, int8, data, quiet))
         if target.is_host:
             timed("bench", lambda: pipeline.make_bench(keep, recipe, exported, int8, quiet))

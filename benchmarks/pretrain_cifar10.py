@@ -91,11 +91,16 @@ def main() -> None:
     plain = [p for p in net.parameters() if p.ndim <= 1]
     optimizer = torch.optim.SGD(
         [{"params": decayed, "weight_decay": args.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=args.learning_rate, momentum=0.9, nesterov=True,
+        lr=args.learning_rate,
+        momentum=0.9,
+        nesterov=True,
     )
     steps = len(images) // args.batch
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=args.learning_rate, total_steps=steps * args.epochs, pct_start=0.1,
+        optimizer,
+        max_lr=args.learning_rate,
+        total_steps=steps * args.epochs,
+        pct_start=0.1,
     )
     began = time.perf_counter()
     for epoch in range(args.epochs):
@@ -111,7 +116,10 @@ def main() -> None:
             optimizer.step()
             schedule.step()
             total += loss.item()
-        print(f"epoch {epoch + 1}/{args.epochs} loss {total / steps:.4f} {time.perf_counter() - began:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1}/{args.epochs} loss {total / steps:.4f} {time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
     seconds = time.perf_counter() - began
     test_images, test_labels, _ = load(root / "test")
     top1 = accuracy(net, test_images, test_labels)
@@ -128,13 +136,22 @@ def main() -> None:
         "mean": MEAN,
         "std": STD,
         "settings": {
-            "epochs": args.epochs, "batch": args.batch, "optimizer": "sgd, nesterov momentum 0.9",
-            "learning_rate": args.learning_rate, "schedule": "one cycle, 10% warm-up",
-            "weight_decay": args.weight_decay, "label_smoothing": 0.05, "seed": args.seed,
+            "epochs": args.epochs,
+            "batch": args.batch,
+            "optimizer": "sgd, nesterov momentum 0.9",
+            "learning_rate": args.learning_rate,
+            "schedule": "one cycle, 10% warm-up",
+            "weight_decay": args.weight_decay,
+            "label_smoothing": 0.05,
+            "seed": args.seed,
             "augmentation": "shift by up to 4 px, horizontal flip",
         },
         "seconds": round(seconds),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
         "made_by": "benchmarks/pretrain_cifar10.py",
     }
     args.out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")

@@ -36,16 +36,24 @@ def measure(arguments: list[str], stdout: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
-    rows: dict[str, list[tuple[float, float]]] = {"quickstart": [], "rerun, nothing changed": [], "--help": []}
+    rows: dict[str, list[tuple[float, float]]] = {
+        "quickstart": [],
+        "rerun, nothing changed": [],
+        "--help": [],
+    }
     report = {}
     for _ in range(runs):
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "run"
             for name in list(rows)[:2]:
-                rows[name].append(measure(["quickstart", "--json", "-q", "-o", str(out)], Path(folder) / "json"))
+                rows[name].append(
+                    measure(["quickstart", "--json", "-q", "-o", str(out)], Path(folder) / "json")
+                )
             report = json.loads((Path(folder) / "json").read_text())
             rows["--help"].append(measure(["--help"], Path(folder) / "help"))
     print(heading("torch", "onnx", "onnxruntime"))

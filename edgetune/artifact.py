@@ -132,15 +132,21 @@ class Artifact(BaseModel):
         """
         described = folder / ARTIFACT_FILE
         if not described.is_file():
-            inside = sorted(p.parent.name for p in folder.glob(f"*/{ARTIFACT_FILE}")) if folder.is_dir() else []
-            hint = f"it holds: {', '.join(inside)}; name one of those" if inside else "edgetune run makes them"
+            inside = (
+                sorted(p.parent.name for p in folder.glob(f"*/{ARTIFACT_FILE}")) if folder.is_dir() else []
+            )
+            hint = (
+                f"it holds: {', '.join(inside)}; name one of those" if inside else "edgetune run makes them"
+            )
             raise ArtifactError(f"{folder}: not an artifact (no {ARTIFACT_FILE})", hint=hint)
         try:
             artifact = cls.model_validate_json(described.read_bytes()).model_copy(update={"path": folder})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ArtifactError(f"{described}: {where or 'not JSON'}: {first['msg']}", hint="make it again") from None
+            raise ArtifactError(
+                f"{described}: {where or 'not JSON'}: {first['msg']}", hint="make it again"
+            ) from None
         if kinds and artifact.kind not in kinds:
             raise ArtifactError(
                 f"{folder}: a {artifact.kind!r} artifact, where {' or '.join(map(repr, kinds))} is needed"

@@ -34,17 +34,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON."
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Strict = Annotated[bool, typer.Option("--strict", help="What could not be judged counts as failed (exit 7).")]
-ProfileName = Annotated[str, typer.Option("--profile", help="NAME[:MODE][@JETPACK]; see edgetune profiles list.")]
+ProfileName = Annotated[
+    str, typer.Option("--profile", help="NAME[:MODE][@JETPACK]; see edgetune profiles list.")
+]
 DataFolder = Annotated[
     Path | None, typer.Option("--data", help="Class folders; default: where the artifact's images lay.")
 ]
-OutFolder = Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write; default: beside the input.")]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", "-o", help="The folder to write; default: beside the input.")
+]
 ArtifactFolder = Annotated[Path, typer.Argument(help="A folder that a stage made.")]
 STAGES, ONE_GO, LOOK = "One stage at a time", "In one go", "Look things up"
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
     if version:
         typer.echo(f"edgetune {__version__}")
         raise typer.Exit
@@ -70,8 +76,12 @@ def quickstart(
 @app.command(rich_help_panel=ONE_GO)
 def run(
     recipe: Annotated[Path, typer.Argument(help="A recipe; edgetune init writes one.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The run's folder; default: runs/NAME.")] = None,
-    profile: Annotated[str, typer.Option("--profile", help="Instead of the recipe's: NAME[:MODE][@JETPACK].")] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run's folder; default: runs/NAME.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option("--profile", help="Instead of the recipe's: NAME[:MODE][@JETPACK].")
+    ] = "",
     accelerator: Accelerator = "auto",
     strict: Strict = False,
     as_json: AsJson = False,
@@ -101,7 +111,9 @@ def run(
 
 @app.command(rich_help_panel=ONE_GO)
 def init(
-    data: Annotated[Path, typer.Option("--data", help="Class folders, or train/ and val/ with class folders.")],
+    data: Annotated[
+        Path, typer.Option("--data", help="Class folders, or train/ and val/ with class folders.")
+    ],
     model: Annotated[str, typer.Option("--model", help="See edgetune models list.")] = "mobilenet_v2",
     profile: ProfileName = "host-cpu",
     weights: Annotated[str, typer.Option("--weights", help="default, none, or a file.")] = "default",
@@ -128,8 +140,12 @@ def init(
 
 @app.command(rich_help_panel=STAGES)
 def finetune(
-    recipe: Annotated[Path, typer.Argument(help="A recipe; only its data, model and finetune sections count.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder; default: runs/NAME/checkpoint.")] = None,
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe; only its data, model and finetune sections count.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The folder; default: runs/NAME/checkpoint.")
+    ] = None,
     accelerator: Accelerator = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -169,7 +185,9 @@ def quantize(
     ranges: Annotated[str, typer.Option(help="minmax, percentile or entropy; default: the preset's.")] = "",
     images: Annotated[int, typer.Option(min=0, help="Calibration images; 0: the preset's.")] = 0,
     manifest: Annotated[Path | None, typer.Option(help="A pinned calibration set.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(help="A node that stays in float; may be repeated.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="A node that stays in float; may be repeated.")
+    ] = None,
     out: OutFolder = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -178,7 +196,12 @@ def quantize(
     from edgetune.steps import quantize_alone
     from edgetune.recipe import section_from
 
-    values = {"preset": preset, "ranges": ranges or None, "images": images or None, "exclude": tuple(exclude or ())}
+    values = {
+        "preset": preset,
+        "ranges": ranges or None,
+        "images": images or None,
+        "exclude": tuple(exclude or ()),
+    }
     settings = section_from("quantize", values | {"manifest": str(manifest.absolute()) if manifest else ""})
     _show_artifact(quantize_alone(network, profile, settings, data, out, _progress(quiet)), as_json)
 
@@ -204,7 +227,9 @@ def check(
 
 @app.command(rich_help_panel=STAGES)
 def bench(
-    models: Annotated[list[Path], typer.Argument(help="ONNX or INT8 artifacts, or .onnx files; timed in turns.")],
+    models: Annotated[
+        list[Path], typer.Argument(help="ONNX or INT8 artifacts, or .onnx files; timed in turns.")
+    ],
     preset: Annotated[str, typer.Option(help="quick or standard.")] = "quick",
     threads: Annotated[int, typer.Option(min=0, help="0: as many as there are cores.")] = 0,
     as_json: AsJson = False,
@@ -279,7 +304,8 @@ def profiles_list(as_json: AsJson = False) -> None:
 
 @profiles_app.command("show")
 def profiles_show(
-    name: Annotated[str, typer.Argument(help="NAME[:MODE][@JETPACK], or a YAML file.")], as_json: AsJson = False
+    name: Annotated[str, typer.Argument(help="NAME[:MODE][@JETPACK], or a YAML file.")],
+    as_json: AsJson = False,
 ) -> None:
     """Show one profile: modes, JetPacks, sources."""
     from edgetune.profile import load_target
@@ -342,7 +368,9 @@ def _show_run(report: dict[str, Any], out: Path, made: tuple[str, ...] | None, a
 
 def _show_artifact(artifact: Any, as_json: bool) -> None:
     if as_json:
-        _print_json(artifact.model_dump(mode="json") | {"path": str(artifact.path), "digest": artifact.digest})
+        _print_json(
+            artifact.model_dump(mode="json") | {"path": str(artifact.path), "digest": artifact.digest}
+        )
     else:
         from edgetune.show import show_artifact
 

@@ -124,9 +124,20 @@ def run(
         network = make_onnx(keep, recipe, checkpoint, target.runtime, data, progress)
         int8 = make_int8(keep, recipe, network, target.runtime, data, progress)
         measures = make_check(keep, recipe, checkpoint, network, int8, data, progress)
+        transfer = make_transfer(keep, checkpoint, scratch, data, progress) if scratch else None
         latency = make_bench(keep, recipe, network, int8, progress) if target.is_host else None
         report = assemble(
-            recipe, target, data, checkpoint, network, int8, measures, latency, scratch, strict=strict, command=command
+            recipe,
+            target,
+            data,
+            checkpoint,
+            network,
+            int8,
+            measures,
+            latency,
+            transfer,
+            strict=strict,
+            command=command,
         )
         publish(report, out)
     return Run(out, report, tuple(keep.made), report["exit_code"])
@@ -153,7 +164,9 @@ def quickstart(
 def look(recipe: Recipe, out: Path, progress: Progress) -> Dataset:
     """Read the data folder, cut it, and write down the cut."""
     manifest = out / "data.json"
-    data = scan(recipe.data, recipe.resolve(recipe.data.path), manifest if manifest.is_file() else None, progress)
+    data = scan(
+        recipe.data, recipe.resolve(recipe.data.path), manifest if manifest.is_file() else None, progress
+    )
     save_dataset(data, manifest)
     for warning in data.warnings:
         progress.line(f"warning: {warning}")
@@ -186,6 +199,15 @@ def make_scratch(
     model = recipe.model.model_copy(update={"weights": "none"})
     bare = recipe.model_copy(update={"finetune": settings, "model": model})
     return make_checkpoint(keep, bare, data, accelerator, progress, "scratch")
+
+
+def make_transfer(
+    keep: Store, checkpoint: Artifact, scratch: Artifact, data: Dataset, progress: Progress
+) -> Artifact:
+    """Say what the pretrained weights bought, or find the earlier comparison."""
+    from edgetune.stages.transfer import transfer
+
+    return keep("transfer", transfer, checkpoint, scratch, data, uses=TRAINING, progress=progress)
 
 
 def make_onnx(
@@ -227,14 +249,23 @@ def make_check(
     return keep(name, check, checkpoint, network, int8, data, recipe.check, uses=EXPORTING, progress=progress)
 
 
-def make_bench(keep: Store, recipe: Recipe, network: Artifact, int8: Artifact, progress: Progress) -> Artifact:
+def make_bench(
+    keep: Store, recipe: Recipe, network: Artifact, int8: Artifact, progress: Progress
+) -> Artifact:
     """Time FP32 and INT8 on this machine, or find the earlier measurement on it."""
     from edgetune.stages.bench import bench
 
     models = {"fp32": network, "int8": int8}
     threads = cores()
     return keep(
-        "bench", bench, models, recipe.bench, threads, uses=RUNNING, also={"cpu": cpu_name()}, progress=progress
+        "bench",
+        bench,
+        models,
+        recipe.bench,
+        threads,
+        uses=RUNNING,
+        also={"cpu": cpu_name()},
+        progress=progress,
     )
 
 

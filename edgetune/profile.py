@@ -175,10 +175,13 @@ def load_target(spec: str) -> Target:
     wanted = match["mode"] or default
     mode = next((known for known in profile.modes if known.lower() == wanted.lower()), "")
     if not mode:
-        raise ConfigError(f"profile {profile.name!r}: unknown mode {wanted!r}", hint=nearest(wanted, profile.modes))
+        raise ConfigError(
+            f"profile {profile.name!r}: unknown mode {wanted!r}", hint=nearest(wanted, profile.modes)
+        )
     if allowed and mode not in allowed:
         raise ConfigError(
-            f"profile {profile.name!r}: JetPack {jetpack} has no mode {mode!r}", hint=f"known: {', '.join(allowed)}"
+            f"profile {profile.name!r}: JetPack {jetpack} has no mode {mode!r}",
+            hint=f"known: {', '.join(allowed)}",
         )
     return Target(profile=profile, mode=mode, jetpack=jetpack)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from edgetune.artifact import Artifact
@@ -16,94 +17,120 @@ MARKS = {"ok": "ok", "missing": "MISSING", "optional": "optional", "warning": "w
 
 
 def _console() -> Console:
-    return Console(highlight=False)
+    # Square brackets are part of what is said: NAME[:MODE], edgetune[timm].
+    return Console(highlight=False, markup=False)
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+def _show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """Print a table, or one block per row where the terminal is too narrow for it."""
+    console = _console()
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    return table
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        for index, (column, cell) in enumerate(zip(columns, row, strict=True)):
+            console.print(f"{'' if index == 0 else '  '}{column}: {cell}")
 
 
 def show_findings(findings: list[dict[str, Any]]) -> None:
     """Show what `edgetune doctor` found."""
-    table = _table("what", "", "found")
+    console = _console()
+    width = max(len(finding["what"]) for finding in findings)
     for finding in findings:
-        found = finding["found"] + (f"\n-> {finding['way']}" if finding["way"] else "")
-        table.add_row(finding["what"], MARKS[finding["status"]], found)
-    _console().print(table)
+        console.print(f"{finding['what']:<{width}}  {MARKS[finding['status']]:<8}  {finding['found']}")
+        if finding["way"]:
+            console.print(f"{'':<{width}}  -> {finding['way']}")
 
 
 def show_profiles(profiles: list[Profile]) -> None:
     """List profiles with their modes; the default mode is marked."""
-    table = _table("profile", "what", "modes", "JetPack")
+    rows = []
     for profile in profiles:
         modes = " ".join(f"{name}*" if name == profile.default_mode else name for name in profile.modes)
         packs = " ".join(f"{name}*" if name == profile.default_jetpack else name for name in profile.jetpacks)
-        table.add_row(profile.name, profile.title, modes, packs or "-")
-    _console().print(table)
+        rows.append((profile.name, modes, packs or "-"))
+    _show_rows(("profile", "modes", "JetPack"), rows)
     _console().print("* default; name a target as NAME[:MODE][@JETPACK]")
 
 
 def show_target(target: Target) -> None:
     """Show one profile in full, with the chosen mode and JetPack marked."""
     console, profile = _console(), target.profile
-    console.print(f"{target.label}: {profile.title} ({profile.chip})", style="bold")
-    modes = _table("mode", "SMs", "GPU MHz", "GB/s", "INT8 TOPS", "FP16 TFLOPS", "W", "source")
+    console.print(f"{target.label}: {profile.title} ({profile.chip})")
+    rows = []
     for name, mode in profile.modes.items():
-        mark = "*" if name == target.mode else ""
-        figures = (mode.sms, mode.gpu_mhz, mode.bandwidth_gb_s, mode.int8_dense_tops, mode.fp16_dense_tflops, mode.power_w)
+        figures = (
+            mode.sms,
+            mode.gpu_mhz,
+            mode.bandwidth_gb_s,
+            mode.int8_dense_tops,
+            mode.fp16_dense_tflops,
+            mode.power_w,
+        )
         cells = ["-" if figure is None else f"{figure:g}" for figure in figures]
-        modes.add_row(name + mark, *cells, f"{mode.source} ({mode.confidence})")
-    console.print(modes)
-    if profile.jetpacks:
-        packs = _table("JetPack", "TensorRT", "CUDA", "Python", "opset", "IR", "typing", "source")
-        for name, pack in profile.jetpacks.items():
-            mark = "*" if name == target.jetpack else ""
-            packs.add_row(
-                name + mark, pack.tensorrt, pack.cuda, pack.python, f"{pack.opset} (<={pack.opset_max})",
-                str(pack.ir), pack.typing, f"{pack.source} ({pack.confidence})",
-            )  # fmt: skip
-        console.print(packs)
+        rows.append((name + ("*" if name == target.mode else ""), *cells))
+    columns = ("mode", "SMs", "GPU MHz", "GB/s", "INT8 TOPS", "FP16 TFLOPS", "W")
+    _show_rows(columns, rows, right=columns[1:])
+    packs = [
+        (
+            name + ("*" if name == target.jetpack else ""), pack.tensorrt, pack.cuda, pack.python,
+            f"{pack.opset} (of {pack.opset_max})", str(pack.ir), pack.typing,
+        )
+        for name, pack in profile.jetpacks.items()
+    ]  # fmt: skip
+    if packs:
+        _show_rows(("JetPack", "TensorRT", "CUDA", "Python", "opset", "IR", "typing"), packs)
+    console.print("sources:")
+    for name, entry in [*profile.modes.items(), *profile.jetpacks.items()]:
+        console.print(f"  {name}: {entry.source} ({entry.confidence})")
     if profile.notes:
         console.print(profile.notes)
 
 
 def show_models(models: list[dict[str, Any]]) -> None:
     """List networks."""
-    table = _table("network", "params", "MACs", "input", "weights", right=("params", "MACs", "input"))
-    for model in models:
-        table.add_row(
+    rows = [
+        (
             model["name"], f"{model['parameters'] / 1e6:.2f} M", f"{model['operations'] / 1e9:.2f} G",
             f"{model['size_px']} px", str(model["weights"]),
-        )  # fmt: skip
-    _console().print(table)
+        )
+        for model in models
+    ]  # fmt: skip
+    _show_rows(("network", "params", "MACs", "input", "weights"), rows, right=("params", "MACs", "input"))
     _console().print("timm:NAME names any network of timm; edgetune models show NAME tells more")
 
 
 def show_model(model: dict[str, Any]) -> None:
     """Show one network."""
-    table = _table("", "")
     for key, value in model.items():
         shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-        table.add_row(key, shown)
-    _console().print(table)
+        _console().print(f"{key}: {shown}")
 
 
 def show_artifact(artifact: Artifact) -> None:
     """Show what a stage made."""
     console = _console()
-    console.print(f"{artifact.path}: {artifact.kind}, {artifact.bytes / 1e6:.2f} MB, {len(artifact.classes)} classes")
+    console.print(
+        f"{artifact.path}: {artifact.kind}, {artifact.bytes / 1e6:.2f} MB, {len(artifact.classes)} classes"
+    )
     for warning in artifact.details.get("warnings") or []:
-        console.print(f"warning: {warning}", markup=False)
+        console.print(f"warning: {warning}")
     for name, figure in (artifact.details.get("parity") or {}).items():
-        console.print(f"  {name}: {figure:.3g}", markup=False)
+        console.print(f"  {name}: {figure:.3g}")
     if "training" in artifact.details:
         training = artifact.details["training"]
-        console.print(f"  validation top-1: {100 * training['val_top1']:.1f}% (epoch {training['best_epoch']})")
+        console.print(
+            f"  validation top-1: {100 * training['val_top1']:.1f}% (epoch {training['best_epoch']})"
+        )
     if "quantized_ops" in artifact.details:
-        console.print(f"  INT8: {artifact.details['quantized_ops']} operations, float: {artifact.details['float_ops']}")
+        console.print(
+            f"  INT8: {artifact.details['quantized_ops']} operations, float: {artifact.details['float_ops']}"
+        )
 
 
 def show_measures(measures: dict[str, Any]) -> None:
@@ -117,15 +144,17 @@ def show_measures(measures: dict[str, Any]) -> None:
             console.print(f"{name}: top-1 {100 * model['top1']:.2f}% ({low:.1f} to {high:.1f})")
     for pair, figures in (measures.get("parity") or {}).items():
         flat = {key: value for key, value in figures.items() if isinstance(value, int | float)}
-        console.print(f"{pair}: " + "  ".join(f"{key} {value:.4g}" for key, value in flat.items()), markup=False)
+        console.print(f"{pair}: " + "  ".join(f"{key} {value:.4g}" for key, value in flat.items()))
 
 
 def _show_latency(latency: dict[str, Any], console: Console) -> None:
     figures = ("p50_ms", "p90_ms", "p99_ms", "cv", "count", "peak_memory_mb")
-    table = _table("network", "p50 ms", "p90 ms", "p99 ms", "spread", "runs", "memory MB", right=("p50 ms", "p90 ms"))
-    for name, model in latency["models"].items():
-        table.add_row(name, *(f"{model[key]:.4g}" if model.get(key) is not None else "-" for key in figures))
-    console.print(table)
+    rows = [
+        (name, *(f"{model[key]:.4g}" if model.get(key) is not None else "-" for key in figures))
+        for name, model in latency["models"].items()
+    ]
+    columns = ("network", "p50 ms", "p90 ms", "p99 ms", "spread", "runs", "memory MB")
+    _show_rows(columns, rows, right=columns[1:])
     console.print(f"{latency['engine']}, {latency['threads']} threads, batch {latency['batch']}")
     if not latency.get("trusted", True):
-        console.print(f"not to be trusted: {latency['why']}", markup=False)
+        console.print(f"not to be trusted: {latency['why']}")

@@ -41,7 +41,12 @@ def finetune_alone(recipe: Path, out: Path | None, accelerator: str, progress: P
 
 
 def export_alone(
-    checkpoint: Path, profile: str, settings: ExportSection, data: Path | None, out: Path | None, progress: Progress
+    checkpoint: Path,
+    profile: str,
+    settings: ExportSection,
+    data: Path | None,
+    out: Path | None,
+    progress: Progress,
 ) -> Artifact:
     """Export a checkpoint for a profile; beside it, as `onnx`, unless another folder is named."""
     network = Artifact.load(checkpoint, "checkpoint")
@@ -54,7 +59,12 @@ def export_alone(
 
 
 def quantize_alone(
-    network: Path, profile: str, settings: QuantizeSection, data: Path | None, out: Path | None, progress: Progress
+    network: Path,
+    profile: str,
+    settings: QuantizeSection,
+    data: Path | None,
+    out: Path | None,
+    progress: Progress,
 ) -> Artifact:
     """Quantize an exported network for a profile; beside it, as `int8`, unless another folder is named."""
     exported = Artifact.load(network, "onnx")
@@ -109,12 +119,16 @@ def find_data(artifact: Artifact, data: Path | None, progress: Progress) -> Data
     for manifest in (artifact.path / "data.json", artifact.path.parent / "data.json"):
         if manifest.is_file():
             return load_dataset(manifest)
-    raise ConfigError(f"{artifact.path}: nothing says where its images are", hint="name their folder with --data")
+    raise ConfigError(
+        f"{artifact.path}: nothing says where its images are", hint="name their folder with --data"
+    )
 
 
 def _recipe(artifact: Artifact, data: Path | None) -> Recipe:
     """A recipe that carries one section to a stage; the others are not looked at."""
-    return Recipe(schema_version=1, data=DataSection(path=str(data or ".")), model=ModelSection(name="custom"))
+    return Recipe(
+        schema_version=1, data=DataSection(path=str(data or ".")), model=ModelSection(name="custom")
+    )
 
 
 def _measures(artifact: Artifact) -> dict[str, Any]:
@@ -132,5 +146,7 @@ def _onnx_file(path: Path) -> Path:
     if path.is_dir():
         return Artifact.load(path, "onnx", "qdq").file("model.onnx")
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file or folder", hint="name an onnx or int8 folder, or an .onnx file")
+        raise ConfigError(
+            f"{path}: no such file or folder", hint="name an onnx or int8 folder, or an .onnx file"
+        )
     return path

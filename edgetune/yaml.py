@@ -87,7 +87,9 @@ def _plain(node: Any, location: Location, lines: dict[Location, int], path: Path
     if tag or not (node is None or isinstance(node, CommentedMap | CommentedSeq | str | int | float)):
         shown = f"the tag {tag}" if tag else f"a {type(node).__name__}"
         key = ".".join(map(str, location))
-        raise ConfigError(f"{path}:{lines.get(location, 1)}: {key}: {shown} is not allowed; write plain values")
+        raise ConfigError(
+            f"{path}:{lines.get(location, 1)}: {key}: {shown} is not allowed; write plain values"
+        )
     if isinstance(node, CommentedMap):
         out = {}
         for key in node:

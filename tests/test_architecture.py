@@ -47,7 +47,11 @@ def imported(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names = [f"{node.module}.{alias.name}" for alias in node.names] if node.module == "edgetune" else [node.module]
+            names = (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "edgetune"
+                else [node.module]
+            )
             found.update(names)
         elif isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -130,9 +134,15 @@ def test_nothing_is_unpickled() -> None:
                 assert getattr(node, "module", "") != "pickle", path
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle":
                 assert node.attr == "UnpicklingError", f"{path}: pickle is only named to catch its errors"
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("torch.load", "np.load", "numpy.load"):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "torch.load",
+                "np.load",
+                "numpy.load",
+            ):
                 given = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 assert given.get("weights_only") == "True" or given.get("allow_pickle") == "False", path
             if isinstance(node, ast.Call):
-                assert not any(k.arg == "shell" and ast.unparse(k.value) != "False" for k in node.keywords), path
+                assert not any(k.arg == "shell" and ast.unparse(k.value) != "False" for k in node.keywords), (
+                    path
+                )
                 assert ast.unparse(node.func) not in ("os.system", "eval", "exec"), path

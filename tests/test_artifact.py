@@ -181,7 +181,9 @@ def test_a_really_full_device_is_recognised() -> None:
     assert "disk is full" in disk_error(caught.value, Path("/dev/full")).message
 
 
-@pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc/version").exists(), reason="needs a folder nobody writes")
+@pytest.mark.skipif(
+    os.geteuid() == 0 and not Path("/proc/version").exists(), reason="needs a folder nobody writes"
+)
 def test_an_unwritable_folder_is_a_stage_error() -> None:
     with pytest.raises(StageError, match="/proc"):
         Store(Path("/proc/edgetune"))("a", Counter(), Settings())
@@ -207,7 +209,14 @@ def test_an_interrupted_replacement_is_not_taken_for_whole(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "change",
-    [{"mean": (0.5,)}, {"std": (0.0, 1.0, 1.0)}, {"size_px": 64}, {"resize_px": 0}, {"channels": 2}, {"extra": 1}],
+    [
+        {"mean": (0.5,)},
+        {"std": (0.0, 1.0, 1.0)},
+        {"size_px": 64},
+        {"resize_px": 0},
+        {"channels": 2},
+        {"extra": 1},
+    ],
 )
 def test_an_impossible_preprocess_is_refused(change: dict[str, object]) -> None:
     good = {"resize_px": 40, "size_px": 32, "channels": 3, "mean": (0.5,) * 3, "std": (0.2,) * 3}

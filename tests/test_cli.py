@@ -22,7 +22,11 @@ def edgetune(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedPr
 
 
 def verbs() -> list[str]:
-    found = [command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+    found = [
+        command.name or command.callback.__name__
+        for command in cli.app.registered_commands
+        if command.callback
+    ]
     assert len(found) >= 10
     return [*found, *(group.name for group in cli.app.registered_groups if group.name)]
 
@@ -74,7 +78,9 @@ def test_profiles_as_json_and_as_a_table() -> None:
 
 
 def test_a_table_survives_a_narrow_terminal() -> None:
-    shown = CliRunner(env=PLAIN | {"COLUMNS": "40"}).invoke(cli.app, ["profiles", "show", "jetson-agx-orin-64gb"])
+    shown = CliRunner(env=PLAIN | {"COLUMNS": "40"}).invoke(
+        cli.app, ["profiles", "show", "jetson-agx-orin-64gb"]
+    )
     assert shown.exit_code == 0
     assert max(map(len, shown.stdout.splitlines())) <= 40
 

@@ -80,7 +80,10 @@ def test_a_recipes_limits_win_over_a_profiles() -> None:
 def test_an_inconsistent_profile_is_refused(tmp_path: Path) -> None:
     text = (profile.folder() / "jetson-orin-nano-8gb.yaml").read_text()
     path = tmp_path / "x.yaml"
-    for old, new in (("default_mode: 15W", "default_mode: 16W"), ('default_jetpack: "6.2"', 'default_jetpack: "9"')):
+    for old, new in (
+        ("default_mode: 15W", "default_mode: 16W"),
+        ('default_jetpack: "6.2"', 'default_jetpack: "9"'),
+    ):
         assert old in text
         path.write_text(text.replace(old, new))
         with pytest.raises(ConfigError, match="is none of"):

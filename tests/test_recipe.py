@@ -27,8 +27,14 @@ def test_five_lines_make_a_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (SMALL + "finetune:\n  epoch: 3\n", r"recipe.yaml:7: finetune.epoch: unknown key; did you mean 'epochs'\?"),
-        (SMALL + "finetun:\n  epochs: 3\n", r"recipe.yaml:6: finetun: unknown key; did you mean 'finetune'\?"),
+        (
+            SMALL + "finetune:\n  epoch: 3\n",
+            r"recipe.yaml:7: finetune.epoch: unknown key; did you mean 'epochs'\?",
+        ),
+        (
+            SMALL + "finetun:\n  epochs: 3\n",
+            r"recipe.yaml:6: finetun: unknown key; did you mean 'finetune'\?",
+        ),
         (SMALL + "zzz: 1\n", r"recipe.yaml:6: zzz: unknown key; known here: .*bench"),
         (SMALL + "finetune:\n  epochs: many\n", r"recipe.yaml:7: finetune.epochs: input should be .*'many'"),
         (SMALL + "finetune:\n  epochs: '3'\n", r"recipe.yaml:7: finetune.epochs"),

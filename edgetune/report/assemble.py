@@ -30,13 +30,15 @@ def assemble(
     int8: Artifact,
     measures: Artifact,
     latency: Artifact | None,
-    scratch: Artifact | None,
+    transfer: Artifact | None,
     *,
     strict: bool,
     command: str,
 ) -> dict[str, Any]:
     """Build the content of report.json, verdict and gates included."""
-    found = _measures(measures) | (_measures(latency) if latency else {"latency": None})
+    found = {"latency": None, "transfer": None}
+    for part in (measures, latency, transfer):
+        found |= _measures(part) if part else {}
     found["size"] = {"fp32_bytes": network.file("model.onnx").stat().st_size,
                      "int8_bytes": int8.file("model.onnx").stat().st_size}  # fmt: skip
     why_not = {} if target.is_host else {"latency": "no engine was built here: run it on the device"}
@@ -58,7 +60,6 @@ def assemble(
         "machine": machine(),
         "data": _data(data),
         "training": checkpoint.details["training"],
-        "transfer": _transfer(checkpoint, scratch, data),
         "artifacts": [
             {"role": role, "kind": made.kind, "path": made.path.name, "digest": made.digest, "bytes": made.bytes}
             for role, made in roles.items()
@@ -109,7 +110,9 @@ def _measures(artifact: Artifact) -> dict[str, Any]:
 
 def _data(data: Dataset) -> dict[str, Any]:
     counts = {
-        split: {name: sum(sample.label == label for sample in samples) for label, name in enumerate(data.classes)}
+        split: {
+            name: sum(sample.label == label for sample in samples) for label, name in enumerate(data.classes)
+        }
         for split, samples in data.splits.items()
     }
     return {
@@ -117,25 +120,6 @@ def _data(data: Dataset) -> dict[str, Any]:
         "broken": [list(entry) for entry in data.broken],
         "duplicates": [list(group) for group in data.duplicates], "warnings": list(data.warnings),
     }  # fmt: skip
-
-
-def _transfer(checkpoint: Artifact, scratch: Artifact | None, data: Dataset) -> dict[str, Any] | None:
-    """Compare with training from scratch, on the validation split: the test split judges, once."""
-    if scratch is None:
-        return None
-    ours, bare = checkpoint.details["training"], scratch.details["training"]
-    curve = [
-        [{"epoch": epoch["epoch"], "val_top1": epoch["val_top1"]} for epoch in side["epochs"]] for side in (ours, bare)
-    ]
-    return {
-        "images": len(data.splits["val"]),
-        "split": "val",
-        "pretrained_top1": ours["val_top1"],
-        "scratch_top1": bare["val_top1"],
-        "points": 100 * (ours["val_top1"] - bare["val_top1"]),
-        "epochs_pretrained": curve[0],
-        "epochs_scratch": curve[1],
-    }
 
 
 def _reproduce(command: str) -> list[str]:
@@ -151,7 +135,11 @@ def _same(report: dict[str, Any], path: Path) -> bool:
 
 
 def _lasting(report: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in report.items() if key not in ("made_at", "machine", "command", "reproduce")}
+    return {
+        key: value
+        for key, value in report.items()
+        if key not in ("made_at", "machine", "command", "reproduce")
+    }
 
 
 def command_line(*words: str) -> str:

@@ -8,7 +8,6 @@ import importlib
 import os
 import shutil
 import sys
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,17 @@ from edgetune import machine, profile
 from edgetune.artifact import library_versions
 
 Status = Literal["ok", "missing", "optional", "warning"]
-REQUIRED = ("torch", "torchvision", "onnx", "onnxruntime", "numpy", "PIL", "safetensors", "pydantic", "matplotlib")
+REQUIRED = (
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "PIL",
+    "safetensors",
+    "pydantic",
+    "matplotlib",
+)
 TRTEXEC = (Path("/usr/src/tensorrt/bin/trtexec"), Path("/opt/tensorrt/bin/trtexec"))
 
 
@@ -38,8 +47,17 @@ def doctor() -> list[dict[str, Any]]:
         One entry per thing looked for: `what`, `status` (`ok`, `missing`: edgetune does not work without
         it, `optional`: something it can do is out of reach, `warning`), `found` and `way`.
     """
-    findings = [_python(), *map(_library, REQUIRED), _gpu(), _tensorrt(), _trtexec(), _timm(), _cpu(), _memory()]
-    findings += [_disk(Path.cwd()), _disk(Path(tempfile.gettempdir())), _profiles()]
+    findings = [
+        _python(),
+        *map(_library, REQUIRED),
+        _gpu(),
+        _tensorrt(),
+        _trtexec(),
+        _timm(),
+        _cpu(),
+        _memory(),
+    ]
+    findings += [_disk(Path.cwd()), _profiles()]
     return [asdict(finding) for finding in findings]
 
 
@@ -56,7 +74,9 @@ def _library(name: str) -> Finding:
         importlib.import_module(name)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return Finding(package, "missing", f"does not load: {reason}", "pip install --force-reinstall edgetune")
+        return Finding(
+            package, "missing", f"does not load: {reason}", "pip install --force-reinstall edgetune"
+        )
     return Finding(package, "ok", library_versions(package)[package])
 
 
@@ -85,7 +105,9 @@ def _trtexec() -> Finding:
     path = shutil.which("trtexec") or next((str(p) for p in TRTEXEC if p.is_file()), "")
     if path:
         return Finding("trtexec", "ok", path)
-    return Finding("trtexec", "optional", "not here; engines are built on the device", "it comes with JetPack")
+    return Finding(
+        "trtexec", "optional", "not here; engines are built on the device", "it comes with JetPack"
+    )
 
 
 def _timm() -> Finding:
@@ -99,23 +121,27 @@ def _cpu() -> Finding:
     name = f"{machine.cpu_name()}, {machine.cores()} cores"
     if machine.has_vnni():
         return Finding("CPU", "ok", f"{name}, INT8 instructions (VNNI or dot product)")
-    return Finding("CPU", "warning", f"{name}, no INT8 instructions", "INT8 files for host-cpu use 7-bit weights here")
+    return Finding(
+        "CPU", "warning", f"{name}, no INT8 instructions", "INT8 files for host-cpu use 7-bit weights here"
+    )
 
 
 def _memory() -> Finding:
     gigabytes = machine.memory_bytes() / 2**30
     if gigabytes < 2:
-        return Finding("memory", "warning", f"{gigabytes:.1f} GiB", "fine-tuning small networks takes about 1.5 GiB")
+        return Finding(
+            "memory", "warning", f"{gigabytes:.1f} GiB", "fine-tuning small networks takes about 1.5 GiB"
+        )
     return Finding("memory", "ok", f"{gigabytes:.1f} GiB")
 
 
 def _disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free / 1e9
     if not os.access(folder, os.W_OK):
-        return Finding(f"disk {folder}", "warning", "not writable", "choose another folder with -o")
+        return Finding("disk", "warning", f"{folder} is not writable", "choose another folder with -o")
     if free < 1:
-        return Finding(f"disk {folder}", "warning", f"{free:.1f} GB free", "free some space")
-    return Finding(f"disk {folder}", "ok", f"{free:.0f} GB free")
+        return Finding("disk", "warning", f"{free:.1f} GB free in {folder}", "free some space")
+    return Finding("disk", "ok", f"{free:.0f} GB free in {folder}")
 
 
 def _profiles() -> Finding:

@@ -93,8 +93,9 @@ def init(
         name=_safe_name(data),
         profile=profile,
         path=_quoted(_relative(data, here)),
-        cut="" if cut_by_hand else "  val_share: 0.15    # chooses the best epoch\n"
-        "  test_share: 0.2    # decides the gates\n",
+        cut=""
+        if cut_by_hand
+        else "  val_share: 0.15    # chooses the best epoch\n  test_share: 0.2    # decides the gates\n",
         model=model,
         weights=_quoted(weights if weights in ("default", "none") else _relative(Path(weights), here)),
         channels="  adapter: sum    # gray images into a network made for colour: kernels are added up (or: conv)\n"

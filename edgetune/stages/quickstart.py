@@ -26,7 +26,9 @@ def quickstart_recipe(out: Path) -> Recipe:
     try:
         write_digits(out / "digits")
         if not recipe.is_file():
-            write_atomic(recipe, files("edgetune").joinpath("recipes/quickstart.yaml").read_text(encoding="utf-8"))
+            write_atomic(
+                recipe, files("edgetune").joinpath("recipes/quickstart.yaml").read_text(encoding="utf-8")
+            )
     except OSError as error:
         raise disk_error(error, out) from error
     return load_recipe(recipe)
