@@ -1,0 +1,280 @@
+"""Charts as SVG that lies inside a page: curves, classes, latencies.
+
+Drawn with matplotlib in stand-in colours, which become the page's CSS variables, so that a chart follows
+light, dark and print. Text stays text. The same numbers give the same bytes. Every id carries the chart's
+name. It knows nothing of the page. It may import errors, the report's schema and its wording.
+"""
+
+import io
+import itertools
+import logging
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from edgetune.report.schema import ClassRow, Epoch, Latency, Training, Transfer
+from edgetune.report.wording import middle, milliseconds
+
+# Chart units are CSS pixels on a phone of 380 px; a wider column scales the drawing up, text and all.
+WIDTH = 380
+
+# Stand-ins: colours nobody would choose, each replaced by a variable of the page.
+INK, MUTED, RULE, PANEL = "#010001", "#010002", "#010003", "#010004"
+FIRST, SECOND = "#010005", "#010006"
+VARIABLES = {
+    INK: "var(--ink)",
+    MUTED: "var(--muted)",
+    RULE: "var(--rule)",
+    PANEL: "var(--panel)",
+    FIRST: "var(--first)",
+    SECOND: "var(--second)",
+}
+
+# On top of matplotlib's defaults: what someone set up for other drawings has no say here.
+STYLE: dict[Any, Any] = {
+    **{key: value for key, value in mpl.rcParamsDefault.items() if "backend" not in key},
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.size": 12.5,
+    "axes.edgecolor": RULE,
+    "axes.facecolor": "none",
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "text.color": INK,
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.labelsize": 11.5,
+    "ytick.labelsize": 11.5,
+    "legend.frameon": False,
+    "legend.fontsize": 11.5,
+    "legend.labelcolor": INK,
+    "lines.linewidth": 2.0,
+    "hatch.linewidth": 0.8,
+}
+
+# It says on stderr that it builds its font cache, once per machine; the progress bar is enough.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+
+PERCENT = FuncFormatter(lambda value, _: f"{value:g}%")
+
+Curve = tuple[str, Sequence[tuple[int, float | None]]]
+
+
+def training_charts(training: Training) -> list[tuple[str, str]]:
+    """Draw accuracy and loss over the epochs, each with its title; one without figures is left out."""
+    epochs = training.epochs
+    losses: list[Curve] = [
+        ("validation", [(e.epoch, e.val_loss) for e in epochs]),
+        ("training", [(e.epoch, e.loss) for e in epochs]),
+    ]
+    accuracies: list[Curve] = [
+        ("validation", [(e.epoch, e.val_top1) for e in epochs]),
+        ("training", [(e.epoch, e.train_top1) for e in epochs]),
+    ]
+    best = training.best_epoch
+    drawn = [
+        ("Top-1 accuracy", _curves("accuracy", "Top-1", accuracies, percent=True, epochs=epochs, best=best)),
+        ("Loss", _curves("loss", "Loss", losses, percent=False, epochs=epochs, best=best)),
+    ]
+    return [(title, chart) for title, chart in drawn if chart]
+
+
+def transfer_chart(transfer: Transfer) -> str:
+    """Draw validation accuracy over the epochs, pretrained against from scratch."""
+    curves: list[Curve] = [
+        ("pretrained", [(e.epoch, e.val_top1) for e in transfer.epochs_pretrained]),
+        ("from scratch", [(e.epoch, e.val_top1) for e in transfer.epochs_scratch]),
+    ]
+    return _curves("transfer", "Validation top-1", curves, percent=True)
+
+
+def class_chart(rows: Sequence[ClassRow]) -> str:
+    """Draw each class's accuracy, FP32 as a ring and INT8 as a dot, in the order given."""
+    known = [row for row in rows if row.images > 0 and row.fp32 is not None and row.int8 is not None]
+    if not known:
+        return ""
+    fp32 = [100 * (row.fp32 or 0) / row.images for row in known]
+    int8 = [100 * (row.int8 or 0) / row.images for row in known]
+    places = list(range(len(known)))
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(58 + 22 * len(known))
+        axes.hlines(places, fp32, int8, color=MUTED, linewidth=2)
+        axes.plot(fp32, places, "o", color=FIRST, fillstyle="none", markersize=10, mew=2, label="FP32")
+        axes.plot(int8, places, "o", color=SECOND, markersize=5.5, label="INT8")
+        low = min(fp32 + int8)
+        axes.set_xlim(max(0.0, 10 * np.floor((low - 2) / 10)) - 1.5, 101.5)
+        axes.set_ylim(len(known) - 0.4, -0.6)
+        axes.set_yticks(places, [middle(row.name, 20) for row in known])
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0, labelcolor=INK)
+        axes.spines["left"].set_visible(False)
+        axes.xaxis.set_major_formatter(PERCENT)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        _legend(axes)
+        label = f"Accuracy of {len(known)} classes, FP32 and INT8; lowest {low:.0f}%. Figures in the table."
+        return _svg(figure, "classes", label)
+
+
+def latency_chart(latency: Latency) -> str:
+    """Draw how often each latency occurred. The slowest runs lie beyond the edge; how many, the axis says."""
+    shown = [(key.upper(), timing) for key, timing in latency.models.items() if len(timing.samples_ms) > 1]
+    if not shown:
+        return ""
+    everything = [np.asarray(timing.samples_ms) for _, timing in shown]
+    low = min(float(s.min()) for s in everything)
+    high = max(float(np.quantile(s, 0.95)) for s in everything)
+    if high <= low:
+        high = low * 1.1 + 1e-6
+    edges = np.linspace(low - 0.04 * (high - low), high + 0.15 * (high - low), 61)
+    total = sum(len(s) for s in everything)
+    beyond = sum(int((s > edges[-1]).sum()) for s in everything)
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(220)
+        for samples, (key, timing) in zip(everything, shown, strict=True):
+            colour, hatch = (FIRST, "////") if key == "FP32" else (SECOND, "")
+            heights, _ = np.histogram(samples, edges)
+            name = f"{key}, {milliseconds(timing.p50_ms)}"
+            drawn = 100 * heights / len(samples)
+            # Two drawings: matplotlib's hatches forget how transparent the area behind them is.
+            axes.stairs(drawn, edges, fill=True, facecolor=colour, edgecolor="none", alpha=0.25)
+            axes.stairs(
+                drawn,
+                edges,
+                fill=True,
+                facecolor="none",
+                edgecolor=colour,
+                linewidth=1.2,
+                hatch=hatch,
+                label=name,
+            )
+            if timing.p50_ms is not None:
+                axes.axvline(timing.p50_ms, color=colour, linewidth=1.2, linestyle=(0, (2, 2)))
+        axes.set_xlabel(
+            "latency of one run, ms" + (f"; {beyond} of {total} runs were slower" if beyond else "")
+        )
+        axes.yaxis.set_major_formatter(PERCENT)
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.grid(axis="x", visible=False)
+        axes.set_ylim(bottom=0)
+        _legend(axes)
+        medians = ", ".join(f"{key} {milliseconds(timing.p50_ms)}" for key, timing in shown)
+        return _svg(figure, "latency", f"Distribution of latencies; medians: {medians}.")
+
+
+def _curves(
+    name: str,
+    title: str,
+    curves: Iterable[Curve],
+    *,
+    percent: bool,
+    epochs: Sequence[Epoch] = (),
+    best: int | None = None,
+) -> str:
+    factor = 100 if percent else 1
+    known = [(label, [(x, factor * y) for x, y in line if y is not None]) for label, line in curves]
+    known = [(label, line) for label, line in known if line]
+    if not known:
+        return ""
+    styles = ((SECOND, "-", "o", 4.5), (FIRST, (0, (4, 2)), "s", 3.5))
+    with mpl.rc_context(STYLE):
+        figure, axes = _figure(220)
+        for (label, line), (colour, dashes, marker, size) in zip(known, styles, strict=False):
+            few = len(line) <= 30
+            axes.plot(
+                *zip(*line, strict=True), color=colour, linestyle=dashes, label=label,
+                marker=marker if few else "", markersize=size,
+            )  # fmt: skip
+            if label == "validation" and best in dict(line):
+                axes.plot(best, dict(line)[best], "o", color=INK, fillstyle="none", markersize=11, mew=1.5,
+                          linestyle="none", label=f"kept (epoch {best})")  # fmt: skip
+        _phases(axes, epochs)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axes.grid(axis="x", visible=False)
+        if percent:
+            axes.yaxis.set_major_formatter(PERCENT)
+        _legend(axes)
+        unit = "%" if percent else ""
+        ends = ", ".join(f"{label} {line[-1][1]:.3g}{unit}" for label, line in known)
+        return _svg(figure, name, f"{title} over the epochs; at the end: {ends}.")
+
+
+def _phases(axes: Axes, epochs: Sequence[Epoch]) -> None:
+    """Mark where gradual fine-tuning opened the next group of layers."""
+    for before, after in itertools.pairwise(epochs):
+        if before.phase != after.phase:
+            axes.axvline((before.epoch + after.epoch) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH / 72, height / 72), facecolor="none", layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.2,
+                handlelength=1.6, columnspacing=1.4, handletextpad=0.5)  # fmt: skip
+
+
+def _svg(figure: Figure, name: str, label: str) -> str:
+    """Return the drawing as an `<svg>` element for a page: no size, no fonts, no colours, no foreign ids."""
+    drawn = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
+        # The page's fonts draw the text; that matplotlib's own lacks a letter does not matter.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    root = ElementTree.fromstring(drawn.getvalue())
+    for parent in root.iter():
+        for child in list(parent):
+            if child.tag.endswith(("}metadata", "}style")):
+                parent.remove(child)
+    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', drawn.getvalue()))
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+        element.attrib = {
+            key.rpartition("}")[2]: _attribute(key, value, name)
+            for key, value in element.attrib.items()
+            if key != "id" or value in used
+        }
+        element.tail = None
+        if element.tag != "text":
+            element.text = None
+    root.attrib = {"viewBox": root.attrib["viewBox"], "class": "chart", "role": "img", "aria-label": label}
+    text = ElementTree.tostring(root, encoding="unicode")
+    for stand_in, variable in VARIABLES.items():
+        text = text.replace(stand_in, variable)
+    return text
+
+
+def _attribute(key: str, value: str, name: str) -> str:
+    if key == "id":
+        return f"{name}-{value}"
+    if key.endswith("href"):
+        return f"#{name}-{value.removeprefix('#')}"
+    if key == "clip-path":
+        return value.replace("url(#", f"url(#{name}-")
+    if key == "d":
+        return " ".join(value.split())
+    return (
+        re.sub(r"font-family:[^;]*;?\s*", "", value.replace("url(#", f"url(#{name}-"))
+        if key == "style"
+        else value
+    )

@@ -1,0 +1,363 @@
+"""What report.json holds, as models in which every part may be missing.
+
+A stage that was not run leaves its part out, an older report lacks newer keys, and a report that cannot be
+drawn helps nobody: so missing, null and not-a-number are the same here, and unknown keys are passed over.
+Names come from the user's folders: characters that steer a terminal, a page or the direction of text are
+shown as escapes. It may import errors only.
+"""
+
+import math
+import unicodedata
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgetune.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+
+# The zero-width joiners build letters and emoji; every other invisible character is escaped.
+JOINERS = "\u200c\u200d"
+
+Status = Literal["pass", "fail", "uncertain", "not judged"]
+
+
+class Part(BaseModel):
+    """A part of the report."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class Verdict(Part):
+    """What it comes to, in a word and a sentence."""
+
+    status: Status = "not judged"
+    sentence: str = ""
+
+
+class Gate(Part):
+    """A limit, the value held against it, and the interval that the value may lie in."""
+
+    name: str = ""
+    title: str = ""
+    value: float | None = None
+    limit: float | None = None
+    direction: Literal["max", "min"] = "max"
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    status: Status = "not judged"
+    uncertain: bool = False
+    why: str = ""
+
+    @property
+    def mark(self) -> Status:
+        """The status that is shown: a pass whose interval spans the limit is no plain pass."""
+        return "uncertain" if self.uncertain and self.status == "pass" else self.status
+
+    @property
+    def label(self) -> str:
+        """The status in words: `pass (uncertain)`."""
+        return f"{self.status} (uncertain)" if self.uncertain else self.status
+
+
+class Target(Part):
+    """The hardware profile that judged."""
+
+    label: str = ""
+    title: str = ""
+    kind: str = ""
+    rendering: str = ""
+
+
+class Machine(Part):
+    """Where the report was made."""
+
+    cpu: str = ""
+    cores: int | None = None
+    memory_gb: float | None = None
+    python: str = ""
+    system: str = ""
+    libraries: dict[str, str] = {}
+    vnni: bool | None = None
+
+
+class Data(Part):
+    """The images: how many per split and class, and what is wrong with them."""
+
+    root: str = ""
+    classes: tuple[str, ...] = ()
+    counts: dict[str, dict[str, int]] = {}
+    broken: tuple[tuple[str, ...], ...] = ()
+    duplicates: tuple[tuple[str, ...], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Epoch(Part):
+    """One epoch. Accuracies are shares."""
+
+    epoch: int = 0
+    phase: str = ""
+    loss: float | None = None
+    train_top1: float | None = None
+    val_loss: float | None = None
+    val_top1: float | None = None
+    learning_rate: float | None = None
+    seconds: float | None = None
+    images_per_second: float | None = None
+
+
+class Training(Part):
+    """How the network was trained."""
+
+    strategy: str = ""
+    optimizer: str = ""
+    accelerator: str = ""
+    seconds: float | None = None
+    stopped_early: bool = False
+    best_epoch: int | None = None
+    val_top1: float | None = None
+    parameters: int | None = None
+    trained_parameters: int | None = None
+    epochs: tuple[Epoch, ...] = ()
+
+
+class Transfer(Part):
+    """The same network from random weights, beside the pretrained one."""
+
+    images: int | None = None
+    split: str = ""
+    pretrained_top1: float | None = None
+    scratch_top1: float | None = None
+    points: float | None = None
+    low: float | None = None
+    high: float | None = None
+    epochs_pretrained: tuple[Epoch, ...] = ()
+    epochs_scratch: tuple[Epoch, ...] = ()
+
+
+class Made(Part):
+    """An artifact."""
+
+    role: str = ""
+    kind: str = ""
+    path: str = ""
+    digest: str = ""
+    bytes: int | None = None
+
+
+class Flip(Part):
+    """An image on which INT8 names another class than FP32."""
+
+    path: str = ""
+    truth: str = ""
+    fp32: str = ""
+    int8: str = ""
+
+
+class Comparison(Part):
+    """How close the logits of two renderings of a network are."""
+
+    images: int | None = None
+    difference: float | None = None
+    difference_over_std: float | None = None
+    cosine_mean: float | None = None
+    cosine_min: float | None = None
+    sqnr_db: float | None = None
+    agreement: float | None = None
+    agreement_low: float | None = None
+    agreement_high: float | None = None
+    flips: tuple[Flip, ...] = ()
+
+
+class Parity(Part):
+    """FP32 ONNX against torch, INT8 against FP32."""
+
+    fp32_vs_torch: Comparison = Comparison()
+    int8_vs_fp32: Comparison = Comparison()
+
+
+class Right(Part):
+    """Accuracy of one network, a share, with its interval."""
+
+    right: int | None = None
+    top1: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Drop(Part):
+    """FP32's accuracy minus INT8's in points, on the same images."""
+
+    points: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p_value: float | None = None
+    worse: int | None = None
+    better: int | None = None
+
+
+class ClassRow(Part):
+    """One class: how many images, and how many each network got right."""
+
+    name: str = ""
+    images: int = 0
+    fp32: int | None = None
+    int8: int | None = None
+
+
+class Confusion(Part):
+    """Rows are true classes, columns predicted ones."""
+
+    fp32: tuple[tuple[int, ...], ...] = ()
+    int8: tuple[tuple[int, ...], ...] = ()
+
+
+class Accuracy(Part):
+    """Accuracy on the images that decide."""
+
+    images: int | None = None
+    models: dict[str, Right] = {}
+    drop: Drop = Drop()
+    per_class: tuple[ClassRow, ...] = ()
+    confusion: Confusion = Confusion()
+
+
+class Layer(Part):
+    """One node of the INT8 network, and why it is not INT8 where it is not."""
+
+    name: str = ""
+    op: str = ""
+    precision: str = ""
+    why: str = ""
+    weight_bytes: int | None = None
+
+
+class Calibration(Part):
+    """What the activations' ranges come from."""
+
+    images: int | None = None
+    ranges: str = ""
+    preset: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+class Timing(Part):
+    """Latency of one network; the interval is the median's."""
+
+    count: int | None = None
+    warmup: int | None = None
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    mean_ms: float | None = None
+    min_ms: float | None = None
+    max_ms: float | None = None
+    cv: float | None = None
+    p50_low_ms: float | None = None
+    p50_high_ms: float | None = None
+    samples_ms: tuple[float, ...] = ()
+    peak_memory_mb: float | None = None
+
+
+class Ratio(Part):
+    """A ratio with its interval."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Latency(Part):
+    """Latency on the machine that made the report."""
+
+    engine: str = ""
+    threads: int | None = None
+    batch: int | None = None
+    preset: str = ""
+    models: dict[str, Timing] = {}
+    speedup: Ratio = Ratio()
+    trusted: bool = True
+    why: str = ""
+
+
+class Size(Part):
+    """Size of the ONNX files."""
+
+    fp32_bytes: int | None = None
+    int8_bytes: int | None = None
+
+
+class Report(Part):
+    """All of report.json that is shown."""
+
+    schema_version: int = SCHEMA_VERSION
+    edgetune: str = ""
+    made_at: str = ""
+    name: str = ""
+    command: str = ""
+    verdict: Verdict = Verdict()
+    recipe: dict[str, Any] = {}
+    profile: Target = Target()
+    machine: Machine = Machine()
+    data: Data = Data()
+    training: Training | None = None
+    transfer: Transfer | None = None
+    artifacts: tuple[Made, ...] = ()
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
+    layers: tuple[Layer, ...] = ()
+    calibration: Calibration = Calibration()
+    latency: Latency | None = None
+    size: Size = Size()
+    gates: tuple[Gate, ...] = ()
+    left_to_do: tuple[str, ...] = ()
+    reproduce: tuple[str, ...] = ()
+
+
+def read_report(content: dict[str, Any], where: str = "report") -> Report:
+    """Turn the content of report.json into models.
+
+    Args:
+        content: what `json.load` gives, or what the pipeline assembled.
+        where: the file's name, for messages.
+
+    Raises:
+        ArtifactError: made by another schema version, or a value of the wrong kind; names the key.
+    """
+    version = content.get("schema_version", SCHEMA_VERSION)
+    if version not in (SCHEMA_VERSION, None):
+        raise ArtifactError(
+            f"{where}: schema_version {version!r}, where this edgetune reads {SCHEMA_VERSION}",
+            hint="run the recipe again, or read it with the edgetune that wrote it",
+        )
+    try:
+        return Report.model_validate(_present(content))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ArtifactError(f"{where}: {key}: {first['msg']}", hint="run the recipe again") from None
+
+
+def visible(text: str) -> str:
+    """Return the text with every control, direction or otherwise invisible character as an escape."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c
+        if c.isprintable() or c in JOINERS or unicodedata.category(c) == "Zs"
+        else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
+def _present(value: Any) -> Any:
+    """Copy JSON without what is null or not a number, its texts made visible."""
+    if isinstance(value, dict):
+        items = ((visible(str(key)), _present(item)) for key, item in value.items())
+        return {key: item for key, item in items if item is not None}
+    if isinstance(value, list | tuple):
+        return [item for item in map(_present, value) if item is not None]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return visible(value) if isinstance(value, str) else value

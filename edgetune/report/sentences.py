@@ -1,0 +1,118 @@
+"""What a report says in sentences, the same in Markdown and HTML.
+
+It knows nothing of how things look. It may import the report's schema, its view and its wording.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from edgetune.report import wording
+from edgetune.report.schema import Accuracy, Calibration, Data, Layer, Report, Training, Transfer
+from edgetune.report.view import data_classes
+
+
+def subtitle(report: Report) -> list[str]:
+    """Return what the report is about: network, target, time."""
+    model = report.recipe.get("model")
+    network = model.get("name") if isinstance(model, dict) else None
+    title, label = report.profile.title, report.profile.label
+    target = f"{title} ({label})" if title and label else title or label
+    return [words for words in (str(network or ""), target, wording.when(report.made_at)) if words]
+
+
+def training_sentence(training: Training) -> str:
+    """Say how long what was trained, and which epoch was kept."""
+    ways = ", ".join(filter(None, (training.strategy, training.optimizer, training.accelerator)))
+    parts = [wording.count(len(training.epochs), "epoch") + (f" ({ways})" if ways else "")]
+    if training.seconds is not None:
+        parts.append(f"in {wording.seconds(training.seconds)}")
+    if training.parameters and training.trained_parameters is not None:
+        trained = wording.percent(training.trained_parameters / training.parameters, 0).replace("100%", "all")
+        parts.append(f"training {trained} of {wording.count(training.parameters, 'parameter')}")
+    kept = f"; epoch {training.best_epoch} was kept" if training.best_epoch is not None else ""
+    if kept and training.val_top1 is not None:
+        kept += f", the best on the validation split ({wording.percent(training.val_top1)})"
+    early = "; it stopped early, as nothing got better any more" if training.stopped_early else ""
+    return " ".join(parts) + kept + early + "."
+
+
+def drop_sentence(accuracy: Accuracy) -> str:
+    """Say what INT8 gets wrong that FP32 got right, and the other way round."""
+    drop, parts = accuracy.drop, []
+    if drop.worse is not None and drop.better is not None:
+        images = f"Of {wording.count(accuracy.images, 'test image')}, " if accuracy.images else ""
+        parts.append(f"{images}INT8 gets {drop.worse} wrong that FP32 gets right, "
+                     f"and {drop.better} right that FP32 gets wrong")  # fmt: skip
+    if drop.p_value is not None:
+        parts.append(
+            f"a difference this large comes by chance with probability {wording.number(drop.p_value, 2)}"
+        )
+    sentence = "; ".join(parts)
+    return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
+
+
+def transfer_sentence(transfer: Transfer) -> str:
+    """Say what transfer bought."""
+    if transfer.pretrained_top1 is None or transfer.scratch_top1 is None:
+        return ""
+    points = transfer.points
+    if points is None:
+        points = 100 * (transfer.pretrained_top1 - transfer.scratch_top1)
+    split = {"val": "validation", "test": "test"}.get(transfer.split, transfer.split)
+    images = f" on {wording.count(transfer.images, f'{split} image'.strip())}" if transfer.images else ""
+    span = wording.interval(transfer.low, transfer.high, "points")
+    gain = f"{wording.points(points)} points" + (f" ({span})" if span else "")
+    return (
+        f"Starting from pretrained weights, the network reaches {wording.percent(transfer.pretrained_top1)}"
+        f"{images}; from random weights, with the same budget, {wording.percent(transfer.scratch_top1)}. "
+        f"Transfer bought {gain}."
+    )
+
+
+def layer_sentence(layers: Sequence[Layer]) -> str:
+    """Say how much of the network is INT8, and what is not."""
+    other = Counter(layer.op for layer in layers if layer.precision != "INT8")
+    int8 = len(layers) - other.total()
+    kinds = ", ".join(f"{times} {op}" for op, times in other.most_common())
+    rest = f"; in float: {kinds}" if kinds else ""
+    return f"{int8} of {wording.count(len(layers), 'operation')} run in INT8{rest}."
+
+
+def no_latency(report: Report) -> str:
+    """Say why there is no latency, with a gate's words where one knows."""
+    whys = [gate.why for gate in report.gates if gate.value is None and "latency" in gate.name and gate.why]
+    return f"Latency was not measured: {whys[0]}." if whys else "Latency was not measured."
+
+
+def calibration_sentence(calibration: Calibration) -> str:
+    """Say what the ranges come from."""
+    if calibration.images is None:
+        return ""
+    how = f", by {calibration.ranges}" if calibration.ranges else ""
+    preset = f" (preset {calibration.preset})" if calibration.preset else ""
+    return f"Ranges come from {wording.count(calibration.images, 'training image')}{how}{preset}."
+
+
+def latency_sentence(report: Report) -> str:
+    """Say what was timed, and how much faster INT8 is."""
+    latency = report.latency
+    if latency is None:
+        return no_latency(report)
+    where = [latency.engine, f"batch {latency.batch}" if latency.batch else "",
+             wording.count(latency.threads, "thread") if latency.threads else "",
+             f"preset {latency.preset}" if latency.preset else ""]  # fmt: skip
+    measured = ", ".join(filter(None, where))
+    speed = latency.speedup
+    if speed.value is None:
+        return f"Timed on this machine: {measured}." if measured else ""
+    span = wording.interval(speed.low, speed.high, "times")
+    faster = f"INT8 is {wording.times(speed.value)} as fast as FP32" + (f" ({span})" if span else "")
+    return f"{faster}: {measured}." if measured else f"{faster}."
+
+
+def data_sentence(data: Data) -> str:
+    """Say how many images each split has."""
+    totals = [f"{wording.count(sum(counts.values()))} {split}" for split, counts in data.counts.items()]
+    classes = wording.count(len(data_classes(data)), "class", "classes")
+    images = sum(sum(counts.values()) for counts in data.counts.values())
+    return f"{wording.count(images, 'image')} in {classes}: {', '.join(totals)}." if totals else ""
