@@ -6,6 +6,7 @@ quantization. May import data, engines and training.
 
 import ctypes
 import json
+import math
 import os
 import re
 import sys
@@ -43,6 +44,8 @@ TINY = 1e-30
 _OPSET_MIN = 13
 # What torch's exporter writes by itself; beyond, onnx converts.
 _OPSET_TORCH = 20
+# Tensors up to this many values can be shapes, axes and the like.
+_SMALL = 1024
 
 
 def export(
@@ -198,18 +201,32 @@ def _simplify(model: onnx.ModelProto) -> None:
         else:
             kept.append(node)
     used = {name for node in kept for name in node.input}
-    tensors = [tensor for tensor in graph.initializer if tensor.name in used]
-    tensors += _evaluate(model, folded, sorted(used & {name for node in folded for name in node.output}))
-    for field, content in ((graph.node, kept), (graph.initializer, tensors)):
-        copies = [type(item).FromString(item.SerializeToString()) for item in content]
-        del field[:]
-        field.extend(copies)
+    known = _evaluate(model, folded, sorted(used & {name for node in folded for name in node.output}))
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del graph.node[:]
+    graph.node.extend(kept)
+    for index in reversed(range(len(graph.initializer))):
+        if graph.initializer[index].name not in used:
+            del graph.initializer[index]
+    graph.initializer.extend(known)
 
 
 def _fixed_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    """Return the shapes, in numbers, of all tensors that have one; weights are left out of the search."""
+    graph = model.graph
+    large = [tensor for tensor in graph.initializer if math.prod(tensor.dims) > _SMALL]
+    light = helper.make_graph(
+        graph.node,
+        graph.name,
+        [*graph.input, *(helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large)],
+        graph.output,
+        [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= _SMALL],
+    )
+    found = onnx.shape_inference.infer_shapes(
+        helper.make_model(light, opset_imports=model.opset_import)
+    ).graph
     shapes = {}
-    for value in [*graph.input, *graph.value_info]:
+    for value in [*graph.input, *found.value_info]:
         dims = value.type.tensor_type.shape.dim
         if all(dim.HasField("dim_value") for dim in dims):
             shapes[value.name] = [dim.dim_value for dim in dims]
@@ -255,8 +272,8 @@ def _read_back(
 ) -> Session:
     """Load what was written, and refuse it where it is not what was asked for."""
     try:
+        onnx.checker.check_model(str(path), full_check=True)
         model = onnx.load(path)
-        onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise StageError(f"{path}: torch wrote an invalid file: {str(error).splitlines()[0]}") from error
     found = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
