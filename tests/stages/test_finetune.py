@@ -1,0 +1,305 @@
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from edgetune.artifact import Artifact, Preprocess, Store
+from edgetune.data.folders import Dataset, load_dataset, scan
+from edgetune.data.images import batches
+from edgetune.errors import ArtifactError, ConfigError, MissingTool
+from edgetune.progress import Silent
+from edgetune.recipe import DataSection, FinetuneSection, ModelSection
+from edgetune.stages.finetune import finetune
+from edgetune.training.checkpoint import load_network
+from edgetune.training.evaluate import predict_logits
+
+SMALL = ModelSection(name="mobilenet_v2_035_cifar10", weights="none")
+CUSTOM = ModelSection(name="custom")
+PREPROCESS = Preprocess(resize_px=16, size_px=16, channels=3, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+
+
+class Own(nn.Module):
+    """A user's network, with two linear layers."""
+
+    def __init__(self, classes: int = 3) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2)
+        )
+        self.between = nn.Linear(32, 16)
+        self.last = nn.Linear(16, classes)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.between(self.body(batch).flatten(1))))
+
+
+def own(classes: int = 3) -> Own:
+    torch.manual_seed(7)
+    return Own(classes)
+
+
+@pytest.fixture
+def data(class_folders: Path) -> Dataset:
+    return scan(DataSection(path="images", min_images=2), class_folders)
+
+
+def settings(**values: Any) -> FinetuneSection:
+    return FinetuneSection.model_validate({"epochs": 2, "batch": 8, "strategy": "full", **values})
+
+
+def train(data: Dataset, into: Path, model: ModelSection = SMALL, **options: Any) -> Artifact:
+    section = settings(**options.pop("settings", {}))
+    return finetune(model, data, section, into=into, accelerator="cpu", **options)
+
+
+def test_a_checkpoint_is_whole_and_says_how_it_was_made(data: Dataset, tmp_path: Path) -> None:
+    into = tmp_path / "checkpoint"
+    made = train(data, into)
+    assert sorted(p.name for p in into.iterdir()) == ["artifact.json", "data.json", "model.safetensors"]
+    found = Artifact.load(into, "checkpoint")
+    assert found.classes == data.classes == ("blue", "green", "red")
+    assert found.preprocess is not None
+    assert found.preprocess.size_px == 32
+    assert found.details["model"] == SMALL.model_dump(mode="json")
+    assert (found.details["channels"], found.details["classes"]) == (3, 3)
+    training = found.details["training"]
+    assert training["parameters"] == training["trained_parameters"] > 100_000
+    assert training["accelerator"] == "cpu"
+    assert not training["stopped_early"]
+    assert [entry["epoch"] for entry in training["epochs"]] == [1, 2]
+    assert set(training["epochs"][0]) == {
+        "epoch", "phase", "loss", "train_top1", "val_loss", "val_top1", "learning_rate", "seconds",
+        "images_per_second",
+    }  # fmt: skip
+    assert training["val_top1"] == training["epochs"][training["best_epoch"] - 1]["val_top1"]
+    assert load_dataset(made.file("data.json"), data.root).digest == data.digest
+
+
+def test_the_same_recipe_gives_the_same_checkpoint(data: Dataset, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    first = train(data, tmp_path / "first")
+    torch.manual_seed(2)
+    second = train(data, tmp_path / "second")
+    other = train(data, tmp_path / "other", settings={"seed": 1})
+    assert first.digest == second.digest
+    assert first.digest != other.digest
+
+
+def test_the_global_generator_is_left_alone(data: Dataset, tmp_path: Path) -> None:
+    module = own()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(data, tmp_path / "made", CUSTOM, module=module, preprocess=PREPROCESS)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_loaded_network_scores_what_was_recorded(data: Dataset, tmp_path: Path) -> None:
+    made = train(data, tmp_path / "made", settings={"epochs": 4})
+    assert made.preprocess is not None
+    samples = data.splits["val"]
+    logits = predict_logits(load_network(made), batches(data.root, samples, made.preprocess, 4))
+    top1 = np.mean(logits.argmax(1) == [sample.label for sample in samples])
+    assert top1 == pytest.approx(made.details["training"]["val_top1"])
+
+
+@pytest.mark.parametrize("preset", ["light", "strong"])
+def test_features_of_augmented_views(data: Dataset, tmp_path: Path, preset: str) -> None:
+    wanted = {"strategy": "feature-extractor", "views": 2, "epochs": 3, "augment": {"preset": preset}}
+    made = train(data, tmp_path / "made", settings=wanted)
+    training = made.details["training"]
+    assert training["trained_parameters"] < training["parameters"] / 10
+    assert [entry["phase"] for entry in training["epochs"]] == ["head"] * 3
+
+
+def test_mixed_images_have_no_training_accuracy(data: Dataset, tmp_path: Path) -> None:
+    wanted = {"augment": {"mixup": 0.4}, "epochs": 1}
+    made = train(data, tmp_path / "made", CUSTOM, module=own(), preprocess=PREPROCESS, settings=wanted)
+    assert made.details["training"]["epochs"][0]["train_top1"] is None
+
+
+def test_gray_images_need_one_channel(class_folders: Path, tmp_path: Path) -> None:
+    for path in sorted(class_folders.rglob("*.png")):
+        Image.open(path).convert("L").save(path)
+    gray = scan(DataSection(path="images", min_images=2), class_folders)
+    made = train(gray, tmp_path / "made", settings={"epochs": 1})
+    assert made.details["channels"] == 1
+    assert made.preprocess is not None
+    assert load_network(made)(torch.zeros(2, 1, 32, 32)).shape == (2, 3)
+
+
+def test_own_module_learns_and_is_not_changed_itself(data: Dataset, tmp_path: Path) -> None:
+    module = own()
+    wanted = {"epochs": 12, "learning_rate": 0.02}
+    made = train(data, tmp_path / "made", CUSTOM, module=module, preprocess=PREPROCESS, settings=wanted)
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), own().parameters(), strict=True))
+    assert made.details["model"]["name"] == "custom"
+    assert made.details["training"]["val_top1"] > 0.8
+    loaded = load_network(made, own())
+    assert not loaded.training
+    assert not torch.equal(loaded.get_parameter("last.bias"), module.last.bias)
+
+
+def test_own_module_as_feature_extractor_trains_its_last_linear_layer(data: Dataset, tmp_path: Path) -> None:
+    wanted = {"strategy": "feature-extractor"}
+    made = train(data, tmp_path / "made", CUSTOM, module=own(), preprocess=PREPROCESS, settings=wanted)
+    loaded, before = load_network(made, own()).state_dict(), own().state_dict()
+    changed = {name for name in before if not torch.equal(before[name], loaded[name])}
+    assert changed == {"last.weight", "last.bias"}
+
+
+def test_own_module_is_needed_again(data: Dataset, tmp_path: Path) -> None:
+    made = train(data, tmp_path / "made", CUSTOM, module=own(), preprocess=PREPROCESS, settings={"epochs": 1})
+    with pytest.raises(ArtifactError, match="your own torch module") as caught:
+        load_network(made)
+    assert "module=net" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        (CUSTOM, {}, "needs your own torch module"),
+        (CUSTOM, {"module": own()}, "needs preprocess"),
+        (CUSTOM, {"module": own(5), "preprocess": PREPROCESS}, r"\[1, 5\] for one input, not \[1, 3\]"),
+        (
+            CUSTOM,
+            {"module": nn.Linear(4, 3), "preprocess": PREPROCESS},
+            r"does not take inputs \[1, 3, 16, 16\]",
+        ),
+        (
+            CUSTOM,
+            {"module": own(), "preprocess": PREPROCESS, "settings": {"strategy": "partial"}},
+            "strategy",
+        ),
+        (SMALL, {"settings": {"strategy": "partial", "stages": 99}}, "finetune.stages: 99"),
+        (ModelSection(name="mobilenet_v9"), {}, "mobilenet_v9"),
+    ],
+)
+def test_what_cannot_be_trained_is_said(
+    data: Dataset, tmp_path: Path, model: ModelSection, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        train(data, tmp_path / "made", model, **options)
+
+
+def test_a_module_without_a_linear_layer_has_no_head_to_train(data: Dataset, tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    wanted = {"strategy": "feature-extractor", "epochs": 1}
+    with pytest.raises(ConfigError, match="needs a linear layer"):
+        train(data, tmp_path / "none", CUSTOM, module=module, preprocess=PREPROCESS, settings=wanted)
+    made = train(
+        data, tmp_path / "made", CUSTOM, module=module, preprocess=PREPROCESS, settings={"epochs": 1}
+    )
+    assert made.details["training"]["trained_parameters"] == 84
+
+
+def test_an_empty_split_is_refused(data: Dataset, tmp_path: Path) -> None:
+    bare = Dataset(data.root, data.classes, {**data.splits, "val": ()})
+    with pytest.raises(ConfigError, match="no images in the val split"):
+        train(bare, tmp_path / "made")
+
+
+def test_a_gpu_that_is_not_there(data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MissingTool):
+        finetune(SMALL, data, settings(), into=tmp_path / "made", accelerator="cuda")
+
+
+class Interrupting(Silent):
+    """Presses Ctrl-C in an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.inside = False
+
+    def begin(self, what: str, total: int, unit: str = "image") -> None:
+        self.inside = what.startswith(f"epoch {self.epoch}/")
+
+    def advance(self, count: int = 1, **shown: float) -> None:
+        if self.inside:
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_and_the_same_command_again_through_the_store(data: Dataset, tmp_path: Path) -> None:
+    wanted = settings(epochs=4, average=0.9, augment={"preset": "light"})
+    options: dict[str, Any] = {"accelerator": "cpu", "module": own(), "preprocess": PREPROCESS}
+    whole = Store(tmp_path / "whole")("checkpoint", finetune, CUSTOM, data, wanted, **options)
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path / "cut")(
+            "checkpoint", finetune, CUSTOM, data, wanted, progress=Interrupting(3), **options
+        )
+    left = tmp_path / "cut" / "checkpoint.partial"
+    assert (left / ".resume" / "state.json").is_file()
+    assert not (left / "artifact.json").exists()
+    again = Store(tmp_path / "cut")("checkpoint", finetune, CUSTOM, data, wanted, **options)
+    assert again.digest == whole.digest
+    assert not left.exists()
+    assert not (again.path / ".resume").exists()
+
+
+def test_other_settings_do_not_go_on_from_this_state(data: Dataset, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"module": own(), "preprocess": PREPROCESS}
+    into = tmp_path / "made"
+    with pytest.raises(KeyboardInterrupt):
+        train(data, into, CUSTOM, progress=Interrupting(2), settings={"seed": 3}, **options)
+    made = train(data, into, CUSTOM, **options)
+    assert made.digest == train(data, tmp_path / "fresh", CUSTOM, **options).digest
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from edgetune.data.folders import scan
+from edgetune.progress import Silent
+from edgetune.recipe import DataSection, FinetuneSection, ModelSection
+from edgetune.stages.finetune import finetune
+
+class Said(Silent):
+    def line(self, text):
+        print(text, flush=True)
+
+data = scan(DataSection(path="images", min_images=2), Path(sys.argv[1]))
+section = FinetuneSection(epochs=8, batch=8, strategy="gradual", average=0.9)
+model = ModelSection(name="mobilenet_v2_035_cifar10", weights="none")
+finetune(model, data, section, into=Path(sys.argv[2]), accelerator="cpu", progress=Said())
+print("made", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_ends_the_same(class_folders: Path, tmp_path: Path) -> None:
+    def start(into: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROGRAM, str(class_folders), str(tmp_path / into)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+    with start("whole") as process:
+        assert process.stdout is not None
+        assert process.stdout.read().endswith("made\n")
+    dice = random.Random(0)
+    kills = 0
+    for _ in range(12):
+        with start("cut") as process:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            if "made" in first:
+                break
+            time.sleep(dice.uniform(0, 0.4))
+            process.send_signal(signal.SIGKILL)
+        kills += process.returncode == -signal.SIGKILL
+    else:
+        with start("cut") as process:
+            process.wait()
+    assert kills >= 2
+    whole, cut = (Artifact.load(tmp_path / name, "checkpoint") for name in ("whole", "cut"))
+    assert cut.digest == whole.digest
