@@ -67,8 +67,8 @@ def main() -> None:
     for name, model in models.items():
         print(f"| {name} | {model['right']} | {100 * model['top1']:.2f}% |")
     print(
-        f"\nvalidation top-1 ({transfer['images']} images): pretrained {100 * transfer['pretrained_top1']:.1f}%, "
-        f"from scratch {100 * transfer['scratch_top1']:.1f}%"
+        f"\npretrained {100 * transfer['pretrained_top1']:.1f}%, from scratch {100 * transfer['scratch_top1']:.1f}% "
+        f"on the same {transfer['images']} test images"
     )
 
 

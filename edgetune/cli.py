@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Fine-tune a compact network, export it to ONNX, quantize it to INT8 for TensorRT, and prove what it kept.",
+    help="Fine-tune a compact network, export it to ONNX, quantize it to INT8, and prove what it kept.",
     epilog="Start with: edgetune quickstart",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -169,8 +169,8 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Export a checkpoint to ONNX and compare the two on real images."""
-    from edgetune.steps import export_alone
     from edgetune.recipe import ExportSection
+    from edgetune.steps import export_alone
 
     settings = ExportSection(batch=batch, dynamic=dynamic, opset=opset)
     _show_artifact(export_alone(checkpoint, profile, settings, data, out, _progress(quiet)), as_json)
@@ -193,8 +193,8 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Quantize an exported network to INT8 for a profile."""
-    from edgetune.steps import quantize_alone
     from edgetune.recipe import section_from
+    from edgetune.steps import quantize_alone
 
     values = {
         "preset": preset,
@@ -218,8 +218,8 @@ def check(
     quiet: Quiet = False,
 ) -> None:
     """Compare checkpoint, ONNX and INT8 on the test split: parity and accuracy."""
-    from edgetune.steps import check_alone
     from edgetune.recipe import CheckSection
+    from edgetune.steps import check_alone
 
     made = check_alone(checkpoint, network, int8, data, CheckSection(images=images), out, _progress(quiet))
     _show_measures(made, as_json)
@@ -278,7 +278,7 @@ def report(
 
 @app.command(rich_help_panel=LOOK)
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine has, what it lacks, and how to get it. Exit 4 where something needed is missing."""
+    """Say what this machine has, what it lacks, and how to get it (exit 4: something needed is missing)."""
     from edgetune.stages.doctor import doctor as examine
 
     findings = examine()

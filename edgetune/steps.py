@@ -5,7 +5,6 @@ may import everything but the cli.
 """
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
