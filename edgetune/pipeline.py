@@ -124,7 +124,7 @@ def run(
         network = make_onnx(keep, recipe, checkpoint, target.runtime, data, progress)
         int8 = make_int8(keep, recipe, network, target.runtime, data, progress)
         measures = make_check(keep, recipe, checkpoint, network, int8, data, progress)
-        transfer = make_transfer(keep, checkpoint, scratch, data, progress) if scratch else None
+        transfer = make_transfer(keep, checkpoint, scratch, data) if scratch else None
         latency = make_bench(keep, recipe, network, int8, progress) if target.is_host else None
         report = assemble(
             recipe,
@@ -201,13 +201,11 @@ def make_scratch(
     return make_checkpoint(keep, bare, data, accelerator, progress, "scratch")
 
 
-def make_transfer(
-    keep: Store, checkpoint: Artifact, scratch: Artifact, data: Dataset, progress: Progress
-) -> Artifact:
+def make_transfer(keep: Store, checkpoint: Artifact, scratch: Artifact, data: Dataset) -> Artifact:
     """Say what the pretrained weights bought, or find the earlier comparison."""
     from edgetune.stages.transfer import transfer
 
-    return keep("transfer", transfer, checkpoint, scratch, data, uses=TRAINING, progress=progress)
+    return keep("transfer", transfer, checkpoint, scratch, data, uses=TRAINING)
 
 
 def make_onnx(

@@ -20,7 +20,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Mode(Section):
-    """A power mode: what of the chip is on, and how fast. Peaks are dense (without sparsity), at batch any."""
+    """A power mode: what of the chip is on, and how fast. Peaks are dense: without sparsity."""
 
     sms: Annotated[int, Field(gt=0)] | None = None
     gpu_mhz: Positive | None = None
@@ -78,7 +78,7 @@ class Profile(Section):
     dla_cores: Annotated[int, Field(ge=0)] = 0
     modes: dict[str, Mode]
     default_mode: str
-    jetpacks: dict[str, JetPack] = {}
+    jetpacks: dict[str, JetPack] = Field(default_factory=dict)
     default_jetpack: str = ""
     host: Runtime | None = None
     gates: Gates = Gates()

@@ -50,7 +50,7 @@ def export_alone(
     """Export a checkpoint for a profile; beside it, as `onnx`, unless another folder is named."""
     network = Artifact.load(checkpoint, "checkpoint")
     target = load_target(profile)
-    recipe = _recipe(network, data).model_copy(update={"export": settings})
+    recipe = _recipe(data).model_copy(update={"export": settings})
     folder = out or checkpoint.parent / "onnx"
     with Store(folder.parent, progress.line).locked() as keep:
         images = find_data(network, data, progress)
@@ -68,7 +68,7 @@ def quantize_alone(
     """Quantize an exported network for a profile; beside it, as `int8`, unless another folder is named."""
     exported = Artifact.load(network, "onnx")
     target = load_target(profile)
-    recipe = _recipe(exported, data).model_copy(update={"quantize": settings})
+    recipe = _recipe(data).model_copy(update={"quantize": settings})
     folder = out or network.parent / "int8"
     with Store(folder.parent, progress.line).locked() as keep:
         images = find_data(exported, data, progress)
@@ -82,7 +82,7 @@ def check_alone(
     """Compare three artifacts on the test split."""
     trained = Artifact.load(checkpoint, "checkpoint")
     exported, quantized = Artifact.load(network, "onnx"), Artifact.load(int8, "qdq")
-    recipe = _recipe(trained, data).model_copy(update={"check": settings})
+    recipe = _recipe(data).model_copy(update={"check": settings})
     folder = out or checkpoint.parent / "check"
     with Store(folder.parent, progress.line).locked() as keep:
         images = find_data(trained, data, progress)
@@ -123,7 +123,7 @@ def find_data(artifact: Artifact, data: Path | None, progress: Progress) -> Data
     )
 
 
-def _recipe(artifact: Artifact, data: Path | None) -> Recipe:
+def _recipe(data: Path | None) -> Recipe:
     """A recipe that carries one section to a stage; the others are not looked at."""
     return Recipe(
         schema_version=1, data=DataSection(path=str(data or ".")), model=ModelSection(name="custom")

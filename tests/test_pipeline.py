@@ -61,7 +61,8 @@ def test_a_run_leaves_what_it_says(finished: tuple[Path, Recipe]) -> None:
     out = finished[0] / "run"
     names = {p.name for p in out.iterdir() if not p.name.startswith(".")}
     assert names == {
-        "data.json", "checkpoint", "onnx", "int8", "check", "bench", "report.json", "report.md", "report.html",
+        "data.json", "checkpoint", "onnx", "int8", "check", "bench",
+        "report.json", "report.md", "report.html",
     }  # fmt: skip
     report = json.loads((out / "report.json").read_text())
     assert report["schema_version"] == 1

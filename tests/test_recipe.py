@@ -71,12 +71,12 @@ def test_lists_and_from_python(tmp_path: Path) -> None:
 
 
 def test_recipe_from_reports_mistakes_as_its_own_error() -> None:
-    with pytest.raises(ConfigError, match="model.nam"):
+    with pytest.raises(ConfigError, match=r"model\.nam"):
         recipe_from({"data": {"path": "x"}, "model": {"nam": "y"}})
 
 
 def test_options_of_the_command_line_are_checked_alike() -> None:
-    with pytest.raises(ConfigError, match="--ranges.*'mse'"):
+    with pytest.raises(ConfigError, match=r"--ranges.*'mse'"):
         section_from("quantize", {"ranges": "mse"})
 
 

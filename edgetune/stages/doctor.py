@@ -63,8 +63,6 @@ def doctor() -> list[dict[str, Any]]:
 
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info < (3, 11):
-        return Finding("Python", "missing", version, "edgetune needs Python 3.11 or later")
     return Finding("Python", "ok", version)
 
 

@@ -41,7 +41,7 @@ finetune:
   batch: {batch}
 {balance}  patience: {patience}    # stop after so many epochs without a better validation accuracy; 0: never
   augment:
-    preset: {augment}    # none, light, standard, strong; single knobs override it: flip: 0.5, rotation_deg: 10
+    preset: {augment}    # none, light, standard, strong; knobs override it: flip: 0.5, rotation_deg: 10
   seed: 0
 
 quantize:
@@ -98,7 +98,7 @@ def init(
         else "  val_share: 0.15    # chooses the best epoch\n  test_share: 0.2    # decides the gates\n",
         model=model,
         weights=_quoted(weights if weights in ("default", "none") else _relative(Path(weights), here)),
-        channels="  adapter: sum    # gray images into a network made for colour: kernels are added up (or: conv)\n"
+        channels="  adapter: sum    # gray images into a network made for colour; or: conv\n"
         if found.gray
         else "",
         strategy=strategy,

@@ -15,16 +15,13 @@ from edgetune.data.folders import Dataset
 from edgetune.data.images import batches
 from edgetune.errors import ArtifactError
 from edgetune.latency.statistics import paired_drop
-from edgetune.progress import Progress
 from edgetune.training.checkpoint import load_network
 from edgetune.training.evaluate import predict_logits
 
 BATCH = 64
 
 
-def transfer(
-    checkpoint: Artifact, scratch: Artifact, data: Dataset, *, into: Path, progress: Progress | None = None
-) -> Artifact:
+def transfer(checkpoint: Artifact, scratch: Artifact, data: Dataset, *, into: Path) -> Artifact:
     """Compare two checkpoints on the test split and write `measures.json`.
 
     Args:
@@ -32,7 +29,6 @@ def transfer(
         scratch: the same network, begun with random ones, given as many epochs.
         data: whose test split is looked at.
         into: where the measures go.
-        progress: not told anything; it takes about a second.
 
     Raises:
         ArtifactError: the two were made for other inputs or classes.
