@@ -19,8 +19,6 @@ from edgetune.errors import ArtifactError, ConfigError, nearest
 from edgetune.recipe import Section
 from edgetune.yaml import load_yaml, validate
 
-NAMED = 5
-
 
 class Preset(Section):
     """How a calibration set is chosen and what is made of it; one file of calibration/.
@@ -79,7 +77,8 @@ def load_preset(name: str) -> Preset:
 def choose_samples(dataset: Dataset, images: int, choose: str, seed: int) -> tuple[Sample, ...]:
     """Choose calibration images from the training split.
 
-    The choice depends on seed and content alone: adding an image to one class changes no other class's.
+    The choice depends on seed and content alone, and takes no content twice: adding an image to one class
+    changes no other class's.
 
     Args:
         dataset: whose training split is chosen from.
@@ -92,7 +91,9 @@ def choose_samples(dataset: Dataset, images: int, choose: str, seed: int) -> tup
     """
     if choose not in CHOICES:
         raise ConfigError(f"quantize.choose: unknown choice {choose!r}", hint=nearest(choose, CHOICES))
-    ordered = sorted(dataset.splits["train"], key=lambda sample: (order(sample.sha256, seed), sample.path))
+    samples = sorted(dataset.splits["train"], key=lambda sample: sample.path, reverse=True)
+    distinct = {sample.sha256: sample for sample in samples}.values()
+    ordered = sorted(distinct, key=lambda sample: order(sample.sha256, seed))
     return tuple(CHOICES[choose](ordered)[:images])
 
 
@@ -139,24 +140,37 @@ def load_manifest(path: Path, dataset: Dataset) -> tuple[Sample, ...]:
         raise ArtifactError(
             f"{path}: not a calibration manifest: {text}", hint="calibration/README.md shows one"
         ) from None
-    by_content = {sample.sha256: sample for sample in dataset.splits["train"]}
+    train: dict[str, list[Sample]] = defaultdict(list)
+    for sample in dataset.splits["train"]:
+        train[sample.sha256].append(sample)
     elsewhere = {s.sha256: name for name in ("val", "test") for s in dataset.splits[name]}
     found, faults = [], []
     for entry in pinned.samples:
-        if entry.sha256 in by_content:
-            found.append(by_content[entry.sha256])
-        elif entry.sha256 in elsewhere:
+        candidates = sorted(train[entry.sha256], key=lambda sample: sample.path != entry.path)
+        there = next((sample for sample in candidates if _unchanged(dataset.root, sample)), None)
+        if there:
+            found.append(there)
+        elif not candidates and entry.sha256 in elsewhere:
             faults.append(f"{entry.path} (in the {elsewhere[entry.sha256]} split, which decides)")
         else:
             faults.append(f"{entry.path} ({_why_missing(dataset.root, entry)})")
     if faults:
-        more = f" and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
         raise ArtifactError(
             f"{path}: {len(faults)} of {len(pinned.samples)} calibration images are not there as pinned: "
-            f"{', '.join(faults[:NAMED])}{more}",
+            f"{', '.join(faults)}",
             hint="restore them, or choose anew without quantize.manifest",
         )
     return tuple(found)
+
+
+def _unchanged(root: Path, sample: Sample) -> bool:
+    """Whether a file still holds what was hashed; it is hashed again only where its size or time changed."""
+    try:
+        status = (root / sample.path).stat()
+        same = (status.st_size, status.st_mtime_ns) == (sample.size_bytes, sample.mtime_ns)
+        return same or sha256_of(root / sample.path) == sample.sha256
+    except (OSError, ArtifactError):
+        return False
 
 
 def _why_missing(root: Path, entry: PinnedSample) -> str:

@@ -32,8 +32,9 @@ def order(content: str, seed: int) -> str:
 def cut(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item], list[Item]]:
     """Divide items in two, each class by the same share.
 
-    Equal contents stay together, and each class keeps at least one item on the first side. The order of
-    the items and their paths do not matter, only seed, class and content.
+    Equal contents stay together, and each class keeps at least one item on the first side. A content that
+    two classes claim stays there, too: it can judge nothing. The order of the items and their paths do not
+    matter, only seed, class and content.
 
     Args:
         items: what to cut.
@@ -43,19 +44,19 @@ def cut(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item], lis
     Returns:
         Both sides, in the order of the items.
     """
-    classes: dict[int, dict[str, list[Item]]] = defaultdict(lambda: defaultdict(list))
+    classes: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    claims: dict[str, set[int]] = defaultdict(set)
     for item in items:
-        classes[item.label][item.sha256].append(item)
-    taken: set[tuple[int, str]] = set()
-    for label, contents in classes.items():
-        total = sum(map(len, contents.values()))
-        wanted = max(1, round(share * total)) if total > 1 else 0
-        count = 0
-        for content in sorted(contents, key=lambda c: order(c, seed)):
-            if count + len(contents[content]) > min(wanted, total - 1):
-                continue
-            taken.add((label, content))
-            count += len(contents[content])
-    first = [item for item in items if (item.label, item.sha256) not in taken]
-    second = [item for item in items if (item.label, item.sha256) in taken]
+        classes[item.label][item.sha256] += 1
+        claims[item.sha256].add(item.label)
+    taken: set[str] = set()
+    for counts in classes.values():
+        total = sum(counts.values())
+        room = min(max(1, round(share * total)), total - 1)
+        for content in sorted(counts, key=lambda content: order(content, seed)):
+            if len(claims[content]) == 1 and counts[content] <= room:
+                taken.add(content)
+                room -= counts[content]
+    first = [item for item in items if item.sha256 not in taken]
+    second = [item for item in items if item.sha256 in taken]
     return first, second

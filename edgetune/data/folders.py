@@ -2,32 +2,27 @@
 
 Fitting and calibration use train, every choice uses val (cut from train), the gates are judged on test,
 which is the user's own val or test folder where there is one. It knows no network and no framework. It may
-import errors, artifact, recipe and progress.
+import errors, artifact, recipe, progress and this package's cut and files.
 """
 
 import hashlib
 import json
-import os
-import warnings as python_warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
-from PIL import Image
+from pydantic import ValidationError
 
-from edgetune.artifact import write_atomic
+from edgetune.artifact import library_versions, write_atomic
 from edgetune.data.cut import cut
+from edgetune.data.files import ENDINGS, LAYOUT, Listing, Verdict, examine, list_images
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.progress import Progress, Silent
-from edgetune.recipe import DataSection
+from edgetune.recipe import DataSection, Section
 
-SCHEMA_VERSION = 1
-ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
-SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
-GRAY_MODES = frozenset(("1", "L", "I", "I;16", "I;16B", "F"))
-WORKERS = 4
+SPLITS = ("train", "val", "test")
 NAMED = 5
 LOPSIDED = 10
 
@@ -41,6 +36,7 @@ class Sample:
     sha256: str
     size_bytes: int
     mtime_ns: int
+    gray: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,9 +48,10 @@ class Dataset:
         classes: names, in the order of the labels.
         splits: samples of `train`, `val` and `test`, always all three.
         broken: path and reason of each file that could not be read.
-        duplicates: groups of paths with the same content that lie in different splits or classes.
+        duplicates: groups of paths with the same content in different splits.
         warnings: what a person should know.
         gray: every image has one channel only.
+        stamps: size in bytes and time of change in ns of each broken file, so that it is not read again.
     """
 
     root: Path
@@ -64,36 +61,29 @@ class Dataset:
     duplicates: tuple[tuple[str, ...], ...] = ()
     warnings: tuple[str, ...] = ()
     gray: bool = False
+    stamps: tuple[tuple[int, int], ...] = ()
 
     @property
     def digest(self) -> str:
         """Hash of what is in it, wherever it lies: classes, and each sample's split, path, label, content."""
-        splits = [
-            sorted([s.path, s.label, s.sha256] for s in self.splits[n]) for n in ("train", "val", "test")
-        ]
+        splits = [sorted([s.path, s.label, s.sha256] for s in self.splits[name]) for name in SPLITS]
         content = [list(self.classes), self.gray, splits]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class _Found:
-    """A file and what was found in it; `reason` says why it cannot be read."""
+class Manifest(Section):
+    """A data set as a file. `pillow` is the version that found files broken; another may read them."""
 
-    path: str
-    label: int
-    size_bytes: int
-    mtime_ns: int
-    sha256: str = ""
-    gray: bool = False
-    reason: str = ""
-
-
-@dataclass
-class _Listing:
-    """Files by split folder (`` where there is none), and what else lies about."""
-
-    files: dict[str, list[tuple[str, str, Path]]] = field(default_factory=dict)
-    others: int = 0
+    schema_version: Literal[1]
+    pillow: str
+    root: str
+    classes: tuple[str, ...]
+    gray: bool
+    splits: dict[Literal["train", "val", "test"], tuple[Sample, ...]]
+    broken: tuple[tuple[str, str], ...]
+    stamps: tuple[tuple[int, int], ...]
+    duplicates: tuple[tuple[str, ...], ...]
+    warnings: tuple[str, ...]
 
 
 def scan(
@@ -103,179 +93,70 @@ def scan(
 
     Args:
         section: shares, seed and limits.
-        root: class folders, or train/ with val/ or test/ or both, each with class folders.
+        root: class folders; or train/ with val/ or test/ or both, each with class folders.
         known: the manifest of an earlier scan; files of the same size and time are not read again.
         progress: counts images.
 
     Raises:
         ConfigError: no such folder, no image, one class only, too few images, or too many unreadable ones.
     """
-    listing = _list(root)
-    classes = tuple(sorted({name for files in listing.files.values() for name, _, _ in files}))
-    if not classes:
-        raise ConfigError(
-            f"{root}: no image in it", hint=f"one folder per class, with {_endings()} files inside"
-        )
-    if len(classes) == 1:
-        raise ConfigError(
-            f"{root}: one class only ({classes[0]!r})", hint="name the folder that holds one folder per class"
-        )
-    found = _examine(listing, classes, _remember(known), progress or Silent())
-    broken = tuple(
-        (entry.path, entry.reason) for entries in found.values() for entry in entries if entry.reason
-    )
+    listing = list_images(root)
+    classes = listing.classes
+    _refuse_layout(root, listing)
+    found = examine(listing, _remember(known), progress or Silent())
+    bad = [verdict for looked in found.values() for _, verdict in looked if verdict.reason]
     total = sum(map(len, found.values()))
-    if len(broken) > section.broken_share * total:
-        named = "; ".join(f"{path}: {reason}" for path, reason in broken[:NAMED])
+    if len(bad) > section.broken_share * total:
+        named = _list_some([f"{verdict.path}: {verdict.reason}" for verdict in bad])
         raise ConfigError(
-            f"{root}: {len(broken)} of {total} images cannot be read: {named}",
+            f"{root}: {len(bad)} of {total} images ({len(bad) / total:.1%}) cannot be read: {named}",
             hint=f"mend or remove them, or allow more with data.broken_share (now {section.broken_share:g})",
         )
-    good = {split: [entry for entry in entries if not entry.reason] for split, entries in found.items()}
-    splits = _split(good, section)
+    labels = {name: label for label, name in enumerate(classes)}
+    samples = {
+        split: [
+            Sample(v.path, labels[name], v.sha256, v.size_bytes, v.mtime_ns, v.gray)
+            for name, v in looked
+            if not v.reason
+        ]
+        for split, looked in found.items()
+    }
+    splits = _split(samples, section)
     _refuse_too_few(root, classes, splits, section)
-    duplicates = _duplicates(splits)
+    broken = tuple((verdict.path, verdict.reason) for verdict in bad)
+    across = _equal(splits, lambda split, _: split)
     return Dataset(
         root=root,
         classes=classes,
         splits=splits,
         broken=broken,
-        duplicates=tuple(group for group, _ in duplicates),
-        warnings=tuple(_warnings(classes, splits, broken, duplicates, listing.others)),
-        gray=all(entry.gray for entries in good.values() for entry in entries),
+        duplicates=across,
+        warnings=tuple(_warnings(classes, splits, broken, across, listing)),
+        gray=all(sample.gray for part in splits.values() for sample in part),
+        stamps=tuple((verdict.size_bytes, verdict.mtime_ns) for verdict in bad),
     )
 
 
-def _endings() -> str:
-    return ", ".join(sorted(ENDINGS))
+def _refuse_layout(root: Path, listing: Listing) -> None:
+    endings = ", ".join(sorted(ENDINGS))
+    if not listing.classes:
+        raise ConfigError(
+            f"{root}: no image in a class folder", hint=f"needed: {LAYOUT}; images are {endings}"
+        )
+    if len(listing.classes) == 1:
+        only = listing.classes[0]
+        inside = sorted(path.name for path in (root / only).glob("*/"))[:NAMED]
+        deeper = f"; {root / only} holds {', '.join(inside)}: name it instead?" if len(inside) > 1 else ""
+        raise ConfigError(f"{root}: one class only ({only!r})", hint=f"needed: {LAYOUT}{deeper}")
 
 
-def _list(root: Path) -> _Listing:
-    if not root.is_dir():
-        reason = "is a file, not a folder" if root.exists() else "no such folder"
-        raise ConfigError(f"{root}: {reason}", hint="name a folder that holds one folder of images per class")
-    listing = _Listing()
-    present = {
-        split: [root / n for n in names if (root / n).is_dir()] for split, names in SPLIT_FOLDERS.items()
-    }
-    if present["train"]:
-        for split, folders in present.items():
-            for folder in folders:
-                listing.files.setdefault(split, []).extend(_list_classes(root, folder, listing))
-        if set(listing.files) == {"train"}:
-            listing.files = {"": listing.files["train"]}
-    else:
-        listing.files[""] = _list_classes(root, root, listing)
-    return listing
-
-
-def _list_classes(root: Path, folder: Path, listing: _Listing) -> list[tuple[str, str, Path]]:
-    """Return class, path below the root, and file of every image in the class folders of a folder."""
-    files = []
-    for entry in _entries(folder):
-        if not entry.is_dir() or entry.name.startswith("."):
-            continue
-        seen: set[tuple[int, int]] = set()
-        for path in _walk(Path(entry.path), seen):
-            if path.suffix.lower() in ENDINGS:
-                files.append((entry.name, path.relative_to(root).as_posix(), path))
-            else:
-                listing.others += 1
-    return sorted(files)
-
-
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterable[Path]:
-    """Yield files below a folder; a loop of links is walked once."""
-    status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
-        return
-    seen.add((status.st_dev, status.st_ino))
-    for entry in _entries(folder):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), seen)
-        elif entry.is_file() or entry.is_symlink():
-            yield Path(entry.path)
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise ConfigError(f"{folder}: {error.strerror}", hint="check the folder's permissions") from error
-
-
-def _examine(
-    listing: _Listing, classes: tuple[str, ...], known: Mapping[str, _Found], progress: Progress
-) -> dict[str, list[_Found]]:
-    labels = {name: label for label, name in enumerate(classes)}
-    total = sum(map(len, listing.files.values()))
-    progress.begin("read images", total)
-    found = {}
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for split, files in listing.files.items():
-
-            def look(item: tuple[str, str, Path]) -> _Found:
-                name, path, file = item
-                return _look(file, path, labels[name], known.get(path))
-
-            entries = []
-            for entry in pool.map(look, files):
-                entries.append(entry)
-                progress.advance()
-            found[split] = entries
-    progress.end()
-    return found
-
-
-def _look(file: Path, path: str, label: int, known: _Found | None) -> _Found:
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        shown = path.encode("utf-8", "backslashreplace").decode()
-        return _Found(shown, label, 0, 0, reason="its name is not UTF-8")
-    try:
-        status = file.stat()
-        size, time = status.st_size, status.st_mtime_ns
-        if known and (known.size_bytes, known.mtime_ns) == (size, time):
-            return _Found(path, label, size, time, known.sha256, known.gray, known.reason)
-        if size == 0:
-            return _Found(path, label, size, time, reason="empty file")
-        data = file.read_bytes()
-    except OSError as error:
-        return _Found(path, label, 0, 0, reason=error.strerror or "cannot be read")
-    gray, reason = _verify(file)
-    return _Found(path, label, size, time, hashlib.sha256(data).hexdigest(), gray, reason)
-
-
-def _verify(file: Path) -> tuple[bool, str]:
-    """Decode an image (a JPEG at an eighth of its size) and return whether it is gray, and what is wrong."""
-    try:
-        with python_warnings.catch_warnings():
-            python_warnings.simplefilter("ignore")
-            with Image.open(file) as image:
-                gray = image.mode in GRAY_MODES
-                image.draft(None, (1, 1))
-                image.load()
-        return gray, ""
-    except (Exception, MemoryError) as error:
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        return False, text.split(" '")[0].split(" <")[0]
-
-
-def _split(good: dict[str, list[_Found]], section: DataSection) -> dict[str, tuple[Sample, ...]]:
+def _split(samples: dict[str, list[Sample]], section: DataSection) -> dict[str, tuple[Sample, ...]]:
     """Cut off what the folders do not give: val from train; test too where there is neither val nor test."""
-    samples = {
-        split: [Sample(e.path, e.label, e.sha256, e.size_bytes, e.mtime_ns) for e in entries]
-        for split, entries in good.items()
-    }
     if "" in samples:
         rest, test = cut(samples[""], section.test_share, section.seed)
         train, val = cut(rest, section.val_share, section.seed + 1)
-    elif {"val", "test"} <= set(samples):
-        train, val, test = samples["train"], samples["val"], samples["test"]
+    elif len(samples) == len(SPLITS):
+        train, val, test = (samples[name] for name in SPLITS)
     else:
         test = samples.get("test") or samples.get("val") or []
         train, val = cut(samples["train"], section.val_share, section.seed + 1)
@@ -285,59 +166,66 @@ def _split(good: dict[str, list[_Found]], section: DataSection) -> dict[str, tup
 def _refuse_too_few(
     root: Path, classes: tuple[str, ...], splits: Mapping[str, tuple[Sample, ...]], section: DataSection
 ) -> None:
-    for split in ("train", "val", "test"):
-        least = section.min_images if split == "train" else 1
-        counts = [sum(sample.label == label for sample in splits[split]) for label in range(len(classes))]
-        for name, count in zip(classes, counts, strict=True):
-            if split == "train" and count == 0:
-                raise ConfigError(
-                    f"{root}: class {name!r} has no training image", hint="every class needs some"
-                )
-            if split == "train" and count < least:
-                raise ConfigError(
-                    f"{root}: class {name!r} has {count} images for training, {least} are needed",
-                    hint="add images, or lower data.min_images",
-                )
+    counts = _counts(splits["train"], classes)
+    for name, count in zip(classes, counts, strict=True):
+        if count == 0:
+            held_out = [s for s in ("val", "test") if _counts(splits[s], classes)[classes.index(name)]]
+            seen = f"; {' and '.join(held_out)} have some" if held_out else ""
+            raise ConfigError(
+                f"{root}: class {name!r} has no training image{seen}",
+                hint="add some, or remove the class everywhere",
+            )
+        if count < section.min_images:
+            raise ConfigError(
+                f"{root}: class {name!r} has {count} images for training, {section.min_images} are needed",
+                hint="add images, remove the class, or lower data.min_images",
+            )
+    for split in ("val", "test"):
         if not splits[split]:
             raise ConfigError(
                 f"{root}: no image left for {split}", hint=f"add images, or raise data.{split}_share"
             )
 
 
-def _duplicates(splits: Mapping[str, tuple[Sample, ...]]) -> list[tuple[tuple[str, ...], str]]:
-    """Return groups of equal content that lie in different splits or classes, and which of the two it is."""
-    by_content: dict[str, list[tuple[str, Sample]]] = defaultdict(list)
+def _counts(samples: Iterable[Sample], classes: tuple[str, ...]) -> list[int]:
+    counts = [0] * len(classes)
+    for sample in samples:
+        counts[sample.label] += 1
+    return counts
+
+
+def _equal(
+    splits: Mapping[str, tuple[Sample, ...]], side: Callable[[str, Sample], object]
+) -> tuple[tuple[str, ...], ...]:
+    """Return groups of paths with equal content that lie on different sides."""
+    by_content: dict[str, list[tuple[object, str]]] = defaultdict(list)
     for split, samples in splits.items():
         for sample in samples:
-            by_content[sample.sha256].append((split, sample))
-    groups = []
-    for members in by_content.values():
-        paths = tuple(sorted(sample.path for _, sample in members))
-        if len({sample.label for _, sample in members}) > 1:
-            groups.append((paths, "classes"))
-        elif len({split for split, _ in members}) > 1:
-            groups.append((paths, "splits"))
-    return sorted(groups)
+            by_content[sample.sha256].append((side(split, sample), sample.path))
+    groups = (members for members in by_content.values() if len({where for where, _ in members}) > 1)
+    return tuple(sorted(tuple(sorted(path for _, path in members)) for members in groups))
 
 
 def _warnings(
     classes: tuple[str, ...],
     splits: Mapping[str, tuple[Sample, ...]],
     broken: tuple[tuple[str, str], ...],
-    duplicates: list[tuple[tuple[str, ...], str]],
-    others: int,
+    across: tuple[tuple[str, ...], ...],
+    listing: Listing,
 ) -> Iterable[str]:
     if broken:
-        named = "; ".join(f"{path} ({reason})" for path, reason in broken[:NAMED])
-        yield f"{len(broken)} unreadable images are left out: {named}{', …' if len(broken) > NAMED else ''}"
-    if others:
-        yield f"{others} files are not images ({_endings()}) and are left out"
-    for kind, what in (("splits", "in more than one split"), ("classes", "under more than one class")):
-        groups = [group for group, found in duplicates if found == kind]
+        named = _list_some([f"{path} ({reason})" for path, reason in broken])
+        yield f"{len(broken)} unreadable images are left out: {named}"
+    if listing.others:
+        yield f"{listing.others} files are not images ({', '.join(sorted(ENDINGS))}) and are left out"
+    if listing.unused:
+        yield f"folders that are not used: {_list_some(listing.unused, ', ')}"
+    conflicts = _equal(splits, lambda _, sample: sample.label)
+    for groups, where in ((across, "split"), (conflicts, "class")):
         if groups:
-            named = "; ".join(" = ".join(group) for group in groups[:NAMED])
-            yield f"{len(groups)} images are {what}: {named}{'; …' if len(groups) > NAMED else ''}"
-    counts = [sum(sample.label == label for sample in splits["train"]) for label in range(len(classes))]
+            named = _list_some([" = ".join(group) for group in groups])
+            yield f"{len(groups)} images are in more than one {where}: {named}"
+    counts = _counts(splits["train"], classes)
     if max(counts) > LOPSIDED * min(counts):
         most, least = classes[counts.index(max(counts))], classes[counts.index(min(counts))]
         yield (
@@ -345,21 +233,29 @@ def _warnings(
             f"{min(counts)}; finetune.class_weights: balanced evens that out"
         )
     for split in ("val", "test"):
-        present = {sample.label for sample in splits[split]}
-        missing = [name for label, name in enumerate(classes) if label not in present]
+        found = _counts(splits[split], classes)
+        missing = [name for name, count in zip(classes, found, strict=True) if not count]
         if missing:
-            yield f"no {split} image of: {', '.join(missing[:NAMED])}"
+            yield f"no {split} image of: {_list_some(missing, ', ')}"
+
+
+def _list_some(items: list[str], between: str = "; ") -> str:
+    return between.join(items[:NAMED]) + (
+        f"{between}and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    )
 
 
 def save_dataset(dataset: Dataset, path: Path) -> None:
     """Write the manifest: every sample with its hash, split and class, and the files that are broken."""
     content = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": 1,
+        "pillow": library_versions("pillow")["pillow"],
         "root": str(dataset.root.absolute()),
         "classes": dataset.classes,
         "gray": dataset.gray,
-        "splits": {name: [asdict(sample) for sample in samples] for name, samples in dataset.splits.items()},
+        "splits": {name: [asdict(sample) for sample in dataset.splits[name]] for name in SPLITS},
         "broken": dataset.broken,
+        "stamps": dataset.stamps,
         "duplicates": dataset.duplicates,
         "warnings": dataset.warnings,
     }
@@ -377,41 +273,54 @@ def load_dataset(path: Path, root: Path | None = None) -> Dataset:
     Raises:
         ArtifactError: not a manifest, or a path in it leads out of the root.
     """
+    found = _read_manifest(path)
+    return Dataset(
+        root=root or Path(found.root),
+        classes=found.classes,
+        splits={name: found.splits[name] for name in ("train", "val", "test")},
+        broken=found.broken,
+        duplicates=found.duplicates,
+        warnings=found.warnings,
+        gray=found.gray,
+        stamps=found.stamps,
+    )
+
+
+def _read_manifest(path: Path) -> Manifest:
+    hint = "run again without it: it is made anew"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema_version"] != SCHEMA_VERSION:
-            raise ArtifactError(f"{path}: schema_version {content['schema_version']} is not known here")
-        splits = {
-            name: tuple(Sample(**s) for s in content["splits"][name]) for name in ("train", "val", "test")
-        }
-        for sample in (sample for samples in splits.values() for sample in samples):
-            pure = PurePosixPath(sample.path)
-            if pure.is_absolute() or ".." in pure.parts or not 0 <= sample.label < len(content["classes"]):
-                raise ArtifactError(f"{path}: {sample.path!r}: leads out of the folder, or has no class")
-        return Dataset(
-            root=root or Path(content["root"]),
-            classes=tuple(content["classes"]),
-            splits=splits,
-            broken=tuple((name, reason) for name, reason in content["broken"]),
-            duplicates=tuple(tuple(group) for group in content["duplicates"]),
-            warnings=tuple(content["warnings"]),
-            gray=bool(content["gray"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(
-            f"{path}: not a manifest of images: {error}", hint="run again without it"
-        ) from error
+        found = Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{path}: {error.strerror}", hint=hint) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "not JSON"
+        raise ArtifactError(f"{path}: not a manifest of images: {where}: {first['msg']}", hint=hint) from None
+    if set(found.splits) != set(SPLITS) or len(found.stamps) != len(found.broken):
+        raise ArtifactError(f"{path}: not a manifest of images: not all of it is there", hint=hint)
+    for sample in (sample for samples in found.splits.values() for sample in samples):
+        pure = PurePosixPath(sample.path)
+        if pure.is_absolute() or ".." in pure.parts or "\0" in sample.path:
+            raise ArtifactError(f"{path}: the path {sample.path!r} leads out of the folder", hint=hint)
+        if not 0 <= sample.label < len(found.classes):
+            raise ArtifactError(f"{path}: {sample.path!r}: there is no class {sample.label}", hint=hint)
+    return found
 
 
-def _remember(known: Path | None) -> dict[str, _Found]:
+def _remember(known: Path | None) -> dict[str, Verdict]:
     """Read what an earlier scan found out about each file; nothing where that cannot be read."""
     if known is None:
         return {}
     try:
-        earlier = load_dataset(known)
+        earlier = _read_manifest(known)
     except ArtifactError:
         return {}
-    samples = (sample for split in earlier.splits.values() for sample in split)
-    return {
-        s.path: _Found(s.path, s.label, s.size_bytes, s.mtime_ns, s.sha256, earlier.gray) for s in samples
+    verdicts = {
+        s.path: Verdict(s.path, s.size_bytes, s.mtime_ns, s.sha256, s.gray)
+        for samples in earlier.splits.values()
+        for s in samples
     }
+    if earlier.pillow == library_versions("pillow")["pillow"]:
+        for (path, reason), (size, time) in zip(earlier.broken, earlier.stamps, strict=True):
+            verdicts[path] = Verdict(path, size, time, reason=reason)
+    return verdicts

@@ -1,7 +1,7 @@
-"""From an image file to numbers: decode, resize, crop, normalise. The one implementation that there is.
+"""From an image file to numbers: resize, crop, normalise. The one implementation that there is.
 
 Training, calibration, checking and prediction all read images here, so they cannot disagree. It knows no
-network. It may import errors, artifact, progress and data.folders (for the types).
+network. It may import errors, artifact, machine, progress, data.decode, and data.folders for the types.
 """
 
 from collections import deque
@@ -11,84 +11,23 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from edgetune.artifact import Preprocess
+from edgetune.data.decode import decode as decode
 from edgetune.data.folders import Sample
-from edgetune.errors import ConfigError
+from edgetune.machine import cores
 from edgetune.progress import Progress, Silent
 
-WORKERS = 2
 CACHE_BYTES = 1 << 30
+CHUNK = 64
+# So many times the shorter side is kept of the longer: a line of pixels must not fill memory once scaled up.
+LONGEST = 8
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-# What Pillow raises for files that are broken, unsupported, or made to exhaust memory.
-BROKEN = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    KeyError,
-    MemoryError,
-    Image.DecompressionBombError,
-)
-WIDE_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N", "F")
-
-
-def decode(path: Path, channels: int, at_least_px: int = 0) -> Image.Image:
-    """Read an image as it is meant to be seen.
-
-    EXIF rotation is applied, transparency is laid on white, palettes and CMYK become colours, 16 bits are
-    scaled to 8 (not cut off), only the first frame of an animation counts.
-
-    Args:
-        path: JPEG, PNG, BMP, WebP or TIFF.
-        channels: 3 for RGB, 1 for luma (ITU-R BT.601).
-        at_least_px: a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, at least twice this large.
-
-    Raises:
-        ConfigError: it cannot be read; names the file.
-    """
-    mode = "RGB" if channels == 3 else "L"
-    try:
-        with Image.open(path) as opened:
-            if at_least_px and opened.format == "JPEG":
-                shorter = 2 * at_least_px
-                opened.draft(None, (shorter, shorter))
-            image = ImageOps.exif_transpose(opened)
-            return _flatten(image).convert(mode)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: is gone", hint="run again; the folder is then read anew") from error
-    except BROKEN as error:
-        raise ConfigError(f"{path}: not a readable image: {_reason(error)}") from error
-
-
-def _flatten(image: Image.Image) -> Image.Image:
-    """Bring any mode to one that converts to RGB and L without losing what it shows."""
-    if image.mode in WIDE_MODES:
-        return _to_8_bits(image)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        seen = image.convert("RGBA")
-        white = Image.new("RGBA", seen.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, seen).convert("RGB")
-    return image.convert("RGB") if image.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV") else image
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit gray to 8 bits; floats that run from 0 to 1 are scaled by 255, others cut off there."""
-    values = np.asarray(image).astype(np.float64)
-    unit = 1.0 if values.size and values.max() <= 1.0 else 255.0
-    top = unit if image.mode == "F" else 65535.0
-    return Image.fromarray(np.round(np.clip(values / top, 0, 1) * 255).astype(np.uint8))
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text.split(" '")[0].split(" <")[0]
 
 
 def load(path: Path, preprocess: Preprocess, crop: bool = True) -> NDArray[np.uint8]:
@@ -105,11 +44,10 @@ def load(path: Path, preprocess: Preprocess, crop: bool = True) -> NDArray[np.ui
     Raises:
         ConfigError: it cannot be read.
     """
-    image = decode(path, preprocess.channels, preprocess.resize_px)
-    width, height = image.size
-    scale = preprocess.resize_px / min(width, height)
-    size = (max(preprocess.resize_px, round(width * scale)), max(preprocess.resize_px, round(height * scale)))
-    size = (preprocess.resize_px, size[1]) if width <= height else (size[0], preprocess.resize_px)
+    # At twice the size or more the reduced scale of a JPEG leaves the resized pixels as they are, nearly.
+    image = _middle(decode(path, preprocess.channels, 2 * preprocess.resize_px))
+    scale = preprocess.resize_px / min(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     if size != image.size:
         image = image.resize(size, RESAMPLING[preprocess.interpolation])
     pixels = np.asarray(image)
@@ -117,6 +55,14 @@ def load(path: Path, preprocess: Preprocess, crop: bool = True) -> NDArray[np.ui
         pixels = pixels[:, :, None]
     pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
     return center_crop(pixels, preprocess.size_px) if crop else pixels
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """Cut the ends off an image that is extremely long."""
+    longest = LONGEST * min(image.size)
+    width, height = min(image.width, longest), min(image.height, longest)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height)) if (width, height) != image.size else image
 
 
 def center_crop(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
@@ -143,14 +89,14 @@ def batches(
 ) -> Iterator[NDArray[np.float32]]:
     """Yield preprocessed inputs [N, C, H, W] in the samples' order; the last batch may be smaller.
 
-    Two batches are decoded ahead, no more are in memory.
+    One batch is decoded ahead. `progress` counts images; whoever calls begins and ends it.
 
     Raises:
         ConfigError: a file that was readable no longer is.
     """
     shown = progress or Silent()
     starts = range(0, len(samples), batch)
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         ahead: deque[list[Future[NDArray[np.uint8]]]] = deque()
 
         def submit(start: int) -> None:
@@ -188,15 +134,32 @@ class ImageCache:
         kept = self._kept.get(sample.path)
         if kept is not None:
             return kept
-        pixels = load(self._root / sample.path, self._preprocess, crop=False)
-        if pixels.nbytes <= self._left:
-            self._left -= pixels.nbytes
-            self._kept[sample.path] = pixels
+        pixels = self._load(sample)
+        self._keep(sample, pixels)
         return pixels
 
     def fill(self, samples: Iterable[Sample], progress: Progress | None = None) -> None:
-        """Decode what fits, in threads, so that the first epoch does not wait."""
+        """Decode in threads until the limit is reached, so that the first epoch does not wait.
+
+        Raises:
+            ConfigError: one cannot be read.
+        """
         shown = progress or Silent()
-        with ThreadPoolExecutor(WORKERS) as pool:
-            for _ in pool.map(self.get, samples):
-                shown.advance()
+        wanted = [sample for sample in samples if sample.path not in self._kept]
+        with ThreadPoolExecutor(cores()) as pool:
+            for start in range(0, len(wanted), CHUNK):
+                part = wanted[start : start + CHUNK]
+                for sample, pixels in zip(part, pool.map(self._load, part), strict=True):
+                    if not self._keep(sample, pixels):
+                        return
+                    shown.advance()
+
+    def _load(self, sample: Sample) -> NDArray[np.uint8]:
+        return load(self._root / sample.path, self._preprocess, crop=False)
+
+    def _keep(self, sample: Sample, pixels: NDArray[np.uint8]) -> bool:
+        if pixels.nbytes > self._left:
+            return False
+        self._left -= pixels.nbytes
+        self._kept[sample.path] = pixels
+        return True

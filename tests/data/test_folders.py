@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from edgetune.data import folders
+from edgetune.data import files
 from edgetune.data.folders import Dataset, load_dataset, save_dataset, scan
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.recipe import DataSection
@@ -110,7 +110,7 @@ def test_a_truncated_image_is_broken(class_folders: Path) -> None:
 def test_too_many_broken_files_stop_it(class_folders: Path) -> None:
     for index in range(6):
         (class_folders / "red" / f"bad{index}.png").write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"6 of 42 images cannot be read: red/bad0.png") as caught:
+    with pytest.raises(ConfigError, match=r"6 of 42 images \(14.3%\) cannot be read: red/bad0.png") as caught:
         look(class_folders)
     assert "data.broken_share" in caught.value.hint
 
@@ -128,7 +128,10 @@ def test_duplicates_across_splits_are_named(class_folders: Path, tmp_path: Path)
 
 def test_one_content_under_two_classes_is_named(class_folders: Path) -> None:
     shutil.copy(class_folders / "red" / "00.png", class_folders / "blue" / "wrong.png")
-    assert any("under more than one class" in warning for warning in look(class_folders).warnings)
+    found = look(class_folders)
+    assert "1 images are in more than one class: blue/wrong.png = red/00.png" in found.warnings
+    assert {"blue/wrong.png", "red/00.png"} <= paths(found, "train"), "what is contradictory judges nothing"
+    assert found.duplicates == ()
 
 
 def test_our_cut_separates_no_duplicates(class_folders: Path) -> None:
@@ -173,10 +176,10 @@ def test_an_unreadable_folder_is_a_config_error(class_folders: Path, monkeypatch
 
     def refuse(path: object) -> object:
         if str(path).endswith("red"):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", str(path))
         return real(path)  # type: ignore[call-overload]
 
-    monkeypatch.setattr(folders.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(ConfigError, match=r"red: Permission denied"):
         look(class_folders)
 
@@ -215,11 +218,15 @@ def test_a_second_look_reads_only_what_changed(
     first = look(class_folders)
     save_dataset(first, tmp_path / "data.json")
     Image.new("RGB", (40, 40), (9, 9, 9)).save(class_folders / "red" / "05.png")
+    (class_folders / "red" / "broken.png").write_bytes(b"x")
+    save_dataset(look(class_folders), tmp_path / "data.json")
+    os.utime(class_folders / "red" / "06.png")
     opened = []
-    real = folders._verify
-    monkeypatch.setattr(folders, "_verify", lambda file: opened.append(file.name) or real(file))  # type: ignore[func-returns-value]
+    real = files._read
+    monkeypatch.setattr(files, "_read", lambda image: opened.append(image.path) or real(image))  # type: ignore[func-returns-value]
     second = look(class_folders, tmp_path / "data.json")
-    assert opened == ["05.png"]
+    assert opened == ["red/06.png"]
+    assert [path for path, _ in second.broken] == ["red/broken.png"]
     assert second.digest != first.digest
     assert look(class_folders).digest == second.digest
 

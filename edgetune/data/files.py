@@ -1,0 +1,241 @@
+"""Finds the image files in class folders and looks into each, in threads; unchanged ones are not read again.
+
+It knows no cut and no network. It may import errors, machine, progress and data.decode.
+"""
+
+import hashlib
+import os
+import stat
+import warnings
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgetune.data.decode import inspect
+from edgetune.errors import ConfigError
+from edgetune.machine import cores
+from edgetune.progress import Progress
+
+ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "test": "test", "testing": "test",
+    "val": "val", "valid": "val", "validation": "val",
+}  # fmt: skip
+LAYOUT = "one folder of images per class, or train/ and val/ or test/ with such folders"
+MOST_WORKERS = 16
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file: its class, its path below the root, and where it is."""
+
+    name: str
+    path: str
+    file: Path
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found in a file; `reason` says why it cannot be read."""
+
+    path: str
+    size_bytes: int = 0
+    mtime_ns: int = 0
+    sha256: str = ""
+    gray: bool = False
+    reason: str = ""
+
+
+@dataclass
+class Listing:
+    """What lies in a folder.
+
+    Attributes:
+        files: by split; all under `` where the folder holds classes, not splits.
+        others: number of files in class folders that are not images.
+        unused: folders that are not read, and class folders without an image.
+    """
+
+    files: dict[str, list[ImageFile]] = field(default_factory=dict)
+    others: int = 0
+    unused: list[str] = field(default_factory=list)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the folders that hold an image."""
+        return tuple(sorted({image.name for images in self.files.values() for image in images}))
+
+
+def list_images(root: Path) -> Listing:
+    """Find the images of a folder; hidden files and folders do not count.
+
+    Raises:
+        ConfigError: no such folder, one that cannot be read, or splits that do not make sense.
+    """
+    try:
+        if not root.is_dir():
+            wrong = "is a file, not a folder" if root.exists() else "no such folder"
+            raise ConfigError(f"{root}: {wrong}", hint=f"name a folder that holds {LAYOUT}")
+        return _list(root)
+    except OSError as error:
+        where = error.filename or root
+        raise ConfigError(
+            f"{where}: {error.strerror or error}", hint="check the folder's permissions"
+        ) from error
+
+
+def _list(root: Path) -> Listing:
+    listing = Listing()
+    folders = _folders(root)
+    named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
+    splits = [folder for folder in named if _holds_folders_only(folder)]
+    if not any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in splits):
+        if len(named) > 1 and named == folders:
+            names = ", ".join(f"{folder.name}/" for folder in named)
+            raise ConfigError(f"{root}: {names}: no train/ with class folders", hint=f"needed: {LAYOUT}")
+        listing.files[""] = _list_classes(root, folders, listing)
+        return listing
+    listing.unused += [f"{folder.name}/" for folder in folders if folder not in splits]
+    for folder in splits:
+        split = SPLIT_NAMES[folder.name.lower()]
+        listing.files.setdefault(split, []).extend(_list_classes(root, _folders(folder), listing))
+    held_out = {split: images for split, images in listing.files.items() if split != "train" and images}
+    if not held_out:
+        listing.files = {"": listing.files["train"]}
+    else:
+        listing.files = {"train": listing.files["train"], **held_out}
+    return listing
+
+
+def _list_classes(root: Path, folders: list[Path], listing: Listing) -> list[ImageFile]:
+    images = []
+    for folder in folders:
+        if not _is_utf8(folder.name):
+            raise ConfigError(
+                f"{folder.parent}: the class name {_shown(folder.name)} is not UTF-8", hint="rename it"
+            )
+        own = []
+        for file in _walk(folder, set()):
+            if file.suffix.lower() in ENDINGS:
+                own.append(ImageFile(folder.name, file.relative_to(root).as_posix(), file))
+            else:
+                listing.others += 1
+        images += own
+        if not own:
+            listing.unused.append(f"{folder.relative_to(root).as_posix()}/")
+    return sorted(images, key=lambda image: image.path)
+
+
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+    """Yield the files below a folder, each folder once, and never by a link that leads back up."""
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in seen:
+        return
+    seen.add((status.st_dev, status.st_ino))
+    for entry in _entries(folder):
+        path = Path(entry.path)
+        if not _is_folder(entry):
+            yield path
+        elif not (entry.is_symlink() and folder.resolve().is_relative_to(path.resolve())):
+            yield from _walk(path, seen)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda entry: entry.name)
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [Path(entry.path) for entry in _entries(folder) if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _holds_folders_only(folder: Path) -> bool:
+    """Whether a folder holds folders and no image: a class may be called train, too."""
+    entries = _entries(folder)
+    images = any(Path(entry.name).suffix.lower() in ENDINGS for entry in entries if not _is_folder(entry))
+    return not images and any(_is_folder(entry) for entry in entries)
+
+
+def examine(
+    listing: Listing, known: Mapping[str, Verdict], progress: Progress
+) -> dict[str, list[tuple[str, Verdict]]]:
+    """Look into every file of a listing.
+
+    Args:
+        listing: the files.
+        known: earlier verdicts by path; one of the same size and time is taken over.
+        progress: counts the files that are read.
+
+    Returns:
+        By split, class and verdict of each file, in the listing's order.
+    """
+    images = [image for listed in listing.files.values() for image in listed]
+    verdicts = {image.path: _unread(image, known.get(image.path)) for image in images}
+    unread = [image for image in images if verdicts[image.path] is None]
+    if unread:
+        progress.begin("read images", len(unread))
+    try:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            ThreadPoolExecutor(min(MOST_WORKERS, 2 * cores())) as pool,
+        ):
+            try:
+                for image, verdict in zip(unread, pool.map(_read, unread), strict=True):
+                    verdicts[image.path] = verdict
+                    progress.advance()
+            finally:
+                pool.shutdown(cancel_futures=True)
+    finally:
+        if unread:
+            progress.end()
+    found: dict[str, list[tuple[str, Verdict]]] = {}
+    for split, listed in listing.files.items():
+        looked = [(image.name, verdicts[image.path]) for image in listed]
+        found[split] = [(name, verdict) for name, verdict in looked if verdict is not None]
+    return found
+
+
+def _unread(image: ImageFile, known: Verdict | None) -> Verdict | None:
+    """Return the verdict on a file as far as one is possible without reading it."""
+    if not _is_utf8(image.path):
+        return Verdict(_shown(image.path), reason="its name is not UTF-8")
+    try:
+        status = image.file.stat()
+    except OSError as error:
+        return Verdict(image.path, reason=error.strerror or "cannot be read")
+    if not stat.S_ISREG(status.st_mode):
+        return Verdict(image.path, reason="not a file")
+    if known and (known.size_bytes, known.mtime_ns) == (status.st_size, status.st_mtime_ns):
+        return known
+    return None
+
+
+def _read(image: ImageFile) -> Verdict:
+    try:
+        status = image.file.stat()
+        data = image.file.read_bytes()
+    except OSError as error:
+        return Verdict(image.path, reason=error.strerror or "cannot be read")
+    gray, reason = inspect(data)
+    digest = hashlib.sha256(data).hexdigest()
+    return Verdict(image.path, status.st_size, status.st_mtime_ns, digest, gray, reason)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
