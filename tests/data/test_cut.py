@@ -28,9 +28,27 @@ def test_every_item_is_on_exactly_one_side(listed: list[Item], share: float, see
 
 
 @given(items, shares, st.integers(0, 99))
-def test_equal_contents_of_a_class_stay_together(listed: list[Item], share: float, seed: int) -> None:
+def test_equal_contents_stay_together(listed: list[Item], share: float, seed: int) -> None:
     first, second = cut(listed, share, seed)
-    assert not {(i.label, i.sha256) for i in first} & {(i.label, i.sha256) for i in second}
+    assert not {item.sha256 for item in first} & {item.sha256 for item in second}
+
+
+@given(items, shares, st.integers(0, 99))
+def test_each_class_keeps_some_and_gives_no_more_than_its_share(
+    listed: list[Item], share: float, seed: int
+) -> None:
+    first, second = cut(listed, share, seed)
+    for label in {item.label for item in listed}:
+        total, taken = (sum(item.label == label for item in side) for side in (listed, second))
+        assert any(item.label == label for item in first)
+        assert taken <= max(1, round(share * total))
+
+
+@given(st.integers(5, 200), st.integers(0, 9))
+def test_an_addition_moves_few(count: int, seed: int) -> None:
+    listed = [Item(0, str(index)) for index in range(count)]
+    before, after = cut(listed, 0.2, seed)[1], cut([*listed, Item(0, "new")], 0.2, seed)[1]
+    assert len(set(before) ^ set(after)) <= 2
 
 
 @given(items, shares, st.randoms())

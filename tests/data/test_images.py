@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgetune.artifact import Preprocess
+from edgetune.data import images
 from edgetune.data.folders import Sample
-from edgetune.data.images import ImageCache, batches, load, normalise
+from edgetune.data.images import LONGEST, ImageCache, batches, load, normalise
 from edgetune.errors import ConfigError
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -97,3 +98,33 @@ def test_the_cache_keeps_what_fits(tmp_path: Path) -> None:
         except ConfigError:
             continue
     assert kept == 2
+
+
+@pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
+def test_a_line_of_pixels_fills_no_memory(tmp_path: Path, size: tuple[int, int]) -> None:
+    image = Image.new("L", size, 0)
+    image.paste(200, (size[0] // 2 - 4, size[1] // 2 - 4, size[0] // 2 + 5, size[1] // 2 + 5))
+    image.save(tmp_path / "x.png")
+    pixels = load(tmp_path / "x.png", preprocess(32, 16), crop=False)
+    assert sorted(pixels.shape[1:]) == [32, 32 * LONGEST]
+    assert (load(tmp_path / "x.png", preprocess(32, 16)) == 200).all()
+
+
+def test_a_full_cache_decodes_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, real = [], images.load
+
+    def counted(path: Path, preprocess: Preprocess, crop: bool = True) -> object:
+        decoded.append(path)
+        return real(path, preprocess, crop)
+
+    monkeypatch.setattr(images, "load", counted)
+    ImageCache(tmp_path, preprocess(channels=1), limit_bytes=64).fill(samples(tmp_path, 3 * images.CHUNK))
+    assert len(decoded) <= images.CHUNK
+
+
+def test_giving_up_on_batches_stops_the_threads(tmp_path: Path) -> None:
+    found = batches(tmp_path, samples(tmp_path, 30), preprocess(channels=1), 2)
+    next(found)
+    found.close()
+    with pytest.raises(StopIteration):
+        next(found)
