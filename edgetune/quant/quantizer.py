@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
@@ -95,8 +94,8 @@ def quantize_model(
     found = {name: RANGES[ranges](item, how.symmetric) for name, item in statistics.items()}
     scales = how.scales(merge_ranges(plan, found))
     made = how.render(graph, plan, scales)
-    _set_metadata(made, RENDERING_KEY, rendering)
-    made.producer_name = "edgetune"
+    properties = {item.key: item.value for item in made.metadata_props} | {RENDERING_KEY: rendering}
+    helper.set_model_props(made, properties)
     details = {
         "rendering": rendering,
         "ranges": ranges,
@@ -127,6 +126,8 @@ def collect(
     """
     statistics = {name: Statistics(name, keep_counts) for name in tensors}
     computed = [name for name in statistics if name not in graph.inputs]
+    if len(graph.inputs) != 1:
+        raise ConfigError(f"the network has {len(graph.inputs)} inputs ({', '.join(graph.inputs)}), not one")
     session = Session(_with_outputs(graph, computed).SerializeToString())
     size = session.inputs[0].shape[0] if session.inputs[0].shape else 1
     images = 0
@@ -135,9 +136,8 @@ def collect(
         for name in graph.inputs:
             if name in statistics:
                 statistics[name].add(part)
-        for name, values in zip(
-            computed, session.run(part)[-len(computed) :] if computed else [], strict=True
-        ):
+        results = session.run(part)
+        for name, values in zip(computed, results[len(results) - len(computed) :], strict=True):
             statistics[name].add(values)
     if not images:
         raise StageError(
@@ -178,8 +178,3 @@ def _constants_warning(statistics: dict[str, Statistics]) -> list[str]:
 
 def _reasons(plan: Plan) -> str:
     return "; ".join(dict.fromkeys(layer.why for layer in plan.layers if layer.why)) or "the network is empty"
-
-
-def _set_metadata(model: ModelProto, key: str, value: str) -> None:
-    properties = {item.key: item.value for item in model.metadata_props} | {key: value}
-    onnx.helper.set_model_props(model, properties)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
 
 from edgetune.errors import StageError
 
@@ -111,9 +112,9 @@ def minmax(statistics: Statistics, symmetric: bool) -> Range:
 
 
 def percentile(statistics: Statistics, symmetric: bool, share: float = PERCENTILE) -> Range:
-    """All but the outermost `1 - share` of the values at either end."""
+    """All but the outermost values: `1 - share` of them, half at either end."""
     del symmetric
-    rest = (1 - share) * float(statistics.magnitudes.sum())
+    rest = (1 - share) / 2 * float(statistics.magnitudes.sum())
     # From the most negative bin to the most positive one; edges are multiples of the bin's width.
     counts = np.concatenate([statistics.negative[::-1], statistics.positive])
     width = statistics.limit / BINS
@@ -130,6 +131,10 @@ def entropy(statistics: Statistics, symmetric: bool) -> Range:
     same bins without them are spread over the quantized levels and back over the bins that hold anything,
     which gives Q; the candidate with the least KL(P || Q) wins. (S. Migacz, 8-bit Inference with
     TensorRT, GTC 2017.) Magnitudes are looked at, so a signed tensor has half of the levels.
+
+    Counts are first smoothed over two levels of the widest range. Without that, the comb that integer
+    weights leave in an activation counts as shape, and is bought with clipping: on mobilenet_v2 that cost
+    5 dB (13.5 instead of 18.5), on squeezenet1_0 0.6 dB.
     """
     one_sided = statistics.low >= 0 or statistics.high <= 0
     levels = 128 if symmetric or not one_sided else 256
@@ -139,9 +144,8 @@ def entropy(statistics: Statistics, symmetric: bool) -> Range:
         return statistics.low, statistics.high
     # Exact zeros (ReLU, padding) are represented exactly at any scale; their spike says nothing about it.
     counts[0] = min(counts[0], counts[1])
+    counts[:used] = uniform_filter1d(counts[:used], max(1, 2 * used // levels), mode="reflect")
     total = counts.sum()
-    if total == 0:
-        return statistics.low, statistics.high
     candidates = np.unique(np.linspace(levels, used, ENTROPY_CANDIDATES).round().astype(int))
     losses = [_divergence(counts, int(bins), levels, total) for bins in candidates]
     # Of equal losses the widest range: nothing is clipped without a gain.
@@ -151,7 +155,7 @@ def entropy(statistics: Statistics, symmetric: bool) -> Range:
 
 
 def _divergence(counts: NDArray[np.float64], bins: int, levels: int, total: float) -> float:
-    """KL(P || Q) of clipping at `bins`; bins that would make it infinite count as one ten-thousandth."""
+    """KL(P || Q) of clipping at `bins`; where Q is empty it counts as a ten-thousandth of a value."""
     kept = counts[:bins]
     reference = kept.copy()
     reference[-1] += total - kept.sum()
