@@ -8,9 +8,9 @@ import errors, artifact, recipe, progress and this package's cut and files.
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
@@ -37,6 +37,10 @@ class Sample:
     size_bytes: int
     mtime_ns: int
     gray: bool = False
+
+
+# Samples of equal content, each with its split.
+Twins = list[tuple[str, Sample]]
 
 
 @dataclass(frozen=True)
@@ -124,14 +128,14 @@ def scan(
     splits = _split(samples, section)
     _refuse_too_few(root, classes, splits, section)
     broken = tuple((verdict.path, verdict.reason) for verdict in bad)
-    across = _equal(splits, lambda split, _: split)
+    twins = _twins(splits)
     return Dataset(
         root=root,
         classes=classes,
         splits=splits,
         broken=broken,
-        duplicates=across,
-        warnings=tuple(_warnings(classes, splits, broken, across, listing)),
+        duplicates=_across(twins),
+        warnings=tuple(_warnings(classes, splits, broken, twins, listing)),
         gray=all(sample.gray for part in splits.values() for sample in part),
         stamps=tuple((verdict.size_bytes, verdict.mtime_ns) for verdict in bad),
     )
@@ -194,23 +198,28 @@ def _counts(samples: Iterable[Sample], classes: tuple[str, ...]) -> list[int]:
     return counts
 
 
-def _equal(
-    splits: Mapping[str, tuple[Sample, ...]], side: Callable[[str, Sample], object]
-) -> tuple[tuple[str, ...], ...]:
-    """Return groups of paths with equal content that lie on different sides."""
-    by_content: dict[str, list[tuple[object, str]]] = defaultdict(list)
+def _twins(splits: Mapping[str, tuple[Sample, ...]]) -> list[Twins]:
+    """Return groups of samples of equal content."""
+    by_content: dict[str, Twins] = defaultdict(list)
     for split, samples in splits.items():
         for sample in samples:
-            by_content[sample.sha256].append((side(split, sample), sample.path))
-    groups = (members for members in by_content.values() if len({where for where, _ in members}) > 1)
-    return tuple(sorted(tuple(sorted(path for _, path in members)) for members in groups))
+            by_content[sample.sha256].append((split, sample))
+    return [group for group in by_content.values() if len(group) > 1]
+
+
+def _across(twins: list[Twins]) -> tuple[tuple[str, ...], ...]:
+    return _paths(group for group in twins if len({split for split, _ in group}) > 1)
+
+
+def _paths(groups: Iterable[Twins]) -> tuple[tuple[str, ...], ...]:
+    return tuple(sorted(tuple(sorted(sample.path for _, sample in group)) for group in groups))
 
 
 def _warnings(
     classes: tuple[str, ...],
     splits: Mapping[str, tuple[Sample, ...]],
     broken: tuple[tuple[str, str], ...],
-    across: tuple[tuple[str, ...], ...],
+    twins: list[Twins],
     listing: Listing,
 ) -> Iterable[str]:
     if broken:
@@ -220,8 +229,9 @@ def _warnings(
         yield f"{listing.others} files are not images ({', '.join(sorted(ENDINGS))}) and are left out"
     if listing.unused:
         yield f"folders that are not used: {_list_some(listing.unused, ', ')}"
-    conflicts = _equal(splits, lambda _, sample: sample.label)
-    for groups, where in ((across, "split"), (conflicts, "class")):
+    across = _across(twins)
+    contradictory = _paths(group for group in twins if len({sample.label for _, sample in group}) > 1)
+    for groups, where in ((across, "split"), (contradictory, "class")):
         if groups:
             named = _list_some([" = ".join(group) for group in groups])
             yield f"{len(groups)} images are in more than one {where}: {named}"
@@ -253,7 +263,7 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
         "root": str(dataset.root.absolute()),
         "classes": dataset.classes,
         "gray": dataset.gray,
-        "splits": {name: [asdict(sample) for sample in dataset.splits[name]] for name in SPLITS},
+        "splits": {name: [vars(sample) for sample in dataset.splits[name]] for name in SPLITS},
         "broken": dataset.broken,
         "stamps": dataset.stamps,
         "duplicates": dataset.duplicates,
@@ -299,8 +309,7 @@ def _read_manifest(path: Path) -> Manifest:
     if set(found.splits) != set(SPLITS) or len(found.stamps) != len(found.broken):
         raise ArtifactError(f"{path}: not a manifest of images: not all of it is there", hint=hint)
     for sample in (sample for samples in found.splits.values() for sample in samples):
-        pure = PurePosixPath(sample.path)
-        if pure.is_absolute() or ".." in pure.parts or "\0" in sample.path:
+        if sample.path.startswith("/") or ".." in sample.path.split("/") or "\0" in sample.path:
             raise ArtifactError(f"{path}: the path {sample.path!r} leads out of the folder", hint=hint)
         if not 0 <= sample.label < len(found.classes):
             raise ArtifactError(f"{path}: {sample.path!r}: there is no class {sample.label}", hint=hint)

@@ -124,3 +124,36 @@ def test_a_path_that_leads_out_is_never_opened(dataset: Dataset, class_folders: 
     (tmp_path / "calibration.json").write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match="leads out"):
         load_manifest(tmp_path / "calibration.json", dataset)
+
+
+def test_images_that_changed_since_the_scan_are_noticed_and_touched_ones_are_not(
+    dataset: Dataset, class_folders: Path, tmp_path: Path
+) -> None:
+    chosen = choose_samples(dataset, 12, "balanced", 0)
+    save_manifest(chosen, dataset, tmp_path / "calibration.json")
+    (class_folders / chosen[0].path).touch()
+    assert load_manifest(tmp_path / "calibration.json", dataset) == chosen
+    for sample in chosen[1:9]:
+        (class_folders / sample.path).unlink()
+    Image.new("RGB", (20, 20), (5, 5, 5)).save(class_folders / chosen[9].path)
+    with pytest.raises(ArtifactError, match="9 of 12 calibration images") as caught:
+        load_manifest(tmp_path / "calibration.json", dataset)
+    for sample in chosen[1:9]:
+        assert f"{sample.path} (missing)" in caught.value.message
+    assert f"{chosen[9].path} (changed)" in caught.value.message
+
+
+@pytest.mark.parametrize("choose", sorted(CHOICES))
+def test_no_content_is_chosen_twice(class_folders: Path, choose: str) -> None:
+    for index in range(12):
+        shutil.copy(class_folders / "red" / f"{index:02d}.png", class_folders / "red" / f"copy{index}.png")
+    chosen = choose_samples(scan(SECTION, class_folders), 1000, choose, 0)
+    assert len({sample.sha256 for sample in chosen}) == len(chosen) > 20
+
+
+def test_names_and_their_order_do_not_decide(class_folders: Path) -> None:
+    before = choose_samples(scan(SECTION, class_folders), 7, "balanced", 3)
+    for file in sorted((class_folders / "green").iterdir()):
+        file.rename(file.with_name(f"x{99 - int(file.stem)}.png"))
+    after = choose_samples(scan(SECTION, class_folders), 7, "balanced", 3)
+    assert [sample.sha256 for sample in after] == [sample.sha256 for sample in before]

@@ -12,6 +12,7 @@ from PIL import Image
 from edgetune.data import files
 from edgetune.data.folders import Dataset, load_dataset, save_dataset, scan
 from edgetune.errors import ArtifactError, ConfigError
+from edgetune.progress import Silent
 from edgetune.recipe import DataSection
 
 SECTION = DataSection(path="images", min_images=2, broken_share=0.1)
@@ -256,3 +257,94 @@ def test_something_else_is_no_manifest(tmp_path: Path, text: str) -> None:
     (tmp_path / "data.json").write_text(text)
     with pytest.raises(ArtifactError):
         load_dataset(tmp_path / "data.json")
+
+
+def test_what_is_remembered_makes_no_difference(class_folders: Path, tmp_path: Path) -> None:
+    """Gray is of each image: when the only colour image goes, the rest is gray, read anew or not."""
+    for name in ("blue", "green", "red"):
+        for file in (class_folders / name).iterdir():
+            Image.open(file).convert("L").save(file)
+    Image.new("RGB", (4, 4), (9, 8, 7)).save(class_folders / "red" / "colour.png")
+    save_dataset(look(class_folders), tmp_path / "data.json")
+    (class_folders / "red" / "colour.png").unlink()
+    again = look(class_folders, tmp_path / "data.json")
+    assert again == look(class_folders)
+    assert again.gray
+
+
+def test_another_pillow_may_read_what_was_broken(
+    class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (class_folders / "red" / "broken.png").write_bytes(b"x")
+    manifest = tmp_path / "data.json"
+    save_dataset(look(class_folders), manifest)
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(content | {"pillow": "0.1"}))
+    opened = []
+    real = files._read
+    monkeypatch.setattr(files, "_read", lambda image: opened.append(image.path) or real(image))  # type: ignore[func-returns-value]
+    look(class_folders, manifest)
+    assert opened == ["red/broken.png"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": ["one"]},
+        {"splits": {"train": []}},
+        {"stamps": [[1, 2]]},
+        {"extra": 1},
+        {"gray": "yes"},
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(
+    class_folders: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    manifest = tmp_path / "data.json"
+    save_dataset(look(class_folders), manifest)
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    with pytest.raises(ArtifactError) as caught:
+        load_dataset(manifest)
+    assert caught.value.hint
+    assert look(class_folders, manifest) == look(class_folders), "as `known` it is passed over"
+
+
+def test_the_same_folder_gives_the_same_manifest(class_folders: Path, tmp_path: Path) -> None:
+    for name in ("1.json", "2.json"):
+        save_dataset(look(class_folders), tmp_path / name)
+    assert (tmp_path / "1.json").read_bytes() == (tmp_path / "2.json").read_bytes()
+
+
+def test_the_digest_is_of_content_not_of_place_or_time(class_folders: Path, tmp_path: Path) -> None:
+    before = look(class_folders)
+    shutil.copytree(class_folders, tmp_path / "moved", copy_function=shutil.copyfile)
+    assert look(tmp_path / "moved").digest == before.digest
+    (class_folders / "red" / "00.png").rename(class_folders / "blue" / "zz.png")
+    assert look(class_folders).digest != before.digest
+
+
+def test_one_folder_too_high_is_answered_with_the_way_down(class_folders: Path) -> None:
+    with pytest.raises(ConfigError, match="one class only") as caught:
+        look(class_folders.parent)
+    assert "images holds blue, green, red" in caught.value.hint
+
+
+def test_the_bar_is_ended_and_counts_what_is_read(class_folders: Path, tmp_path: Path) -> None:
+    class Counting(Silent):
+        def __init__(self) -> None:
+            self.calls: list[object] = []
+
+        def begin(self, what: str, total: int, unit: str = "image") -> None:
+            self.calls.append(total)
+
+        def advance(self, count: int = 1, **shown: float) -> None:
+            self.calls.append(count)
+
+        def end(self) -> None:
+            self.calls.append("end")
+
+    first, second = Counting(), Counting()
+    save_dataset(scan(SECTION, class_folders, progress=first), tmp_path / "data.json")
+    scan(SECTION, class_folders, tmp_path / "data.json", second)
+    assert first.calls == [36, *[1] * 36, "end"]
+    assert second.calls == []
