@@ -144,8 +144,10 @@ def scan(
 def _refuse_layout(root: Path, listing: Listing) -> None:
     endings = ", ".join(sorted(ENDINGS))
     if not listing.classes:
+        loose = sum(path.suffix.lower() in ENDINGS for path in root.iterdir())
+        beside = f"; {loose} lie beside them, without a class" if loose else ""
         raise ConfigError(
-            f"{root}: no image in a class folder", hint=f"needed: {LAYOUT}; images are {endings}"
+            f"{root}: no image in a class folder{beside}", hint=f"needed: {LAYOUT}; images are {endings}"
         )
     if len(listing.classes) == 1:
         only = listing.classes[0]

@@ -71,3 +71,16 @@ def test_mixing_keeps_the_sum_of_labels(mixup: float, cutmix: float) -> None:
 
 def test_no_mixing_where_none_is_asked_for() -> None:
     assert build_mix(Knobs(), 5) is None
+
+
+def test_mixing_repeats_with_its_seed_and_takes_a_single_image() -> None:
+    mix = build_mix(Knobs(mixup=0.4, cutmix=1.0), 3)
+    assert mix is not None
+    images, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
+    outcomes = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outcomes.append([mix(images, labels)[0] for _ in range(6)])
+    assert torch.equal(torch.stack(outcomes[0]), torch.stack(outcomes[1]))
+    assert not torch.equal(torch.stack(outcomes[0]), torch.stack(outcomes[2]))
+    assert mix(images[:1], labels[:1])[1].tolist() == [[1.0, 0.0, 0.0]]

@@ -323,6 +323,12 @@ def test_the_digest_is_of_content_not_of_place_or_time(class_folders: Path, tmp_
     assert look(class_folders).digest != before.digest
 
 
+def test_images_without_a_class_are_counted(tmp_path: Path) -> None:
+    fill(tmp_path / "root", {"flat": 3})
+    with pytest.raises(ConfigError, match="3 lie beside them, without a class"):
+        look(tmp_path / "root" / "flat")
+
+
 def test_one_folder_too_high_is_answered_with_the_way_down(class_folders: Path) -> None:
     with pytest.raises(ConfigError, match="one class only") as caught:
         look(class_folders.parent)
