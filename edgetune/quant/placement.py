@@ -6,8 +6,8 @@ Model-Optimizer (`modelopt/onnx/quantization`):
 1. Inputs and weights of Conv, ConvTranspose, Gemm and MatMul with constant weights. One Q/DQ pair per
    tensor, shared by all who read it. Nothing on a weighted operator's output before its activation.
 2. A residual Add is fused with the convolution before it; only the other side, the skip, gets Q/DQ.
-3. Mul of two computed tensors (a gate), and an Add without such a convolution: both inputs, where a
-   neighbour is INT8. An activation written out (`x * sigmoid(x)`) is no gate: it stays with its convolution.
+3. Mul of two computed tensors (a gate), and an Add without such a convolution: both inputs, where both
+   come from INT8. An activation written out (`x * sigmoid(x)`) is no gate: it stays with its convolution.
 4. Pooling and Resize: the input, where a neighbour is INT8.
 5. Concat before INT8: all inputs and the output, with one scale, so that it only moves bytes. Equal scales
    also through everything that copies (MaxPool, Reshape, Transpose, ...), which then needs nothing itself.
@@ -52,12 +52,15 @@ class _Draft:
         for tensor in tensors:
             self.reads.setdefault(tensor, set()).add(node.name)
 
+    def from_int8(self, tensor: str) -> bool:
+        """Whether a tensor holds what an INT8 node gives, after its activation."""
+        source = _source(self.graph, copied_from(self.graph, tensor))
+        return source is not None and source.name in self.int8
+
     def near_int8(self, node: NodeProto) -> bool:
         """Whether what makes an input of a node, or what reads its output, is INT8."""
-        sources = [copied_from(self.graph, name) for name in self.graph.variables(node)]
-        before = [_source(self.graph, name) for name in sources]
         after = [reader for output in node.output for reader in readers(self.graph, output)]
-        return any(other is not None and other.name in self.int8 for other in [*before, *after])
+        return any(map(self.from_int8, self.graph.variables(node))) or any(n.name in self.int8 for n in after)
 
 
 def place(graph: Graph, excluded: frozenset[str] = frozenset()) -> Plan:
@@ -236,15 +239,15 @@ def _depth(graph: Graph, tensor: str, stop: set[str]) -> int:
 
 def _place_neighbour(draft: _Draft, node: NodeProto) -> None:
     graph = draft.graph
-    if node.name in draft.int8 or not draft.near_int8(node):
+    if node.name in draft.int8:
         return
-    if node.op_type in POOLS:
+    if node.op_type in POOLS and draft.near_int8(node):
         draft.quantize(node, node.input[0])
-    elif node.op_type == "Resize" and graph.variables(node) == [node.input[0]]:
+    elif node.op_type == "Resize" and graph.variables(node) == [node.input[0]] and draft.near_int8(node):
         if attribute(node, "mode", b"nearest") != b"cubic":
             draft.quantize(node, node.input[0])
             draft.groups.join(node.input[0], node.output[0])
-    elif node.op_type in ("Add", "Mul") and _joins_two(graph, node):
+    elif node.op_type in ("Add", "Mul") and _joins_two(graph, node) and all(map(draft.from_int8, node.input)):
         draft.quantize(node, *node.input, remark="both inputs are quantized")
 
 

@@ -77,9 +77,9 @@ class Statistics:
         self.limit = needed
 
     def _count(self, values: NDArray[np.float32], signed: bool) -> None:
-        # float32 times a power of two is exact unless it underflows, and then the first bin is right.
-        factor = np.float64(BINS / self.limit) if self.limit else np.float64(0)
-        exact = values if np.float32(factor) == factor else values.astype(np.float64)
+        # float32 times a power of two is exact; only for tensors of nothing but denormals does it not fit.
+        factor = BINS / self.limit if self.limit else 0.0
+        exact = values if factor < 2.0**127 else values.astype(np.float64)
         place = (exact * exact.dtype.type(factor)).astype(np.intp)
         if not signed:
             self.positive += np.bincount(place, minlength=BINS)
