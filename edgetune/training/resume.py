@@ -89,7 +89,7 @@ def load_state(folder: Path, fingerprint: str) -> State | None:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return an optimizer's moments and counters as `number/name`; its rates follow from settings."""
     return {
-        f"{index}/{name}": value.detach().cpu().clone()
+        f"{index}/{name}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for index, values in optimizer.state_dict()["state"].items()
         for name, value in values.items()
         if isinstance(value, Tensor)
