@@ -2,8 +2,8 @@
 
     EDGETUNE_CIFAR10=/data/cifar10 python benchmarks/pretrain_cifar10.py
 
-The folder holds train/ and test/ with one folder of images per class. About 30 minutes on two CPU
-cores. The test images are looked at once, after the last epoch: nothing is selected on them.
+The folder holds train/ and test/ with one folder of images per class. Under an hour on one CPU
+core, half of that on two idle ones. The test images are looked at once, after the last epoch.
 """
 
 import argparse
@@ -71,22 +71,27 @@ def accuracy(net: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=0.15)
     parser.add_argument("--weight-decay", type=float, default=2e-4)
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0, help="images to train on (0: all), for a trial")
     parser.add_argument("-o", "--out", type=Path, required=True, help="the .safetensors to write")
     args = parser.parse_args()
     root = Path(os.environ["EDGETUNE_CIFAR10"])
+    if args.threads:
+        torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     generator = torch.Generator().manual_seed(args.seed)
     images, labels, classes = load(root / "train")
     if args.limit:
         pick = torch.randperm(len(images), generator=generator)[: args.limit]
         images, labels = images[pick], labels[pick]
-    net = build().to(memory_format=torch.channels_last)
+    net = build()
+    # A fifth faster here than channels-last without compilation, which is a third faster than neither.
+    compiled = torch.compile(net)
     decayed = [p for p in net.parameters() if p.ndim > 1]
     plain = [p for p in net.parameters() if p.ndim <= 1]
     optimizer = torch.optim.SGD(
@@ -110,8 +115,8 @@ def main() -> None:
         total = 0.0
         for step in range(steps):
             pick = order[step * args.batch : (step + 1) * args.batch]
-            batch = normalise(augment(images[pick], generator)).contiguous(memory_format=torch.channels_last)
-            loss = F.cross_entropy(net(batch), labels[pick])
+            batch = normalise(augment(images[pick], generator))
+            loss = F.cross_entropy(compiled(batch), labels[pick])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

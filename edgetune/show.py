@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from edgetune.artifact import Artifact
-from edgetune.profile import Profile, Target
+from edgetune.profile import JetPack, Mode, Profile, Target
 
 MARKS = {"ok": "ok", "missing": "MISSING", "optional": "optional", "warning": "warning"}
 
@@ -86,7 +86,8 @@ def show_target(target: Target) -> None:
     if packs:
         _show_rows(("JetPack", "TensorRT", "CUDA", "Python", "opset", "IR", "typing"), packs)
     console.print("sources:")
-    for name, entry in [*profile.modes.items(), *profile.jetpacks.items()]:
+    sources: dict[str, Mode | JetPack] = {**profile.modes, **profile.jetpacks}
+    for name, entry in sources.items():
         console.print(f"  {name}: {entry.source} ({entry.confidence})")
     if profile.notes:
         console.print(profile.notes)

@@ -36,7 +36,7 @@ def assemble(
     command: str,
 ) -> dict[str, Any]:
     """Build the content of report.json, verdict and gates included."""
-    found = {"latency": None, "transfer": None}
+    found: dict[str, Any] = {"latency": None, "transfer": None}
     for part in (measures, latency, transfer):
         found |= _measures(part) if part else {}
     found["size"] = {"fp32_bytes": network.file("model.onnx").stat().st_size,
