@@ -53,10 +53,20 @@ def table(header: Cells, rows: Sequence[Cells], left: int = 1) -> str:
     return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
 
 
-def fenced(text: str, indent: int = 0) -> str:
+def code(text: str) -> str:
+    """Return a command within a line, between more backticks than it holds."""
+    fence = "`" * (1 + _backticks(text))
+    return f"{fence}{text}{fence}" if len(fence) == 1 else f"{fence} {text} {fence}"
+
+
+def fenced(text: str) -> str:
     """Return a code block, with a fence that the text does not hold."""
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-    return "\n".join(" " * indent + line for line in [fence, *text.splitlines(), fence])
+    fence = "`" * max(3, 1 + _backticks(text))
+    return f"{fence}\n{text}\n{fence}"
+
+
+def _backticks(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
 
 
 def _line(row: Sequence[str], widths: Sequence[int], left: int) -> str:
@@ -103,7 +113,7 @@ def _latency(latency: Latency) -> list[Cells]:
 
 def _counts(data: Data) -> list[Cells]:
     return [
-        (name, *(wording.count(counts.get(name, 0)) for counts in data.counts.values()))
+        (name, *(wording.count(counts.get(name, 0)) for counts in view.splits(data).values()))
         for name in view.data_classes(data)
     ]
 
@@ -130,6 +140,6 @@ def _environment() -> Environment:
         artifacts=_artifacts,
     )  # fmt: skip
     shared = {"view": view, "sentences": sentences, "wording": wording}
-    environment.globals |= shared | {"rows": rows, "table": table, "fenced": fenced}
+    environment.globals |= shared | {"rows": rows, "table": table, "fenced": fenced, "code": code}
     environment.filters["md"] = escaped
     return environment

@@ -113,4 +113,4 @@ def _json(content: dict[str, Any]) -> str:
     """Sorted keys, a line per entry, but a row of numbers on one line."""
     text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     # Only JSON's own line breaks match: those inside texts are escaped.
-    return re.sub(r"\[\n[-+\d.eE,\s]+\]", lambda row: " ".join(row[0].split()), text) + "\n"
+    return re.sub(r"\[\n([-+\d.eE,\s]+)\]", lambda row: f"[{' '.join(row[1].split())}]", text) + "\n"

@@ -325,14 +325,15 @@ def read_report(content: dict[str, Any], where: str = "report") -> Report:
     Raises:
         ArtifactError: made by another schema version, or a value of the wrong kind; names the key.
     """
-    version = content.get("schema_version", SCHEMA_VERSION)
-    if version not in (SCHEMA_VERSION, None):
+    present = _present(content)
+    version = present.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
         raise ArtifactError(
             f"{where}: schema_version {version!r}, where this edgetune reads {SCHEMA_VERSION}",
             hint="run the recipe again, or read it with the edgetune that wrote it",
         )
     try:
-        return Report.model_validate(_present(content))
+        return Report.model_validate(present)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -352,9 +353,9 @@ def visible(text: str) -> str:
 
 
 def _present(value: Any) -> Any:
-    """Copy JSON without what is null or not a number, its texts made visible."""
+    """Copy JSON without what is null or not a number, its texts made visible, its keys sorted."""
     if isinstance(value, dict):
-        items = ((visible(str(key)), _present(item)) for key, item in value.items())
+        items = ((visible(str(key)), _present(value[key])) for key in sorted(value, key=str))
         return {key: item for key, item in items if item is not None}
     if isinstance(value, list | tuple):
         return [item for item in map(_present, value) if item is not None]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from edgetune.report import wording
 from edgetune.report.schema import Accuracy, Calibration, Data, Layer, Report, Training, Transfer
-from edgetune.report.view import data_classes
+from edgetune.report.view import data_classes, splits
 
 
 def subtitle(report: Report) -> list[str]:
@@ -112,7 +112,7 @@ def latency_sentence(report: Report) -> str:
 
 def data_sentence(data: Data) -> str:
     """Say how many images each split has."""
-    totals = [f"{wording.count(sum(counts.values()))} {split}" for split, counts in data.counts.items()]
+    totals = [f"{wording.count(sum(counts.values()))} {split}" for split, counts in splits(data).items()]
     classes = wording.count(len(data_classes(data)), "class", "classes")
     images = sum(sum(counts.values()) for counts in data.counts.values())
     return f"{wording.count(images, 'image')} in {classes}: {', '.join(totals)}." if totals else ""

@@ -283,6 +283,12 @@ def data_classes(data: Data) -> list[str]:
     return list(data.classes or dict.fromkeys(name for counts in data.counts.values() for name in counts))
 
 
+def splits(data: Data) -> dict[str, dict[str, int]]:
+    """Return the counts of each split, in the order in which the splits are used."""
+    order = ("train", "val", "test")
+    return {name: data.counts[name] for name in (*order, *data.counts) if name in data.counts}
+
+
 def contents(page: str) -> list[tuple[str, Markup]]:
     """Return anchor and heading of each section of a page."""
     found = re.findall(r'<section class="part" id="(\w+)".*?<h2[^>]*>(.*?)</h2>', page, re.DOTALL)

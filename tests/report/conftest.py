@@ -1,11 +1,13 @@
 """Reports as a pipeline leaves them: a quickstart, one for a Jetson without a latency, one that failed."""
 
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 Report = dict[str, Any]
 
@@ -24,16 +26,15 @@ def _sign_test(worse: int, better: int) -> float:
 
 def _judged(classes: list[str], each: int, fp32_wrong: int, int8_wrong: int, seed: int) -> Report:
     """Accuracy and flips that fit each other: predictions are made up, the rest is counted."""
-    dice = np.random.default_rng(seed)
+    dice = random.Random(seed)
     truth = np.repeat(np.arange(len(classes)), each)
     fp32, int8 = truth.copy(), truth.copy()
-    missed = dice.choice(len(truth), fp32_wrong + int8_wrong, replace=False)
-    fp32[missed[:fp32_wrong]] = (
-        truth[missed[:fp32_wrong]] + dice.integers(1, len(classes), fp32_wrong)
-    ) % len(classes)
-    int8[:] = fp32
-    flipped = missed[fp32_wrong:]
-    int8[flipped] = (truth[flipped] + dice.integers(1, len(classes), int8_wrong)) % len(classes)
+    missed = dice.sample(range(len(truth)), fp32_wrong + int8_wrong)
+    for index in missed:
+        other = (truth[index] + dice.randrange(1, len(classes))) % len(classes)
+        int8[index] = other
+        if index in missed[:fp32_wrong]:
+            fp32[index] = other
     if fp32_wrong:
         int8[missed[0]] = truth[missed[0]]
     models = {}
@@ -85,8 +86,8 @@ def _judged(classes: list[str], each: int, fp32_wrong: int, int8_wrong: int, see
 
 
 def _timing(median: float, seed: int, memory: float) -> Report:
-    dice = np.random.default_rng(seed)
-    samples = np.round(median * (0.97 + dice.gamma(2.0, 0.02, 400)), 4)
+    dice = random.Random(seed)
+    samples = np.round([median * (0.97 + dice.gammavariate(2.0, 0.02)) for _ in range(400)], 4)
     samples[::97] = np.round(samples[::97] * 1.9, 4)
     return {
         "count": 400, "warmup": 50, "p50_ms": float(np.median(samples)),
@@ -99,10 +100,10 @@ def _timing(median: float, seed: int, memory: float) -> Report:
 
 
 def _epochs(best: float, count: int, seed: int, *, rate: float = 0.45, phases: bool = False) -> list[Report]:
-    dice = np.random.default_rng(seed)
+    dice = random.Random(seed)
     rows = []
     for epoch in range(1, count + 1):
-        top1 = best - (best - 0.1) * rate**epoch - abs(float(dice.normal(0, 0.004)))
+        top1 = best - (best - 0.1) * rate**epoch - abs(dice.gauss(0, 0.004))
         rows.append({
             "epoch": epoch, "phase": ("head" if epoch <= count // 3 else "deeper") if phases else "all",
             "loss": 2.1 * 0.55**epoch + 0.31, "train_top1": min(top1 + 0.01, 1.0),
@@ -198,8 +199,8 @@ def quickstart() -> Report:
         "training": {"strategy": "full", "optimizer": "adamw", "accelerator": "cpu", "seconds": 17.3,
                      "stopped_early": False, "best_epoch": 9, "val_top1": pretrained[8]["val_top1"],
                      "parameters": 408_890, "trained_parameters": 408_890, "epochs": pretrained},
-        "transfer": {"images": 216, "split": "val", "pretrained_top1": 0.9907, "scratch_top1": 0.9537,
-                     "points": 3.7, "low": 1.4, "high": 6.0, "epochs_pretrained": pretrained,
+        "transfer": {"images": 360, "split": "test", "pretrained_top1": 0.9917, "scratch_top1": 0.9583,
+                     "points": 3.33, "low": 1.4, "high": 6.0, "epochs_pretrained": pretrained,
                      "epochs_scratch": scratch},
         "artifacts": [
             {"role": role, "kind": kind, "path": role, "digest": f"{index + 7:x}3b1c9e04" * 8, "bytes": size}
@@ -303,7 +304,37 @@ def any_report(request: pytest.FixtureRequest) -> Report:
     return SAMPLES[request.param]()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def samples() -> dict[str, Callable[[], Report]]:
-    """The sample reports by name."""
+    """The sample reports by name; each call makes a fresh one."""
     return SAMPLES
+
+
+def _places(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every key of every mapping in a report, and the first entries of its lists."""
+    if isinstance(value, dict):
+        inner = [place for key in value for place in _places(value[key], (*here, key))]
+        return [(*here, key) for key in value] + inner
+    if isinstance(value, list) and value and isinstance(value[0], dict | list):
+        return _places(value[0], (*here, 0))
+    return []
+
+
+@st.composite
+def _spoiled(draw: st.DrawFn) -> Report:
+    report = SAMPLES[draw(st.sampled_from(sorted(SAMPLES)))]()
+    every = [place for place in _places(report) if place[0] != "recipe"]
+    assert len(every) > 100
+    for place in draw(st.lists(st.sampled_from(every), min_size=1, max_size=12)):
+        inner: Any = report
+        for key in place[:-1]:
+            inner = inner[key] if isinstance(inner, dict) or (inner and isinstance(key, int)) else None
+        if isinstance(inner, dict):
+            inner[place[-1]] = draw(st.sampled_from([None, math.nan]))
+    return report
+
+
+@pytest.fixture
+def spoiled() -> st.SearchStrategy[Report]:
+    """Sample reports in which up to twelve values, small or large parts, are null or not a number."""
+    return _spoiled()

@@ -1,0 +1,126 @@
+"""What stands out of a report, and the sentences about it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgetune.errors import ArtifactError
+from edgetune.report import sentences, view
+from edgetune.report.schema import (
+    Accuracy,
+    ClassRow,
+    Confusion,
+    Data,
+    Gate,
+    Layer,
+    Report,
+    Transfer,
+    read_report,
+    visible,
+)
+
+Samples = dict[str, Callable[[], dict[str, Any]]]
+
+NUMBERS = st.floats(-1e6, 1e6)
+
+
+@given(NUMBERS, NUMBERS, st.tuples(NUMBERS, NUMBERS) | st.none(), st.sampled_from(["max", "min"]))
+def test_a_gate_s_mark_keeps_the_order(
+    value: float, limit: float, span: tuple[float, float] | None, direction: Any
+) -> None:
+    low, high = sorted(span) if span else (None, None)
+    scale = view.scale(Gate(value=value, limit=limit, low=low, high=high, direction=direction))
+    assert scale is not None
+    places = [scale.value, scale.limit, *([scale.low, scale.high] if span else [])]
+    assert all(p is not None and 0 <= p <= 100 for p in places)
+    assert (scale.value <= scale.limit) or value > limit
+    assert (scale.value >= scale.limit) or value < limit
+    assert (scale.good_from, scale.good_to) == (
+        (0, scale.limit) if direction == "max" else (scale.limit, 100)
+    )
+
+
+def test_no_value_has_no_mark() -> None:
+    assert view.scale(Gate(limit=1.0)) is None
+
+
+def test_the_most_confused_come_first() -> None:
+    table = ((5, 0, 3), (9, 5, 0), (0, 1, 5))
+    report = Report(
+        data=Data(classes=("a", "b", "c")), accuracy=Accuracy(confusion=Confusion(int8=table, fp32=table[:1]))
+    )
+    found = [tuple(pair) for pair in view.confused(report, most=2)]
+    assert found == [("b", "a", 9, 0), ("a", "c", 3, 3)]
+
+
+def test_few_classes_keep_their_order_and_of_many_the_worst_stand() -> None:
+    rows = [ClassRow(name=str(i), images=10, fp32=9, int8=i % 10) for i in range(40)]
+    assert view.worst_classes(rows[:20]) == rows[:20]
+    worst = view.worst_classes(rows)
+    assert len(worst) == 20
+    assert [row.int8 for row in worst] == sorted(row.int8 or 0 for row in rows)[:20]
+
+
+def test_tiles_show_what_is_known(samples: Samples) -> None:
+    titles = [tile.title for tile in view.tiles(read_report(samples["jetson"]()))]
+    assert titles == ["Top-1 accuracy", "Agreement", "File size"]
+    assert view.tiles(Report()) == []
+    latency = view.tiles(read_report(samples["failed"]()))[2]
+    assert latency.before == "0.513"
+    assert latency.note.endswith("not to be trusted")
+
+
+def test_a_drop_is_a_change_below_zero(samples: Samples) -> None:
+    report = samples["quickstart"]()
+    report["accuracy"]["drop"] |= {"points": 0.28, "low": -0.2, "high": 0.8}
+    assert view.comparison(read_report(report))[0].change == "−0.28 points (−0.80 to 0.20)"
+
+
+def test_sentences_say_it_in_full() -> None:
+    transfer = Transfer(images=360, split="test", pretrained_top1=0.99, scratch_top1=0.953)
+    assert sentences.transfer_sentence(transfer) == (
+        "Starting from pretrained weights, the network reaches 99.0% on 360 test images; from random "
+        "weights, with the same budget, 95.3%. Transfer bought 3.70 points."
+    )
+    layers = [Layer(op="Conv", precision="INT8"), Layer(op="Softmax", precision="FP32")]
+    assert sentences.layer_sentence(layers) == "1 of 2 operations run in INT8; in float: 1 Softmax."
+    gate = Gate(name="latency_p50_ms", why="no engine was built here")
+    assert (
+        sentences.no_latency(Report(gates=(gate,))) == "Latency was not measured: no engine was built here."
+    )
+
+
+def test_commands_are_told_from_sentences(samples: Samples) -> None:
+    steps = samples["jetson"]()["left_to_do"]
+    assert [view.is_command(step) for step in steps] == [False, True, True, False]
+
+
+def test_splits_stand_in_the_order_of_their_use() -> None:
+    data = Data(counts={"test": {}, "extra": {}, "train": {}, "val": {}})
+    assert list(view.splits(data)) == ["train", "val", "test", "extra"]
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("plain", "plain"), ("名前 é 🙂", "名前 é 🙂"), ("می\u200cخواهم", "می\u200cخواهم"),
+    ("a\u00a0b", "a\u00a0b"),
+    ("a\tb\n", r"a\tb\n"), ("\x1b[0m", r"\x1b[0m"), ("\u202e\u2066", r"\u202e\u2066"), ("\udcff", r"\udcff"),
+    ("\u2028\ufffe", r"\u2028\ufffe"),
+])  # fmt: skip
+def test_visible(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_visible_text_can_always_be_written(text: str) -> None:
+    shown = visible(text)
+    assert shown.encode().decode() == shown
+    assert visible(shown) == shown
+
+
+def test_a_newer_report_is_refused_with_a_way_out() -> None:
+    with pytest.raises(ArtifactError, match="schema_version 7") as caught:
+        read_report({"schema_version": 7})
+    assert "edgetune that wrote it" in caught.value.hint
