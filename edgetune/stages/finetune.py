@@ -159,8 +159,10 @@ def _check_logits(net: nn.Module, preprocess: Preprocess, classes: int) -> None:
     shape = (1, preprocess.channels, preprocess.size_px, preprocess.size_px)
     try:
         logits = net.eval()(torch.zeros(shape))
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise ConfigError(f"the network does not take inputs {list(shape)}: {error}") from error
+    if not isinstance(logits, torch.Tensor):
+        raise ConfigError(f"the network gives a {type(logits).__name__}, not logits [N, {classes}]")
     if tuple(logits.shape) != (1, classes):
         raise ConfigError(f"the network gives {list(logits.shape)} for one input, not [1, {classes}]")
 

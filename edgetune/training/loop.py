@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgetune.errors import ArtifactError, StageError
+from edgetune.errors import ArtifactError, ConfigError, StageError
 from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection
 from edgetune.training.accelerator import Accelerator
@@ -125,6 +125,7 @@ def train(net: nn.Module, task: Task, progress: Progress) -> Course:
 
     Raises:
         StageError: the loss is no number, memory does not do, or the state cannot be written.
+        ConfigError: batches of one that BatchNorm cannot learn from.
     """
     course = begin(net, task)
     restore(course, task, progress)
@@ -170,7 +171,7 @@ def run_epoch(course: Course, task: Task, phase: Phase, feeds: Feeds, progress: 
     finally:
         progress.end()
     if not math.isfinite(found.loss):
-        raise _diverged(f"the validation loss after epoch {epoch}", course)
+        raise _diverged(f"the validation loss after epoch {epoch}", task)
     seconds = time.perf_counter() - began
     course.history.append(
         {
@@ -230,7 +231,7 @@ def learn(
         with task.accelerator.guarded():
             logits, loss = _step(course, task, runs, inputs, targets)
         if not math.isfinite(loss):
-            raise _diverged(f"epoch {epoch}, step {number} of {feeds.train.steps}: the loss", course)
+            raise _diverged(f"epoch {epoch}, step {number} of {feeds.train.steps}: the loss", task)
         total += loss * len(targets)
         seen += len(targets)
         mixed = targets.ndim > 1
@@ -243,7 +244,13 @@ def _step(
     course: Course, task: Task, runs: nn.Module, inputs: Tensor, targets: Tensor
 ) -> tuple[Tensor, float]:
     with task.accelerator.mixed():
-        logits = runs(inputs).flatten(1)
+        try:
+            logits = runs(inputs).flatten(1)
+        except ValueError as error:
+            # What torch's BatchNorm says of a batch of one whose maps have shrunk to one value.
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ConfigError("finetune.batch: 1 is too few for BatchNorm", hint="2 or more") from error
         loss = task.loss(logits, targets)
     course.optimizer.zero_grad()
     torch.autograd.backward(course.scaler.scale(loss))
@@ -337,9 +344,9 @@ def _first_epochs(phases: tuple[Phase, ...]) -> list[int]:
     return [1 + sum(phase.epochs for phase in phases[:index]) for index in range(len(phases))]
 
 
-def _diverged(what: str, course: Course) -> StageError:
-    rate = max(group["lr"] for group in course.optimizer.param_groups)
+def _diverged(what: str, task: Task) -> StageError:
+    rate = peak_rate(task.settings)
     return StageError(
-        f"{what} is no finite number: training diverged at a learning rate of {rate:.2g}",
+        f"{what} is no finite number: training diverged at a peak learning rate of {rate:.2g}",
         hint=f"set finetune.learning_rate to {rate / 10:.1g} or so, or a finetune.clip above 0",
     )

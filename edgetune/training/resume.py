@@ -98,10 +98,14 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def fill_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` returned."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split("/", 1)
-        state.setdefault(int(index), {})[name] = tensor
+        weight = weights[int(index)]
+        # Fused kernels walk through memory: moments must lie as their weights do, channels last or not.
+        alike = torch.empty_like(weight.detach()).copy_(tensor) if tensor.shape == weight.shape else tensor
+        state.setdefault(int(index), {})[name] = alike
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 

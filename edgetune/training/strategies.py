@@ -154,7 +154,8 @@ def set_phase(net: nn.Module, layout: Layout, phase: Phase) -> None:
         if part >= 0 and not phase.rates[part]:
             module.training = False
     for name, parameter in net.named_parameters():
-        parameter.requires_grad_(phase.rates[layout.part(name)] > 0)
+        part = layout.part(name)
+        parameter.requires_grad_(part >= 0 and phase.rates[part] > 0)
 
 
 def learning_names(net: nn.Module, layout: Layout, phases: Sequence[Phase]) -> frozenset[str]:

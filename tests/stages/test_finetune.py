@@ -43,6 +43,13 @@ class Own(nn.Module):
         return self.last(torch.relu(self.between(self.body(batch).flatten(1))))
 
 
+class Pair(Own):
+    """Gives more than logits."""
+
+    def forward(self, batch: torch.Tensor) -> Any:
+        return super().forward(batch), batch
+
+
 def own(classes: int = 3) -> Own:
     torch.manual_seed(7)
     return Own(classes)
@@ -181,6 +188,7 @@ def test_own_module_is_needed_again(data: Dataset, tmp_path: Path) -> None:
             {"module": own(), "preprocess": PREPROCESS, "settings": {"strategy": "partial"}},
             "strategy",
         ),
+        (CUSTOM, {"module": Pair(), "preprocess": PREPROCESS}, r"gives a tuple, not logits \[N, 3\]"),
         (SMALL, {"settings": {"strategy": "partial", "stages": 99}}, "finetune.stages: 99"),
         (ModelSection(name="mobilenet_v9"), {}, "mobilenet_v9"),
     ],

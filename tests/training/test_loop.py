@@ -1,12 +1,15 @@
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from edgetune.errors import StageError
+from edgetune.errors import ConfigError, StageError
 from edgetune.progress import Silent
 from edgetune.training import loop
+from edgetune.training.accelerator import Accelerator
 from edgetune.training.loop import Task, train
 from edgetune.training.resume import STATE_FILE, load_state
 
@@ -214,6 +217,34 @@ def test_out_of_memory_says_what_to_lower(
     with pytest.raises(StageError, match="memory") as caught:
         train(net, make_task(net, strategy="full"), Silent())
     assert "finetune.batch" in caught.value.hint
+
+
+@pytest.mark.parametrize("fast", [torch.bfloat16, torch.float16])
+def test_mixed_precision_learns_and_resumes(make_task: MakeTask, tiny: Any, fast: torch.dtype) -> None:
+    def task(net: Any, folder: str) -> Task:
+        mixed = Accelerator(torch.device("cpu"), fast, torch.channels_last)
+        made = make_task(net, folder, strategy="full", epochs=6, learning_rate=0.05)
+        return dataclasses.replace(made, accelerator=mixed)
+
+    straight, cut, resumed = tiny(), tiny(), tiny()
+    course = train(straight, task(straight, "whole"), Silent())
+    assert course.scaler.is_enabled() == (fast is torch.float16)
+    assert course.history[-1]["loss"] < course.history[0]["loss"]
+    assert all(tensor.dtype is torch.float32 for tensor in straight.parameters())
+    with pytest.raises(KeyboardInterrupt):
+        train(cut, task(cut, "cut"), Recorder(stop="epoch 4/"))
+    train(resumed, task(resumed, "cut"), Silent())
+    assert same(straight, resumed)
+
+
+def test_a_batch_of_one_is_too_few_for_batchnorm(make_task: MakeTask) -> None:
+    torch.manual_seed(0)
+    net = nn.Module()
+    net.stem = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Flatten())
+    net.head = nn.Linear(3, 3)
+    net.forward = lambda batch: net.head(net.stem(batch))
+    with pytest.raises(ConfigError, match=r"finetune\.batch: 1"):
+        train(net, make_task(net, strategy="full", batch=1), Silent())
 
 
 def test_clipping_bounds_a_step(make_task: MakeTask, tiny: Any) -> None:

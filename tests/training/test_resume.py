@@ -100,9 +100,13 @@ def test_a_folder_that_is_a_file_is_a_stage_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["adamw", "sgd"])
-def test_an_optimizer_goes_on_as_if_never_stopped(kind: str) -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_optimizer_goes_on_as_if_never_stopped(
+    tmp_path: Path, kind: str, layout: torch.memory_format
+) -> None:
     def make() -> tuple[torch.nn.Parameter, torch.optim.Optimizer]:
-        weight = torch.nn.Parameter(torch.ones(3))
+        values = torch.arange(120.0).view(2, 3, 4, 5).contiguous(memory_format=layout)
+        weight = torch.nn.Parameter(values)
         if kind == "adamw":
             return weight, torch.optim.AdamW([weight], lr=0.1, fused=True)
         return weight, torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=True)
@@ -120,6 +124,9 @@ def test_an_optimizer_goes_on_as_if_never_stopped(kind: str) -> None:
     resumed, three = make()
     with torch.no_grad():
         resumed.copy_(stopped)
-    fill_optimizer(three, optimizer_tensors(two))
+    save_state(tmp_path, State(optimizer_tensors(two), {}), 1, "task")
+    found = load_state(tmp_path, "task")
+    assert found is not None
+    fill_optimizer(three, found.tensors)
     steps(resumed, three, 3)
     assert torch.equal(straight, resumed)
