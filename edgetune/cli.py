@@ -4,7 +4,6 @@ Results go to stdout (as JSON with --json), progress and complaints to stderr. E
 inside the verbs, so that --help answers at once.
 """
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 
 from edgetune import __version__
 from edgetune.errors import EdgetuneError
+from edgetune.lookup import AsJson, models_app, print_json, profiles_app
 
 app = typer.Typer(
     name="edgetune",
@@ -25,12 +25,9 @@ app = typer.Typer(
     epilog="Start with: edgetune quickstart",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-profiles_app = typer.Typer(no_args_is_help=True, help="Hardware profiles: where a network must run.")
-models_app = typer.Typer(no_args_is_help=True, help="Networks to start from.")
 app.add_typer(profiles_app, name="profiles", rich_help_panel="Look things up")
 app.add_typer(models_app, name="models", rich_help_panel="Look things up")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Strict = Annotated[bool, typer.Option("--strict", help="What could not be judged counts as failed (exit 7).")]
@@ -129,7 +126,7 @@ def init(
     )
     counts = {split: len(samples) for split, samples in found.splits.items()}
     if as_json:
-        _print_json({"recipe": str(out), "classes": list(found.classes), "images": counts})
+        print_json({"recipe": str(out), "classes": list(found.classes), "images": counts})
         return
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
@@ -254,7 +251,7 @@ def predict(
 
     found = classify(Artifact.load(artifact), inputs, top=top)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         for entry in found:
             said = "  ".join(f"{c['name']} {100 * c['probability']:.1f}%" for c in entry.get("classes", []))
@@ -283,58 +280,13 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine()
     if as_json:
-        _print_json(findings)
+        print_json(findings)
     else:
         from edgetune.show import show_findings
 
         show_findings(findings)
     if any(finding["status"] == "missing" for finding in findings):
         raise typer.Exit(4)
-
-
-@profiles_app.command("list")
-def profiles_list(as_json: AsJson = False) -> None:
-    """List the shipped profiles."""
-    from edgetune.profile import load_profile, names
-    from edgetune.show import show_profiles
-
-    loaded = [load_profile(name) for name in names()]
-    _print_json([p.model_dump(mode="json") for p in loaded]) if as_json else show_profiles(loaded)
-
-
-@profiles_app.command("show")
-def profiles_show(
-    name: Annotated[str, typer.Argument(help="NAME[:MODE][@JETPACK], or a YAML file.")],
-    as_json: AsJson = False,
-) -> None:
-    """Show one profile: modes, JetPacks, sources."""
-    from edgetune.profile import load_target
-    from edgetune.show import show_target
-
-    target = load_target(name)
-    _print_json(target.model_dump(mode="json")) if as_json else show_target(target)
-
-
-@models_app.command("list")
-def models_list(as_json: AsJson = False) -> None:
-    """List the networks to start from."""
-    from edgetune.models import list_models
-    from edgetune.show import show_models
-
-    found = list_models()
-    _print_json(found) if as_json else show_models(found)
-
-
-@models_app.command("show")
-def models_show(
-    name: Annotated[str, typer.Argument(help="A row of the list, or timm:NAME.")], as_json: AsJson = False
-) -> None:
-    """Show one network: size, input, weights, groups, how well it takes INT8."""
-    from edgetune.models import describe_model
-    from edgetune.show import show_model
-
-    found = describe_model(name)
-    _print_json(found) if as_json else show_model(found)
 
 
 def _progress(quiet: bool) -> Any:
@@ -347,13 +299,9 @@ def _typed() -> str:
     return shlex.join(["edgetune", *sys.argv[1:]])
 
 
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
-
-
 def _show_run(report: dict[str, Any], out: Path, made: tuple[str, ...] | None, as_json: bool) -> None:
     if as_json:
-        _print_json(report)
+        print_json(report)
     else:
         from rich.console import Console
 
@@ -368,9 +316,7 @@ def _show_run(report: dict[str, Any], out: Path, made: tuple[str, ...] | None, a
 
 def _show_artifact(artifact: Any, as_json: bool) -> None:
     if as_json:
-        _print_json(
-            artifact.model_dump(mode="json") | {"path": str(artifact.path), "digest": artifact.digest}
-        )
+        print_json(artifact.model_dump(mode="json") | {"path": str(artifact.path), "digest": artifact.digest})
     else:
         from edgetune.show import show_artifact
 
@@ -379,7 +325,7 @@ def _show_artifact(artifact: Any, as_json: bool) -> None:
 
 def _show_measures(measures: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        _print_json(measures)
+        print_json(measures)
     else:
         from edgetune.show import show_measures
 

@@ -1,0 +1,64 @@
+"""The two groups of verbs that only look things up: `edgetune profiles` and `edgetune models`.
+
+Everything heavy is imported inside the verbs, so that --help answers at once.
+"""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+profiles_app = typer.Typer(no_args_is_help=True, help="Hardware profiles: where a network must run.")
+models_app = typer.Typer(no_args_is_help=True, help="Networks to start from.")
+
+
+def print_json(value: Any) -> None:
+    """Print a result to stdout."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+@profiles_app.command("list")
+def profiles_list(as_json: AsJson = False) -> None:
+    """List the shipped profiles."""
+    from edgetune.profile import load_profile, names
+    from edgetune.show import show_profiles
+
+    loaded = [load_profile(name) for name in names()]
+    print_json([p.model_dump(mode="json") for p in loaded]) if as_json else show_profiles(loaded)
+
+
+@profiles_app.command("show")
+def profiles_show(
+    name: Annotated[str, typer.Argument(help="NAME[:MODE][@JETPACK], or a YAML file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one profile: modes, JetPacks, sources."""
+    from edgetune.profile import load_target
+    from edgetune.show import show_target
+
+    target = load_target(name)
+    print_json(target.model_dump(mode="json")) if as_json else show_target(target)
+
+
+@models_app.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """List the networks to start from."""
+    from edgetune.models import list_models
+    from edgetune.show import show_models
+
+    found = list_models()
+    print_json(found) if as_json else show_models(found)
+
+
+@models_app.command("show")
+def models_show(
+    name: Annotated[str, typer.Argument(help="A row of the list, or timm:NAME.")], as_json: AsJson = False
+) -> None:
+    """Show one network: size, input, weights, groups, how well it takes INT8."""
+    from edgetune.models import describe_model
+    from edgetune.show import show_model
+
+    found = describe_model(name)
+    print_json(found) if as_json else show_model(found)
