@@ -4,7 +4,9 @@ It knows what is sensible for few or many images. It may import errors, artifact
 and models.
 """
 
+import json
 import os
+import re
 from pathlib import Path
 
 from edgetune.artifact import disk_error, write_atomic
@@ -90,7 +92,7 @@ def init(
     text = TEMPLATE.format(
         file=out.name,
         summary=_summary(found),
-        name=_safe_name(data),
+        name=_quoted(_safe_name(data)),
         profile=profile,
         path=_quoted(_relative(data, here)),
         cut=""
@@ -147,5 +149,10 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    plain = text and all(c.isascii() and (c.isalnum() or c in "._-/") for c in text) and not text[0].isdigit()
-    return text if plain else "'" + text.replace("'", "''") + "'"
+    """Write a string so that YAML reads it back as the same string; JSON's quoting is YAML's too."""
+    plain = re.fullmatch(r"[A-Za-z./][A-Za-z0-9_./-]*", text) and text.lower() not in (
+        "true",
+        "false",
+        "null",
+    )
+    return text if plain else json.dumps(text, ensure_ascii=False)
