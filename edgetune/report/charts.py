@@ -19,9 +19,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
 
 from edgetune.report.schema import ClassRow, Epoch, Latency, Training, Transfer
-from edgetune.report.wording import middle, milliseconds
+from edgetune.report.wording import middle, milliseconds, percent
 
 # Chart units are CSS pixels on a phone of 380 px; a wider column scales the drawing up, text and all.
 WIDTH = 380
@@ -89,8 +90,8 @@ def training_charts(training: Training) -> list[tuple[str, str]]:
     ]
     best = training.best_epoch
     drawn = [
-        ("Top-1 accuracy", _curves("accuracy", "Top-1", accuracies, percent=True, epochs=epochs, best=best)),
-        ("Loss", _curves("loss", "Loss", losses, percent=False, epochs=epochs, best=best)),
+        ("Top-1 accuracy", _curves("accuracy", "Top-1", accuracies, shares=True, epochs=epochs, best=best)),
+        ("Loss", _curves("loss", "Loss", losses, shares=False, epochs=epochs, best=best)),
     ]
     return [(title, chart) for title, chart in drawn if chart]
 
@@ -101,7 +102,7 @@ def transfer_chart(transfer: Transfer) -> str:
         ("pretrained", [(e.epoch, e.val_top1) for e in transfer.epochs_pretrained]),
         ("from scratch", [(e.epoch, e.val_top1) for e in transfer.epochs_scratch]),
     ]
-    return _curves("transfer", "Validation top-1", curves, percent=True)
+    return _curves("transfer", "Validation top-1", curves, shares=True)
 
 
 def class_chart(rows: Sequence[ClassRow]) -> str:
@@ -138,10 +139,10 @@ def latency_chart(latency: Latency) -> str:
         return ""
     everything = [np.asarray(timing.samples_ms) for _, timing in shown]
     low = min(float(s.min()) for s in everything)
-    high = max(float(np.quantile(s, 0.95)) for s in everything)
+    high = max(map(_fence, everything))
     if high <= low:
         high = low * 1.1 + 1e-6
-    edges = np.linspace(low - 0.04 * (high - low), high + 0.15 * (high - low), 61)
+    edges = np.linspace(low - 0.04 * (high - low), high + 0.04 * (high - low), 61)
     total = sum(len(s) for s in everything)
     beyond = sum(int((s > edges[-1]).sum()) for s in everything)
     with mpl.rc_context(STYLE):
@@ -166,7 +167,8 @@ def latency_chart(latency: Latency) -> str:
             if timing.p50_ms is not None:
                 axes.axvline(timing.p50_ms, color=colour, linewidth=1.2, linestyle=(0, (2, 2)))
         axes.set_xlabel(
-            "latency of one run, ms" + (f"; {beyond} of {total} runs were slower" if beyond else "")
+            "latency of one run, ms"
+            + (f"; {percent(beyond / total)} of the runs were slower" if beyond else "")
         )
         axes.yaxis.set_major_formatter(PERCENT)
         axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -177,16 +179,22 @@ def latency_chart(latency: Latency) -> str:
         return _svg(figure, "latency", f"Distribution of latencies; medians: {medians}.")
 
 
+def _fence(samples: NDArray[np.float64]) -> float:
+    """Return where the far-out samples begin (J. W. Tukey, Exploratory Data Analysis, 1977)."""
+    quarter, median, three = np.quantile(samples, (0.25, 0.5, 0.75))
+    return float(min(max(three + 3 * (three - quarter), 1.1 * median), samples.max()))
+
+
 def _curves(
     name: str,
     title: str,
     curves: Iterable[Curve],
     *,
-    percent: bool,
+    shares: bool,
     epochs: Sequence[Epoch] = (),
     best: int | None = None,
 ) -> str:
-    factor = 100 if percent else 1
+    factor = 100 if shares else 1
     known = [(label, [(x, factor * y) for x, y in line if y is not None]) for label, line in curves]
     known = [(label, line) for label, line in known if line]
     if not known:
@@ -208,10 +216,10 @@ def _curves(
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.grid(axis="x", visible=False)
-        if percent:
+        if shares:
             axes.yaxis.set_major_formatter(PERCENT)
         _legend(axes)
-        unit = "%" if percent else ""
+        unit = "%" if shares else ""
         ends = ", ".join(f"{label} {line[-1][1]:.3g}{unit}" for label, line in known)
         return _svg(figure, name, f"{title} over the epochs; at the end: {ends}.")
 

@@ -156,7 +156,10 @@ class Flip(Part):
 
 
 class Comparison(Part):
-    """How close the logits of two renderings of a network are."""
+    """How close the logits of two renderings of a network are.
+
+    `exact`: ONNX Runtime stood for an engine, its optimisations that change rounding off.
+    """
 
     images: int | None = None
     difference: float | None = None
@@ -167,6 +170,7 @@ class Comparison(Part):
     agreement: float | None = None
     agreement_low: float | None = None
     agreement_high: float | None = None
+    exact: bool = False
     flips: tuple[Flip, ...] = ()
 
 
@@ -214,9 +218,10 @@ class Confusion(Part):
 
 
 class Accuracy(Part):
-    """Accuracy on the images that decide."""
+    """Accuracy on the images that decide: so many `of` the test split."""
 
     images: int | None = None
+    of: int | None = None
     models: dict[str, Right] = {}
     drop: Drop = Drop()
     per_class: tuple[ClassRow, ...] = ()

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from edgetune.report import wording
-from edgetune.report.schema import Accuracy, Calibration, Data, Layer, Report, Training, Transfer
+from edgetune.report.schema import Accuracy, Calibration, Data, Layer, Parity, Report, Training, Transfer
 from edgetune.report.view import data_classes, splits
 
 
@@ -40,7 +40,12 @@ def drop_sentence(accuracy: Accuracy) -> str:
     """Say what INT8 gets wrong that FP32 got right, and the other way round."""
     drop, parts = accuracy.drop, []
     if drop.worse is not None and drop.better is not None:
+        some = accuracy.images and accuracy.of and accuracy.images < accuracy.of
         images = f"Of {wording.count(accuracy.images, 'test image')}, " if accuracy.images else ""
+        if some:
+            images = (
+                f"Of the {wording.count(accuracy.images)} test images judged (there are {accuracy.of:,}), "
+            )
         parts.append(f"{images}INT8 gets {drop.worse} wrong that FP32 gets right, "
                      f"and {drop.better} right that FP32 gets wrong")  # fmt: skip
     if drop.p_value is not None:
@@ -60,12 +65,28 @@ def transfer_sentence(transfer: Transfer) -> str:
         points = 100 * (transfer.pretrained_top1 - transfer.scratch_top1)
     split = {"val": "validation", "test": "test"}.get(transfer.split, transfer.split)
     images = f" on {wording.count(transfer.images, f'{split} image'.strip())}" if transfer.images else ""
-    span = wording.interval(transfer.low, transfer.high, "points")
+    span = wording.interval(transfer.low, transfer.high, "points").removesuffix(" points")
     gain = f"{wording.points(points)} points" + (f" ({span})" if span else "")
     return (
         f"Starting from pretrained weights, the network reaches {wording.percent(transfer.pretrained_top1)}"
         f"{images}; from random weights, with the same budget, {wording.percent(transfer.scratch_top1)}. "
-        f"Transfer bought {gain}."
+        f"Transfer bought {gain}.{_head_start(transfer)}"
+    )
+
+
+def _head_start(transfer: Transfer) -> str:
+    """Say how many epochs each needed to come within a point of what both reach on the validation split."""
+    curves = [
+        [(e.epoch, e.val_top1) for e in epochs if e.val_top1 is not None]
+        for epochs in (transfer.epochs_pretrained, transfer.epochs_scratch)
+    ]
+    if not all(curves):
+        return ""
+    level = min(max(top1 for _, top1 in curve) for curve in curves)
+    ours, bare = (next(epoch for epoch, top1 in curve if top1 >= level - 0.01) for curve in curves)
+    return (
+        f" It came within a point of {wording.percent(level)} validation accuracy after "
+        f"{wording.count(ours, 'epoch')}, from scratch after {wording.count(bare)}."
     )
 
 
@@ -82,6 +103,16 @@ def no_latency(report: Report) -> str:
     """Say why there is no latency, with a gate's words where one knows."""
     whys = [gate.why for gate in report.gates if gate.value is None and "latency" in gate.name and gate.why]
     return f"Latency was not measured: {whys[0]}." if whys else "Latency was not measured."
+
+
+def parity_sentence(parity: Parity) -> str:
+    """Say what was compared, and what computed INT8."""
+    sentence = "How close the numbers are that come out of two renderings of the same network."
+    if parity.int8_vs_fp32.exact:
+        sentence += (
+            " ONNX Runtime stood for the device's engine: its optimisations that change rounding were off."
+        )
+    return sentence
 
 
 def calibration_sentence(calibration: Calibration) -> str:

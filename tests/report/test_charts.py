@@ -92,7 +92,7 @@ def test_slow_runs_do_not_squeeze_the_chart_and_are_counted(samples: Any) -> Non
     report = samples["quickstart"]()
     report["latency"]["models"]["fp32"]["samples_ms"][0] = 8000.0
     chart = drawn(report)["latency"]
-    assert re.search(r"\d+ of 800 runs were slower", chart)
+    assert re.search(r"[\d.]+% of the runs were slower", chart)
     ticks = [element.text or "" for element in ElementTree.fromstring(chart).iter("text")]
     assert max(float(tick) for tick in ticks if re.fullmatch(r"[\d.]+", tick)) < 1
 

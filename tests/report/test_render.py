@@ -217,7 +217,7 @@ def test_hostile_names_are_only_text(samples: Samples) -> None:
         assert character not in text
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.text(max_size=40), min_size=3, max_size=3))
 def test_any_names_are_only_text(samples: Samples, quick: None, names: list[str]) -> None:
     report = with_classes(samples, names)
@@ -250,7 +250,7 @@ def test_missing_stages_are_said_to_be_missing(samples: Samples) -> None:
     assert Page(draw({})).tags["section"] >= 4
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_may_be_missing(
     spoiled: st.SearchStrategy[Report], quick: None, data: st.DataObject

@@ -14,6 +14,7 @@ from edgetune.report.schema import (
     ClassRow,
     Confusion,
     Data,
+    Epoch,
     Gate,
     Layer,
     Report,
@@ -84,6 +85,12 @@ def test_sentences_say_it_in_full() -> None:
     assert sentences.transfer_sentence(transfer) == (
         "Starting from pretrained weights, the network reaches 99.0% on 360 test images; from random "
         "weights, with the same budget, 95.3%. Transfer bought 3.70 points."
+    )
+    ours = [Epoch(epoch=i, val_top1=v) for i, v in enumerate((0.5, 0.985, 0.99), 1)]
+    bare = [Epoch(epoch=i, val_top1=v) for i, v in enumerate((0.1, None, 0.6, 0.95), 1)]
+    curves = transfer.model_copy(update={"epochs_pretrained": tuple(ours), "epochs_scratch": tuple(bare)})
+    assert sentences.transfer_sentence(curves).endswith(
+        " It came within a point of 95.0% validation accuracy after 2 epochs, from scratch after 4."
     )
     layers = [Layer(op="Conv", precision="INT8"), Layer(op="Softmax", precision="FP32")]
     assert sentences.layer_sentence(layers) == "1 of 2 operations run in INT8; in float: 1 Softmax."
