@@ -17,6 +17,8 @@ BINS = 4096
 ENTROPY_BINS = 2048
 ENTROPY_CANDIDATES = 192
 PERCENTILE = 0.9999
+# Values counted at a time: what is in between stays in the processor's cache.
+_BLOCK = 1 << 16
 
 Range = tuple[float, float]
 
@@ -34,8 +36,8 @@ class Statistics:
         keep_counts: whether there is a histogram; extremes alone cost less time.
         low: smallest value.
         high: largest value.
-        positive: counts by magnitude of values >= 0, int64 `[BINS]`.
-        negative: the same of values < 0.
+        limit: magnitude at the end of the last bin; 0: nothing but zeros so far.
+        counts: int64 `[2 * BINS]`, from the most negative bin to the most positive one.
     """
 
     tensor: str
@@ -43,8 +45,7 @@ class Statistics:
     low: float = np.inf
     high: float = -np.inf
     limit: float = 0.0
-    positive: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
-    negative: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(2 * BINS, np.int64))
 
     def add(self, values: NDArray[np.float32]) -> None:
         """Take in one batch of the tensor, any shape.
@@ -71,32 +72,36 @@ class Statistics:
         if magnitude == 0 or needed <= self.limit:
             return
         if self.limit:
-            merge = int(np.log2(needed / self.limit))
-            self.positive, self.negative = _coarser(self.positive, merge), _coarser(self.negative, merge)
+            doublings = int(np.log2(needed / self.limit))
+            self.counts = np.concatenate(
+                [_coarser(self.counts[:BINS][::-1], doublings)[::-1], _coarser(self.counts[BINS:], doublings)]
+            )
         # Without a limit there were only zeros so far, and those stay in the first bin.
         self.limit = needed
 
     def _count(self, values: NDArray[np.float32], signed: bool) -> None:
-        # float32 times a power of two is exact; only for tensors of nothing but denormals does it not fit.
         factor = BINS / self.limit if self.limit else 0.0
-        exact = values if factor < 2.0**127 else values.astype(np.float64)
-        place = (exact * exact.dtype.type(factor)).astype(np.intp)
-        if not signed:
-            self.positive += np.bincount(place, minlength=BINS)
-            return
-        below = values < 0
-        self.negative += np.bincount(-place[below], minlength=BINS)
-        self.positive += np.bincount(place[~below], minlength=BINS)
+        for start in range(0, values.size, _BLOCK):
+            block = values[start : start + _BLOCK]
+            # float32 times a power of two is exact; only a tensor of nothing but denormals needs more.
+            exact = block if factor < 2.0**127 else block.astype(np.float64)
+            place = (exact * exact.dtype.type(factor)).astype(np.intp)
+            if signed:
+                place += BINS
+                place -= block < 0
+                self.counts += np.bincount(place, minlength=2 * BINS)
+            else:
+                self.counts[BINS:] += np.bincount(place, minlength=BINS)
 
     @property
     def bytes(self) -> int:
         """Size of the counts."""
-        return self.positive.nbytes + self.negative.nbytes
+        return self.counts.nbytes
 
     @property
     def magnitudes(self) -> NDArray[np.int64]:
         """Counts of absolute values by bin, `[BINS]`."""
-        return self.positive + self.negative
+        return self.counts[BINS:] + self.counts[:BINS][::-1]
 
 
 def _coarser(counts: NDArray[np.int64], doublings: int) -> NDArray[np.int64]:
@@ -114,9 +119,8 @@ def minmax(statistics: Statistics, symmetric: bool) -> Range:
 def percentile(statistics: Statistics, symmetric: bool, share: float = PERCENTILE) -> Range:
     """All but the outermost values: `1 - share` of them, half at either end."""
     del symmetric
-    rest = (1 - share) / 2 * float(statistics.magnitudes.sum())
-    # From the most negative bin to the most positive one; edges are multiples of the bin's width.
-    counts = np.concatenate([statistics.negative[::-1], statistics.positive])
+    counts = statistics.counts
+    rest = (1 - share) / 2 * float(counts.sum())
     width = statistics.limit / BINS
     low = float(np.searchsorted(np.cumsum(counts), rest, side="right") - BINS) * width
     high = float(BINS - np.searchsorted(np.cumsum(counts[::-1]), rest, side="right")) * width
