@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -132,7 +132,7 @@ def main() -> None:
     print(f"top-1 on {len(test_images)} test images: {100 * top1:.2f}%")
     state = {k: v.contiguous() for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(state, str(args.out))
+    args.out.write_bytes(save(state))
     card = {
         "architecture": "mobilenet_v2, width 0.35, stride 1 in features.0 and features.7, 32 px",
         "data": "CIFAR-10 (train: 50,000 images as JPEG)",

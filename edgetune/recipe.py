@@ -96,6 +96,7 @@ class FinetuneSection(Section):
             `group_decay` times the learning rate of the one above).
         views: feature-extractor with augmentation: augmented views per image whose features are kept.
         learning_rate: peak, of the head; 0: a default for the optimizer and strategy.
+        weight_decay: None: a default for the optimizer.
         warmup: share of the steps.
         average: decay of an exponential moving average of the weights; 0: off.
         patience: epochs without a better validation accuracy before it stops; 0: never.
@@ -111,7 +112,7 @@ class FinetuneSection(Section):
     views: Annotated[int, Field(ge=1, le=64)] = 4
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: Annotated[float, Field(ge=0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     warmup: Share = 0.1
     group_decay: Annotated[float, Field(gt=0, le=1)] = 0.3

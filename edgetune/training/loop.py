@@ -31,6 +31,7 @@ from edgetune.training.resume import (
 from edgetune.training.strategies import (
     Layout,
     Phase,
+    decay,
     learning_names,
     parameter_groups,
     peak_rate,
@@ -145,7 +146,7 @@ def begin(net: nn.Module, task: Task) -> Course:
     settings = task.settings
     task.accelerator.place(net)
     names = learning_names(net, task.layout, task.phases)
-    groups = parameter_groups(net, task.layout, task.phases, settings.weight_decay)
+    groups = parameter_groups(net, task.layout, task.phases, decay(settings))
     # The fused kernels spare hundreds of small calls per step: a third of a small network's time.
     optimizer: torch.optim.Optimizer
     if settings.optimizer == "adamw":

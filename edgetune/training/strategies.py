@@ -134,6 +134,15 @@ def peak_rate(settings: FinetuneSection) -> float:
     return settings.learning_rate or LEARNING_RATES[settings.optimizer, settings.strategy]
 
 
+# AdamW's is torch's own; it acts decoupled from the gradient, SGD's is added to it (arXiv:1711.05101).
+WEIGHT_DECAYS: dict[str, float] = {"adamw": 0.01, "sgd": 1e-4}
+
+
+def decay(settings: FinetuneSection) -> float:
+    """Return the weight decay: the one set, or the optimizer's default."""
+    return WEIGHT_DECAYS[settings.optimizer] if settings.weight_decay is None else settings.weight_decay
+
+
 def scheduled(step: int, steps: int, warmup: float) -> float:
     """Return the share of the peak rate at a step: linear warm-up, then a cosine towards 0.
 

@@ -14,6 +14,7 @@ from edgetune.training.strategies import (
     STRATEGIES,
     Layout,
     Phase,
+    decay,
     learning_names,
     parameter_groups,
     peak_rate,
@@ -138,3 +139,9 @@ def test_group_with_bare_parameters() -> None:
     net = WithToken()
     set_phase(net, Layout("head", (("token",),)), Phase("head", 1, (0, 1)))
     assert not net.token.requires_grad
+
+
+@pytest.mark.parametrize(("optimizer", "expected"), [("adamw", 0.01), ("sgd", 1e-4)])
+def test_weight_decay_has_a_default_per_optimizer(optimizer: str, expected: float) -> None:
+    assert decay(FinetuneSection(optimizer=optimizer)) == expected  # type: ignore[arg-type]
+    assert decay(FinetuneSection(optimizer=optimizer, weight_decay=0.0)) == 0.0  # type: ignore[arg-type]
