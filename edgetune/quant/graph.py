@@ -4,6 +4,7 @@
 named, nothing dead. It knows nothing of scales or hardware. It may import errors.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,7 @@ _KEPT_OPS = frozenset(
     }
 )
 _FOLD_LIMIT = 1 << 16
+_SHAPE_LIMIT = 1024
 OPSET_MIN = 13
 
 
@@ -162,8 +164,23 @@ def prepare(model: ModelProto) -> Graph:
 
 
 def _infer(model: ModelProto) -> ModelProto:
-    del model.graph.value_info[:]
-    return onnx.shape_inference.infer_shapes(model, strict_mode=False, data_prop=True)
+    """Add the shapes of all tensors to a model, in place; return it."""
+    # No shape depends on the values of weights, so those need not travel through the C++ side and back.
+    bare = ModelProto(opset_import=model.opset_import, ir_version=model.ir_version, functions=model.functions)
+    bare.graph.name = model.graph.name
+    bare.graph.node.extend(model.graph.node)
+    bare.graph.input.extend(model.graph.input)
+    bare.graph.output.extend(model.graph.output)
+    for item in model.graph.initializer:
+        if math.prod(item.dims) <= _SHAPE_LIMIT:
+            bare.graph.initializer.append(item)
+        else:
+            bare.graph.input.append(helper.make_tensor_value_info(item.name, item.data_type, item.dims))
+    shaped = onnx.shape_inference.infer_shapes(bare, strict_mode=False, data_prop=True)
+    del model.graph.value_info[:], model.graph.output[:]
+    model.graph.value_info.extend(shaped.graph.value_info)
+    model.graph.output.extend(shaped.graph.output)
+    return model
 
 
 def _reads(node: NodeProto) -> Iterator[str]:
