@@ -13,7 +13,6 @@ from edgetune.data.calibration import load_preset
 from edgetune.data.folders import Dataset, save_dataset, scan
 from edgetune.errors import ConfigError, MissingTool
 from edgetune.machine import cores, cpu_name
-from edgetune.models import model_row
 from edgetune.profile import Runtime, Target, load_target
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import FinetuneSection, Recipe
@@ -47,6 +46,9 @@ def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None
         ConfigError: an unknown model or preset, a missing file, an opset above the target's.
         MissingTool: a GPU is asked for where none is, or an extra is not installed.
     """
+    # Imported here, so that a mistake in a recipe is answered before torch is loaded.
+    from edgetune.models import model_row
+
     model_row(recipe.model.name)
     weights = weights_path(recipe)
     if weights is not None and not weights.is_file():
