@@ -16,6 +16,8 @@ from edgetune.errors import StageError
 BINS = 4096
 ENTROPY_BINS = 2048
 ENTROPY_CANDIDATES = 192
+# A candidate clips no more than 1% of the values.
+ENTROPY_KEPT = 0.99
 PERCENTILE = 0.9999
 # Values counted at a time: what is in between stays in the processor's cache.
 _BLOCK = 1 << 16
@@ -150,7 +152,9 @@ def entropy(statistics: Statistics, symmetric: bool) -> Range:
     counts[0] = min(counts[0], counts[1])
     counts[:used] = uniform_filter1d(counts[:used], max(1, 2 * used // levels), mode="reflect")
     total = counts.sum()
-    candidates = np.unique(np.linspace(levels, used, ENTROPY_CANDIDATES).round().astype(int))
+    # With nearly everything clipped P and Q are one and the same spike, which is no reason to do it.
+    fewest = int(np.searchsorted(np.cumsum(counts), ENTROPY_KEPT * total)) + 1
+    candidates = np.unique(np.linspace(max(levels, fewest), used, ENTROPY_CANDIDATES).round().astype(int))
     losses = [_divergence(counts, int(bins), levels, total) for bins in candidates]
     # Of equal losses the widest range: nothing is clipped without a gain.
     best = int(candidates[len(losses) - 1 - int(np.argmin(losses[::-1]))])

@@ -88,6 +88,13 @@ def test_entropy_keeps_the_far_end_of_a_comb() -> None:
     assert entropy(seen(data), True)[1] > 5.5
 
 
+def test_entropy_does_not_clip_a_tensor_that_lies_far_from_zero() -> None:
+    """A sigmoid of positive values: nothing below 0.5. Clipped there, P and Q would be the same spike."""
+    data = 1 / (1 + np.exp(-np.random.default_rng(0).exponential(4, 50_000))).astype(np.float32)
+    low, high = entropy(seen(data), False)
+    assert (low, round(high, 2)) == (float(data.min()), 1.0)
+
+
 def test_statistics_do_not_grow() -> None:
     statistics = seen(np.ones(10, np.float32))
     before = statistics.bytes
