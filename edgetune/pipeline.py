@@ -12,8 +12,8 @@ from edgetune.artifact import Artifact, Store, sha256_of
 from edgetune.data.calibration import load_preset
 from edgetune.data.folders import Dataset, save_dataset, scan
 from edgetune.errors import ConfigError, MissingTool
-from edgetune.machine import cores, cpu_name
-from edgetune.profile import Runtime, Target, load_target
+from edgetune.machine import cores, cpu_name, has_vnni
+from edgetune.profile import STRONG_OPSET, Runtime, Target, load_target
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import FinetuneSection, Recipe
 
@@ -61,6 +61,11 @@ def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None
     if recipe.export.opset > target.runtime.opset:
         raise ConfigError(
             f"export.opset: {recipe.export.opset} is above what {target.label} reads ({target.runtime.opset})"
+        )
+    if recipe.export.opset and target.runtime.rendering == "strong" and recipe.export.opset < STRONG_OPSET:
+        raise ConfigError(
+            f"export.opset: {recipe.export.opset} is too low for the strongly typed {target.label}",
+            hint=f"{STRONG_OPSET} or later; 0 is the profile's own ({target.runtime.opset})",
         )
     check_accelerator(accelerator)
 
@@ -232,6 +237,8 @@ def make_int8(
     also = {
         "preset": load_preset(settings.preset).model_dump(mode="json"),
         "manifest": sha256_of(manifest) if manifest else "",
+        # Without VNNI the file for the CPU has weights of 7 bits.
+        "vnni": has_vnni() if runtime.rendering == "cpu" else None,
     }
     return keep(
         name, quantize, network, data, settings, runtime,
@@ -246,7 +253,10 @@ def make_check(
     """Compare the three networks on the test split, or find the earlier comparison."""
     from edgetune.stages.check import check
 
-    return keep(name, check, checkpoint, network, int8, data, recipe.check, uses=EXPORTING, progress=progress)
+    return keep(
+        name, check, checkpoint, network, int8, data, recipe.check,
+        uses=EXPORTING, also={"vnni": has_vnni()}, progress=progress,
+    )  # fmt: skip
 
 
 def make_bench(

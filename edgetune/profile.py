@@ -16,6 +16,8 @@ from edgetune.recipe import Gates, Section
 from edgetune.yaml import load_yaml, validate
 
 Confidence = Literal["confirmed", "derived", "unconfirmed"]
+# From here on Q/DQ scales may be FP16, which types written into the graph need.
+STRONG_OPSET = 19
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -28,6 +30,7 @@ class Mode(Section):
     int8_dense_tops: Positive | None = None
     fp16_dense_tflops: Positive | None = None
     power_w: Positive | None = None
+    nvpmodel_id: Annotated[int, Field(ge=0)] | None = None
     super: bool = False
     source: str
     confidence: Confidence
@@ -58,11 +61,13 @@ class Runtime(Section):
 
     Attributes:
         rendering: `cpu` for ONNX Runtime's kernels, `weak` or `strong` for TensorRT.
+        tensorrt: its version, empty for `cpu`.
     """
 
     opset: int
     ir: int
     rendering: Literal["cpu", "weak", "strong"]
+    tensorrt: str = ""
 
 
 class Profile(Section):
@@ -99,6 +104,8 @@ class Profile(Section):
                     raise ValueError(f"jetpacks.{version}.modes: {unknown[0]!r} is none of modes")
                 if jetpack.opset > jetpack.opset_max:
                     raise ValueError(f"jetpacks.{version}.opset is above opset_max")
+                if jetpack.typing == "strong" and jetpack.opset < STRONG_OPSET:
+                    raise ValueError(f"jetpacks.{version}.opset: strong typing needs {STRONG_OPSET} or later")
         return self
 
 
@@ -120,7 +127,9 @@ class Target(Section):
         if self.profile.host is not None:
             return self.profile.host
         jetpack = self.profile.jetpacks[self.jetpack]
-        return Runtime(opset=jetpack.opset, ir=jetpack.ir, rendering=jetpack.typing)
+        return Runtime(
+            opset=jetpack.opset, ir=jetpack.ir, rendering=jetpack.typing, tensorrt=jetpack.tensorrt
+        )
 
     @property
     def is_host(self) -> bool:

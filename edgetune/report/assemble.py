@@ -16,6 +16,7 @@ from edgetune.data.folders import Dataset
 from edgetune.machine import machine
 from edgetune.profile import Target, merged_gates
 from edgetune.recipe import Recipe
+from edgetune.report.device import left_to_do
 from edgetune.report.gates import exit_code, judge, verdict
 
 SCHEMA_VERSION = 1
@@ -61,13 +62,16 @@ def assemble(
         "data": _data(data),
         "training": checkpoint.details["training"],
         "artifacts": [
-            {"role": role, "kind": made.kind, "path": made.path.name, "digest": made.digest, "bytes": made.bytes}
+            {
+                "role": role, "kind": made.kind, "path": made.path.name,
+                "digest": made.digest, "bytes": made.bytes,
+            }
             for role, made in roles.items()
         ],
         "layers": int8.details.get("layers"),
         "calibration": {key: int8.details.get(key) for key in ("images", "ranges", "preset", "warnings")},
         "gates": [gate.model_dump(mode="json") for gate in gates],
-        "left_to_do": left_to_do(target),
+        "left_to_do": left_to_do(target, network.inputs),
         "reproduce": _reproduce(command),
         **found,
     }  # fmt: skip
@@ -81,26 +85,6 @@ def publish(report: dict[str, Any], out: Path) -> None:
     from edgetune.report.render import write_report
 
     write_report(report, out)
-
-
-def left_to_do(target: Target) -> list[str]:
-    """Return what remains for the device, as sentences and exact command lines."""
-    if target.is_host:
-        return []
-    jetpack = target.profile.jetpacks[target.jetpack]
-    weak = target.runtime.rendering == "weak"
-    old = tuple(int(part) for part in jetpack.tensorrt.split(".")[:2]) < (8, 6)
-    skip = "--buildOnly" if old else "--skipInference"
-    precision = "--int8 --fp16 " if weak else "--stronglyTyped "
-    if int(jetpack.tensorrt.split(".")[0]) >= 11:
-        precision = ""
-    return [
-        f"Copy int8/model.onnx to the {target.profile.title} (JetPack {target.jetpack}, TensorRT {jetpack.tensorrt}): "
-        "an engine must be built on the device that runs it.",
-        f"trtexec --onnx=model.onnx --saveEngine=model.plan {precision}{skip} --memPoolSize=workspace:512",
-        "trtexec --loadEngine=model.plan --warmUp=2000 --duration=30 --useCudaGraph --useSpinWait",
-        f"Before timing, set the mode ({target.mode}) with nvpmodel and lock the clocks with jetson_clocks.",
-    ]
 
 
 def _measures(artifact: Artifact) -> dict[str, Any]:
@@ -123,7 +107,8 @@ def _data(data: Dataset) -> dict[str, Any]:
 
 
 def _reproduce(command: str) -> list[str]:
-    return [f"pip install edgetune=={edgetune.__version__}", command or "edgetune run recipe.yaml"]
+    lines = [f"pip install edgetune=={edgetune.__version__}"]
+    return [*lines, command] if command else lines
 
 
 def _same(report: dict[str, Any], path: Path) -> bool:

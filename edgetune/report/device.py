@@ -1,0 +1,79 @@
+"""What is left for the device: exact command lines, for the module, mode and TensorRT of a target.
+
+Flags by version as trtexec's own option parser has them (NVIDIA/TensorRT, samples/common, tags 8.5 to 11.1).
+None of these lines has been run on a device by the authors. It may import artifact and profile.
+"""
+
+from edgetune.artifact import TensorSpec
+from edgetune.profile import Target
+
+TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
+SKIP_INFERENCE_SINCE = (8, 6)
+
+
+def left_to_do(target: Target, inputs: tuple[TensorSpec, ...]) -> list[str]:
+    """Return what remains, in order, as sentences and command lines; nothing for this machine itself.
+
+    Args:
+        target: where the network must run.
+        inputs: of the ONNX files; one with a free batch size needs its shapes given.
+    """
+    if target.is_host:
+        return []
+    jetpack = target.profile.jetpacks[target.jetpack]
+    number = target.profile.modes[target.mode].nvpmodel_id
+    mode = f"sudo nvpmodel -m {'ID' if number is None else number} && sudo jetson_clocks"
+    which = " (ID: as in /etc/nvpmodel.conf)" if number is None else ""
+    return [
+        f"Copy onnx/model.onnx (as fp32.onnx) and int8/model.onnx (as int8.onnx) to the {target.profile.title} "
+        f"(JetPack {target.jetpack}, TensorRT {jetpack.tensorrt}): an engine is built where it runs.",
+        f"Set the mode {target.mode}{which} before building: engines are tuned to it. It may ask for a reboot.",
+        mode,
+        "Build INT8, and FP16 beside it: INT8 is not always faster.",
+        _build("int8", jetpack.tensorrt, "--int8 --fp16", inputs),
+        _build("fp16", jetpack.tensorrt, "--fp16", inputs),
+        'Time both, and compare the medians of "GPU Compute Time":',
+        _time("int8", jetpack.tensorrt),
+        _time("fp16", jetpack.tensorrt),
+    ]
+
+
+def _version(tensorrt: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in tensorrt.split(".")[:2])
+
+
+def _build(name: str, tensorrt: str, precision: str, inputs: tuple[TensorSpec, ...]) -> str:
+    """Return the line that builds an engine.
+
+    Below TensorRT 11 the builder's flags choose the types, also for files of a strongly typed profile: their
+    part outside of Q/DQ is FP32, which `--stronglyTyped` would keep. From 11 on there are no such flags.
+    """
+    version = _version(tensorrt)
+    words = [TRTEXEC, f"--onnx={'int8' if name == 'int8' else 'fp32'}.onnx", f"--saveEngine={name}.plan"]
+    words += [precision] if version < (11, 0) else []
+    words += [f"--{end}Shapes={_shapes(inputs)}" for end in ("min", "opt", "max")] if _free(inputs) else []
+    words += [
+        "--buildOnly" if version < SKIP_INFERENCE_SINCE else "--skipInference",
+        "--memPoolSize=workspace:512",
+    ]
+    return " ".join(words)
+
+
+def _time(name: str, tensorrt: str) -> str:
+    """Return the line that times an engine; what TensorRT 11 does unasked is asked for below it."""
+    words = [TRTEXEC, f"--loadEngine={name}.plan", "--warmUp=2000", "--duration=30", "--iterations=1000"]
+    words += ["--percentile=50,90,95,99"]
+    words += ["--useCudaGraph", "--useSpinWait", "--noDataTransfers"] if _version(tensorrt) < (11, 0) else []
+    return " ".join(words)
+
+
+def _free(inputs: tuple[TensorSpec, ...]) -> bool:
+    return any(not isinstance(size, int) for spec in inputs for size in spec.shape)
+
+
+def _shapes(inputs: tuple[TensorSpec, ...]) -> str:
+    sizes = (
+        f"{spec.name}:{'x'.join(str(s) if isinstance(s, int) else '1' for s in spec.shape)}"
+        for spec in inputs
+    )
+    return ",".join(sizes)

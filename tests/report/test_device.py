@@ -1,0 +1,56 @@
+"""The lines for the device fit its TensorRT: golden lines per version, and every profile gives some."""
+
+import pytest
+
+from edgetune.artifact import TensorSpec
+from edgetune.profile import load_profile, load_target, names
+from edgetune.report.device import left_to_do
+
+STATIC = (TensorSpec(name="input", dtype="float32", shape=(1, 3, 224, 224)),)
+DYNAMIC = (TensorSpec(name="input", dtype="float32", shape=("N", 3, 224, 224)),)
+T = "/usr/src/tensorrt/bin/trtexec"
+
+
+def commands(spec: str, inputs: tuple[TensorSpec, ...] = STATIC) -> list[str]:
+    return [line for line in left_to_do(load_target(spec), inputs) if line.startswith((T, "sudo"))]
+
+
+@pytest.mark.parametrize(
+    ("jetpack", "flags", "ending"),
+    [("5.1", "--int8 --fp16 ", "--buildOnly"), ("6.0", "--int8 --fp16 ", "--skipInference"),
+     ("6.2", "--int8 --fp16 ", "--skipInference"), ("7.2", "--int8 --fp16 ", "--skipInference")],
+)  # fmt: skip
+def test_golden_lines_per_jetpack(jetpack: str, flags: str, ending: str) -> None:
+    found = commands(f"jetson-agx-orin-64gb:MAXN@{jetpack}")
+    timing = "--warmUp=2000 --duration=30 --iterations=1000 --percentile=50,90,95,99"
+    rest = "--useCudaGraph --useSpinWait --noDataTransfers"
+    assert found == [
+        "sudo nvpmodel -m 0 && sudo jetson_clocks",
+        f"{T} --onnx=int8.onnx --saveEngine=int8.plan {flags}{ending} --memPoolSize=workspace:512",
+        f"{T} --onnx=fp32.onnx --saveEngine=fp16.plan --fp16 {ending} --memPoolSize=workspace:512",
+        f"{T} --loadEngine=int8.plan {timing} {rest}",
+        f"{T} --loadEngine=fp16.plan {timing} {rest}",
+    ]
+
+
+def test_the_mode_comes_before_the_build() -> None:
+    lines = left_to_do(load_target("jetson-orin-nano-8gb:7W"), STATIC)
+    mode = next(i for i, line in enumerate(lines) if "nvpmodel -m ID" in line)
+    assert mode < next(i for i, line in enumerate(lines) if "--onnx" in line)
+    assert any("/etc/nvpmodel.conf" in line for line in lines), (
+        "a mode whose number is not known is looked up"
+    )
+
+
+def test_a_free_batch_needs_its_shapes() -> None:
+    build = commands("jetson-orin-nano-8gb", DYNAMIC)[1]
+    for end in ("min", "opt", "max"):
+        assert f"--{end}Shapes=input:1x3x224x224" in build
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_profile(name: str) -> None:
+    profile = load_profile(name)
+    for jetpack in profile.jetpacks:
+        assert len(commands(f"{name}@{jetpack}")) == 5
+    assert profile.kind == "jetson" or left_to_do(load_target(name), STATIC) == []
