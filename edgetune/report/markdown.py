@@ -13,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.cells import cell_len
 
 from edgetune.report import sentences, view, wording
-from edgetune.report.schema import ClassRow, Data, Flip, Latency, Layer, Report, Training
+from edgetune.report.schema import ClassRow, Data, Flip, Latency, Layer, Pair, Report, Training
 
 # Characters that Markdown would act on. An underscore inside a word is none of them.
 SPECIAL = re.compile(r"[\\|<*\[\]`~]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|^(?=[#>+-])")
@@ -103,8 +103,12 @@ def _flips(flips: Sequence[Flip]) -> list[Cells]:
     return [(flip.path, flip.truth, flip.fp32, flip.int8) for flip in flips]
 
 
-def _layers(layers: Sequence[Layer]) -> list[Cells]:
-    return [(layer.name, layer.op, layer.precision, layer.why) for layer in layers]
+def _pairs(pairs: Sequence[Pair]) -> list[Cells]:
+    return [(pair.truth, pair.predicted, pair.int8, pair.fp32) for pair in pairs]
+
+
+def _layers(layers: Sequence[Layer], report: Report) -> list[Cells]:
+    return [(layer.name, layer.op, view.precision(layer, report), layer.why) for layer in layers]
 
 
 def _latency(latency: Latency) -> list[Cells]:
@@ -136,8 +140,8 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     rows = SimpleNamespace(
-        epochs=_epochs, classes=_classes, flips=_flips, layers=_layers, latency=_latency, counts=_counts,
-        artifacts=_artifacts,
+        epochs=_epochs, classes=_classes, pairs=_pairs, flips=_flips, layers=_layers, latency=_latency,
+        counts=_counts, artifacts=_artifacts,
     )  # fmt: skip
     shared = {"view": view, "sentences": sentences, "wording": wording}
     environment.globals |= shared | {"rows": rows, "table": table, "fenced": fenced, "code": code}

@@ -159,6 +159,7 @@ class Comparison(Part):
     """How close the logits of two renderings of a network are.
 
     `exact`: ONNX Runtime stood for an engine, its optimisations that change rounding off.
+    `flips`: the first images on which top-1 differs; `images` less `agreed` says how many there are.
     """
 
     images: int | None = None
@@ -167,6 +168,7 @@ class Comparison(Part):
     cosine_mean: float | None = None
     cosine_min: float | None = None
     sqnr_db: float | None = None
+    agreed: int | None = None
     agreement: float | None = None
     agreement_low: float | None = None
     agreement_high: float | None = None
@@ -217,8 +219,20 @@ class Confusion(Part):
     int8: tuple[tuple[int, ...], ...] = ()
 
 
+class Pair(Part):
+    """Images of one class that were taken for another, by INT8 and by FP32."""
+
+    truth: str = ""
+    predicted: str = ""
+    int8: int = 0
+    fp32: int = 0
+
+
 class Accuracy(Part):
-    """Accuracy on the images that decide: so many `of` the test split."""
+    """Accuracy on the images that decide: so many `of` the test split.
+
+    `confused`: the pairs of classes that INT8 confuses most; the matrix is left out where classes are many.
+    """
 
     images: int | None = None
     of: int | None = None
@@ -226,6 +240,7 @@ class Accuracy(Part):
     drop: Drop = Drop()
     per_class: tuple[ClassRow, ...] = ()
     confusion: Confusion = Confusion()
+    confused: tuple[Pair, ...] = ()
 
 
 class Layer(Part):

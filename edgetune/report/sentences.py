@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 
 from edgetune.report import wording
-from edgetune.report.schema import Accuracy, Calibration, Data, Layer, Parity, Report, Training, Transfer
-from edgetune.report.view import data_classes, splits
+from edgetune.report.schema import Accuracy, Calibration, ClassRow, Data, Parity, Report, Training, Transfer
+from edgetune.report.view import MATRIX_CLASSES, data_classes, planned, splits
 
 
 def subtitle(report: Report) -> list[str]:
@@ -90,13 +90,43 @@ def _head_start(transfer: Transfer) -> str:
     )
 
 
-def layer_sentence(layers: Sequence[Layer]) -> str:
-    """Say how much of the network is INT8, and what is not."""
-    other = Counter(layer.op for layer in layers if layer.precision != "INT8")
-    int8 = len(layers) - other.total()
+def layer_sentence(report: Report) -> str:
+    """Say how much of the network is INT8, and what is not: a fact here, a plan for a device's engine."""
+    other = Counter(layer.op for layer in report.layers if layer.precision != "INT8")
+    int8 = len(report.layers) - other.total()
     kinds = ", ".join(f"{times} {op}" for op, times in other.most_common())
-    rest = f"; in float: {kinds}" if kinds else ""
-    return f"{int8} of {wording.count(len(layers), 'operation')} run in INT8{rest}."
+    weak = report.profile.rendering == "weak"
+    rest = f"; in float{' (FP16 in the engine)' if weak else ''}: {kinds}" if kinds else ""
+    if not planned(report):
+        return f"{int8} of {wording.count(len(report.layers), 'operation')} run in INT8{rest}."
+    decides = " TensorRT decides when it builds the engine on the device." if weak else ""
+    return f"{int8} of {wording.count(len(report.layers), 'operation')} are planned in INT8{rest}.{decides}"
+
+
+def classes_sentence(rows: Sequence[ClassRow], shown: Sequence[ClassRow]) -> str:
+    """Say which classes are shown, or nothing where all are."""
+    if len(shown) == len(rows):
+        return ""
+    judged = sum(row.images > 0 for row in rows)
+    some = " with test images" if judged < len(rows) else ""
+    if len(shown) == judged:
+        return f"the {judged} of {wording.count(len(rows), 'class', 'classes')}{some}"
+    return (
+        f"the {len(shown)} of {wording.count(judged, 'class', 'classes')}{some} "
+        "that INT8 gets right least often"
+    )
+
+
+def no_matrix(accuracy: Accuracy) -> str:
+    """Say why there is no confusion matrix, or nothing where one is drawn."""
+    classes = len(accuracy.confusion.int8) or len(accuracy.per_class)
+    if classes <= MATRIX_CLASSES and accuracy.confusion.int8:
+        return ""
+    if classes <= MATRIX_CLASSES:
+        return "The confusion matrix is missing in report.json."
+    where = "; report.json holds it" if accuracy.confusion.int8 else ""
+    of = wording.count(classes, "class", "classes")
+    return f"A confusion matrix of {of} would be unreadable, so none is drawn{where}."
 
 
 def no_latency(report: Report) -> str:

@@ -18,6 +18,8 @@ from edgetune.report.schema import (
     Data,
     Gate,
     Latency,
+    Layer,
+    Pair,
     Parity,
     Report,
     Right,
@@ -50,15 +52,6 @@ class Row(NamedTuple):
     change: str
 
 
-class Pair(NamedTuple):
-    """Images of one class that INT8 takes for another."""
-
-    truth: str
-    said: str
-    int8: int
-    fp32: int
-
-
 @dataclass(frozen=True)
 class Scale:
     """Where a gate's value, interval and limit stand on a line from 0 to 100; the good side is shaded."""
@@ -84,6 +77,24 @@ def timing(report: Report, name: str) -> Timing:
 def closeness(report: Report) -> Comparison:
     """Return how close INT8 is to FP32, empty where it was not checked."""
     return report.parity.int8_vs_fp32 if report.parity else Comparison()
+
+
+def flipped(near: Comparison) -> int:
+    """Return on how many images INT8 names another class than FP32; `flips` may hold only the first."""
+    if near.images is None or near.agreed is None:
+        return len(near.flips)
+    return max(near.images - near.agreed, len(near.flips))
+
+
+def planned(report: Report) -> bool:
+    """Tell whether the layers are a plan for an engine that the device builds, not what ran here."""
+    return report.profile.rendering in ("weak", "strong")
+
+
+def precision(layer: Layer, report: Report) -> str:
+    """Return what a layer computes in: a weakly typed engine built with --fp16 takes FP16 for float."""
+    weak = report.profile.rendering == "weak" and layer.precision != "INT8"
+    return "float (FP16 in the engine)" if weak and layer.precision else layer.precision
 
 
 def tiles(report: Report) -> list[Tile]:
@@ -176,8 +187,9 @@ def gate_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
         unit = short_unit(gate)
         title = (gate.title or gate.name) + (f" ({gate.unit})" if gate.unit != unit else "")
         limit = wording.bound(gate.limit, gate.direction, unit)
-        span = wording.interval(gate.low, gate.high, unit)
-        rows.append((title, gate.label, wording.quantity(gate.value, unit), limit, span))
+        span = wording.interval(gate.low, gate.high, unit, gate.limit)
+        value = wording.quantity(gate.value, unit, gate.limit)
+        rows.append((title, gate.label, value, limit, span))
     return rows
 
 
@@ -195,25 +207,17 @@ def class_names(report: Report) -> list[str]:
 
 def confused(report: Report, most: int = WORST) -> list[Pair]:
     """Return the pairs of classes that INT8 confuses most often."""
-    if report.accuracy is None:
-        return []
-    names, fp32 = class_names(report), report.accuracy.confusion.fp32
-    pairs = [
-        Pair(_at(names, truth), _at(names, said), times, _cell(fp32, truth, said))
-        for truth, row in enumerate(report.accuracy.confusion.int8)
-        for said, times in enumerate(row)
-        if times and truth != said
-    ]
-    return sorted(pairs, key=lambda pair: -pair.int8)[:most]
+    return list(report.accuracy.confused[:most]) if report.accuracy else []
 
 
 def worst_classes(rows: Sequence[ClassRow], most: int = WORST) -> list[ClassRow]:
-    """Return all classes in their order, or of many those that INT8 gets right least often."""
+    """Return all classes in their order, or of many those with images that INT8 gets right least often."""
     if len(rows) <= most:
         return list(rows)
-    return sorted(
-        rows, key=lambda row: ((row.int8 or 0) / max(row.images, 1), (row.int8 or 0) - (row.fp32 or 0))
-    )[:most]
+    judged = [row for row in rows if row.images > 0]
+    return sorted(judged, key=lambda row: ((row.int8 or 0) / row.images, (row.int8 or 0) - (row.fp32 or 0)))[
+        :most
+    ]
 
 
 def is_command(text: str) -> bool:
@@ -305,10 +309,6 @@ def cell_change(confusion: Confusion, truth: int, said: int) -> str:
     if not confusion.fp32:
         return ""
     return wording.signed(_cell(confusion.int8, truth, said) - _cell(confusion.fp32, truth, said))
-
-
-def _at(names: Sequence[str], index: int) -> str:
-    return names[index] if index < len(names) else f"class {index}"
 
 
 def _cell(table: Sequence[Sequence[int]], row: int, column: int) -> int:

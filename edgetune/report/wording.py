@@ -9,6 +9,9 @@ import re
 NONE = "–"
 MINUS = "−"
 
+# A float64 has no more of them.
+MOST_DIGITS = 17
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with so many significant digits, without trailing noise: `0.423`, `12.3`, `1.2e-6`."""
@@ -47,9 +50,9 @@ def percent(share: float | None, digits: int = 1) -> str:
     return _signed(f"{shown:.{digits}f}%")
 
 
-def points(value: float | None) -> str:
+def points(value: float | None, digits: int = 2) -> str:
     """Return points of accuracy, with a sign where they are below zero: `0.28`."""
-    return NONE if value is None else _signed(f"{value:.2f}")
+    return NONE if value is None else _signed(f"{value:.{digits}f}")
 
 
 def milliseconds(value: float | None) -> str:
@@ -87,20 +90,42 @@ def times(value: float | None) -> str:
     return NONE if value is None else f"{number(value)}×"
 
 
-def quantity(value: float | None, unit: str) -> str:
-    """Return a gate's value with its unit, fine enough to compare it with the limit."""
-    if value is None:
+def quantity(value: float | None, unit: str, limit: float | None = None) -> str:
+    """Return a gate's value with its unit, with as many digits as it takes to see on which side of the limit.
+
+    94.996% below a limit of 95% is not shown as 95.00%, which would pass.
+    """
+    if value is None or not math.isfinite(value):
         return NONE
-    unit = unit.strip()
+    text = _quantity(value, unit.strip(), 0)
+    for more in range(1, MOST_DIGITS):
+        if limit is None or _side(_read(text), limit) == _side(value, limit):
+            break
+        text = _quantity(value, unit.strip(), more)
+    return text
+
+
+def _quantity(value: float, unit: str, more: int) -> str:
+    """Return a value with its unit and so many more digits than usual."""
     if unit in ("%", "percent"):
-        return percent(value / 100, digits=2)
+        return percent(value / 100, digits=2 + more)
     if unit in ("point", "points"):
-        return f"{points(value)} points"
+        return f"{points(value, 2 + more)} points"
     if unit in ("x", "×", "times"):
-        return times(value)
+        return f"{number(value, 3 + more)}×"
     # Cosines: the digits that matter come after the nines.
-    figure = number(value, 5 if not unit and 0.9 < abs(value) <= 1 else 3)
+    figure = number(value, more + (5 if not unit and 0.9 < abs(value) <= 1 else 3))
     return f"{figure} {unit}".rstrip()
+
+
+def _side(value: float, limit: float) -> int:
+    return (value > limit) - (value < limit)
+
+
+def _read(text: str) -> float:
+    """Return the number that a text begins with."""
+    figure = re.match(rf"[\d.,e{MINUS}-]+", text)
+    return float(figure[0].replace(MINUS, "-").replace(",", "")) if figure else math.nan
 
 
 def bound(limit: float | None, direction: str, unit: str) -> str:
@@ -112,14 +137,14 @@ def bound(limit: float | None, direction: str, unit: str) -> str:
     word = {"percent": "%", "%": "%", "x": "×", "times": "×", "×": "×"}.get(unit, f" {unit}".rstrip())
     if unit == "points" and limit == 1:
         word = " point"
-    return f"{sign} {_signed(f'{limit:g}')}{word}"
+    return f"{sign} {_signed(f'{limit:.12g}')}{word}"
 
 
-def interval(low: float | None, high: float | None, unit: str = "") -> str:
-    """Return an interval, or nothing where there is none."""
+def interval(low: float | None, high: float | None, unit: str = "", limit: float | None = None) -> str:
+    """Return an interval, or nothing where there is none; both ends on their side of the limit."""
     if low is None or high is None:
         return ""
-    one, two = quantity(low, unit), quantity(high, unit)
+    one, two = quantity(low, unit, limit), quantity(high, unit, limit)
     shared = re.fullmatch(r"[\d.,e−-]+(%|×| .+)", two)
     if shared and one.endswith(shared[1]):
         one = one.removesuffix(shared[1])

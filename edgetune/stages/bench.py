@@ -24,7 +24,7 @@ BUSY_CORES = 0.2
 
 
 class BenchedModel(ModelLatency):
-    """Latency of a model, and the peak of a process that runs nothing else, in units of 2**20 bytes."""
+    """Latency of a model, and the peak of a process that runs nothing else, in units of 1e6 bytes."""
 
     peak_memory_mb: float | None
 
@@ -57,7 +57,7 @@ def bench(
     Args:
         models: by role; the first is what the last is compared with, so `{"fp32": ..., "int8": ...}`.
         settings: which preset.
-        threads: 0: as many as there are physical cores.
+        threads: 0: as many as the engine chooses.
         into: where the measures go.
         progress: one step per round.
 
@@ -85,7 +85,7 @@ def bench_models(
     Args:
         models: by name; with two or more, `speedup` is the first one's median over the last one's.
         preset: a key of `PRESETS`.
-        threads: 0: as many as there are physical cores.
+        threads: 0: as many as the engine chooses.
         progress: one step per round.
 
     Raises:
@@ -128,7 +128,7 @@ def bench_models(
 
 def _peak_mb(model: Path, threads: int) -> float | None:
     peak = peak_memory_bytes(model, threads)
-    return None if peak is None else round(peak / 2**20, 1)
+    return None if peak is None else round(peak / 1e6, 1)
 
 
 def _batch(path: Path, session: Session) -> int:

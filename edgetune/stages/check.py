@@ -29,6 +29,7 @@ from edgetune.training.checkpoint import load_network
 BATCH = 32
 SUBSET_SEED = 0
 FLIPS = 50
+PAIRS = 50
 # Confusion matrices beyond this many classes are megabytes that nobody reads.
 CONFUSION_CLASSES = 200
 # Stands for "no error at all"; float32 itself ends near 150 dB.
@@ -229,7 +230,29 @@ def accuracy(samples: Sequence[Sample], top1: Predictions, classes: Sequence[str
         "confusion": {name: confusion(truth, top1[name], len(classes)) for name in ("fp32", "int8")}
         if fits
         else None,
+        "confused": confused(truth, top1, classes),
     }
+
+
+def confused(truth: NDArray[np.int64], top1: Predictions, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the pairs of classes that INT8 confuses most, with the images of INT8 and of FP32 in each.
+
+    Args:
+        truth: labels, [N].
+        top1: of `fp32` and `int8`, [N] each.
+        classes: names, by label.
+    """
+    fp32, int8 = (truth * len(classes) + top1[name] for name in ("fp32", "int8"))
+    pairs, counts = np.unique(int8[truth != top1["int8"]], return_counts=True)
+    return [
+        {
+            "truth": classes[pairs[index] // len(classes)],
+            "predicted": classes[pairs[index] % len(classes)],
+            "int8": int(counts[index]),
+            "fp32": int(np.count_nonzero(fp32 == pairs[index])),
+        }
+        for index in np.argsort(-counts, kind="stable")[:PAIRS]
+    ]
 
 
 def confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> list[list[int]]:

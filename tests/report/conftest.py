@@ -68,21 +68,34 @@ def _judged(classes: list[str], each: int, fp32_wrong: int, int8_wrong: int, see
                 for i, name in enumerate(classes)
             ],
             "confusion": confusion,
+            "confused": _confused(classes, confusion),
         },
         "parity": {
             "fp32_vs_torch": {"images": 8, "difference": 3.8e-6, "difference_over_std": 1.3e-6,
                               "cosine_mean": 1.0, "agreement": 1.0},
             "int8_vs_fp32": {
                 "images": len(truth), "cosine_mean": 0.99918, "cosine_min": 0.9861, "sqnr_db": 27.4,
-                "difference": 1.93, "agreement": agreement, "agreement_low": low, "agreement_high": high,
+                "difference": 1.93, "agreed": len(truth) - len(changed),
+                "agreement": agreement, "agreement_low": low, "agreement_high": high,
                 "flips": [
                     {"path": f"{classes[truth[i]]}/{i:04d}.png", "truth": classes[truth[i]],
                      "fp32": classes[fp32[i]], "int8": classes[int8[i]]}
-                    for i in changed
+                    for i in changed[:50]
                 ],
             },
         },
     }  # fmt: skip
+
+
+def _confused(classes: list[str], confusion: Report) -> list[Report]:
+    """The fifty pairs that INT8 confuses most, as check counts them."""
+    pairs = [
+        {"truth": truth, "predicted": said, "int8": confusion["int8"][i][j], "fp32": confusion["fp32"][i][j]}
+        for i, truth in enumerate(classes)
+        for j, said in enumerate(classes)
+        if i != j and confusion["int8"][i][j]
+    ]
+    return sorted(pairs, key=lambda pair: -pair["int8"])[:50]
 
 
 def _timing(median: float, seed: int, memory: float) -> Report:

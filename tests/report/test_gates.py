@@ -8,10 +8,22 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
 from edgetune.errors import EdgetuneError
+from edgetune.latency.protocol import PRESETS
 from edgetune.recipe import Gates
-from edgetune.report.gates import EXIT_FAILED, GATES, GateResult, Row, Value, exit_code, judge, verdict
+from edgetune.report.gates import (
+    EXIT_FAILED,
+    GATES,
+    P99_QUERIES,
+    GateResult,
+    Row,
+    Value,
+    exit_code,
+    judge,
+    verdict,
+)
 
 OFF = dict.fromkeys(Gates.model_fields)
 
@@ -31,7 +43,7 @@ EXPECTED = {
 
 
 def measures() -> dict[str, Any]:
-    model = {"p50_ms": 4.0, "p50_low_ms": 3.9, "p50_high_ms": 4.2, "peak_memory_mb": 85.5}
+    model = {"p50_ms": 4.0, "p50_low_ms": 3.9, "p50_high_ms": 4.2, "peak_memory_mb": 85.5, "count": 720}
     tail = {"p99_ms": 6.0, "p99_low_ms": 5.5, "p99_high_ms": 7.0}
     return {
         "parity": {
@@ -51,7 +63,7 @@ def measures() -> dict[str, Any]:
         },
         "latency": {
             "models": {"int8": model | tail}, "speedup": {"value": 1.9, "low": 1.8, "high": 2.0},
-            "trusted": True, "why": "",
+            "trusted": True, "why": "", "preset": "standard",
         },
         "size": {"int8_bytes": 2_500_000},
     }  # fmt: skip
@@ -131,6 +143,26 @@ def test_an_untrusted_timing_judges_no_latency_but_memory() -> None:
     results = judge(only(**limits), found)
     assert [gate.status for gate in results] == ["not judged"] * 3 + ["pass"]
     assert "the median drifted" in results[0].why
+
+
+@pytest.mark.parametrize(("count", "preset", "status", "way_out"), [
+    (60, "quick", "not judged", "60 queries timed: set bench.preset: standard"),
+    (661, "standard", "not judged", "661 queries fit into the time of bench.preset standard: judge"),
+    (662, "quick", "pass", ""),
+])  # fmt: skip
+def test_a_p99_of_few_queries_is_not_judged(count: int, preset: str, status: str, way_out: str) -> None:
+    found = measures()
+    found["latency"]["preset"] = preset
+    found["latency"]["models"]["int8"]["count"] = count
+    p50, p99 = judge(only(latency_p50_ms=9.0, latency_p99_ms=9.0), found)
+    assert (p50.status, p99.status) == ("pass", status)
+    assert way_out in p99.why
+    assert ("at least 662 queries (MLPerf inference rules)" in p99.why) is (status == "not judged")
+
+
+def test_a_p99_needs_two_queries_beyond_it_with_confidence() -> None:
+    assert binom.cdf(1, P99_QUERIES, 0.01) <= 0.01 < binom.cdf(1, P99_QUERIES - 1, 0.01)
+    assert PRESETS["standard"].queries >= 700 > P99_QUERIES
 
 
 @pytest.mark.parametrize(

@@ -266,9 +266,6 @@ def test_any_value_may_be_missing(
 
 def test_a_thousand_classes_stay_small_and_readable(samples: Samples) -> None:
     names = [f"n{index:08d} a class of many" for index in range(1000)]
-    table = [[0] * 1000 for _ in names]
-    for index in range(1000):
-        table[index][index], table[index][(index * 7 + 1) % 1000] = 45, index % 6
     report = samples["quickstart"]()
     report["data"] |= {
         "classes": names,
@@ -278,14 +275,35 @@ def test_a_thousand_classes_stay_small_and_readable(samples: Samples) -> None:
         "per_class": [
             {"name": name, "images": 50, "fp32": 45, "int8": 40 + i % 6} for i, name in enumerate(names)
         ],
-        "confusion": {"fp32": table, "int8": table},
+        "confusion": None,
+        "confused": [{"truth": name, "predicted": names[0], "int8": 5, "fp32": 4} for name in names[1:51]],
     }
     text = draw(report)
     assert len(text.encode()) < 1_500_000
     page = Page(text)
     assert "matrix" not in page.values("class")
     assert "Most confused" in page.texts
+    assert any("matrix of 1,000 classes would be unreadable" in words for words in page.texts)
     assert any("the 20 of 1,000 classes" in words for words in page.texts)
+
+
+def test_the_page_counts_flips_that_it_does_not_list(samples: Samples) -> None:
+    report = samples["failed"]()
+    near = report["parity"]["int8_vs_fp32"]
+    flips = near["images"] - near["agreed"]
+    texts = Page(draw(report)).texts
+    assert f"{flips} images on which INT8 names another class than FP32" in texts
+    assert "The first 50" in texts
+    quick = samples["quickstart"]()
+    near = quick["parity"]["int8_vs_fp32"]
+    near |= {"agreed": near["images"], "agreement": 1.0, "flips": []}
+    assert "INT8 names the same class as FP32 on every image." in Page(draw(quick)).texts
+
+
+def test_layers_for_a_device_are_planned(samples: Samples) -> None:
+    texts = Page(draw(samples["jetson"]())).texts
+    assert {"Planned", "float (FP16 in the engine)"} <= set(texts)
+    assert "Runs in" in Page(draw(samples["quickstart"]())).texts
 
 
 def test_write_report_leaves_three_whole_files(any_report: Report, tmp_path: Path) -> None:

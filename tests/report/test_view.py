@@ -12,12 +12,16 @@ from edgetune.report import sentences, view
 from edgetune.report.schema import (
     Accuracy,
     ClassRow,
+    Comparison,
     Confusion,
     Data,
     Epoch,
+    Flip,
     Gate,
     Layer,
+    Pair,
     Report,
+    Target,
     Transfer,
     read_report,
     visible,
@@ -49,12 +53,42 @@ def test_no_value_has_no_mark() -> None:
 
 
 def test_the_most_confused_come_first() -> None:
-    table = ((5, 0, 3), (9, 5, 0), (0, 1, 5))
-    report = Report(
-        data=Data(classes=("a", "b", "c")), accuracy=Accuracy(confusion=Confusion(int8=table, fp32=table[:1]))
+    pairs = [Pair(truth=str(count), predicted="x", int8=count) for count in (9, 3, 1)]
+    assert view.confused(Report(accuracy=Accuracy(confused=tuple(pairs))), most=2) == pairs[:2]
+    assert view.confused(Report()) == []
+
+
+def test_the_flips_are_counted_not_those_that_are_listed() -> None:
+    flips = tuple(Flip(path=str(index)) for index in range(50))
+    assert view.flipped(Comparison(images=600, agreed=480, flips=flips)) == 120
+    assert view.flipped(Comparison(images=600, flips=flips)) == 50
+    assert view.flipped(Comparison(images=600, agreed=600)) == 0
+
+
+def test_no_matrix_says_why() -> None:
+    rows = tuple(ClassRow(name=str(label)) for label in range(1000))
+    assert sentences.no_matrix(Accuracy(per_class=rows)) == (
+        "A confusion matrix of 1,000 classes would be unreadable, so none is drawn."
     )
-    found = [tuple(pair) for pair in view.confused(report, most=2)]
-    assert found == [("b", "a", 9, 0), ("a", "c", 3, 3)]
+    some = Confusion(int8=((0,) * 30,) * 30)
+    assert sentences.no_matrix(Accuracy(confusion=some)).endswith("none is drawn; report.json holds it.")
+    assert sentences.no_matrix(Accuracy(confusion=Confusion(int8=((1,),)))) == ""
+    assert "missing" in sentences.no_matrix(Accuracy(per_class=rows[:3]))
+
+
+@pytest.mark.parametrize(("rendering", "precision", "said"), [
+    ("cpu", "FP32", "1 of 2 operations run in INT8; in float: 1 Softmax."),
+    ("weak", "float (FP16 in the engine)", "1 of 2 operations are planned in INT8; "
+     "in float (FP16 in the engine): 1 Softmax. TensorRT decides when it builds the engine on the device."),
+    ("strong", "FP32", "1 of 2 operations are planned in INT8; in float: 1 Softmax."),
+])  # fmt: skip
+def test_layers_of_an_engine_that_is_to_be_built_are_a_plan(
+    rendering: str, precision: str, said: str
+) -> None:
+    layers = (Layer(op="Conv", precision="INT8"), Layer(op="Softmax", precision="FP32"))
+    report = Report(profile=Target(rendering=rendering), layers=layers)
+    assert [view.precision(layer, report) for layer in layers] == ["INT8", precision]
+    assert sentences.layer_sentence(report) == said
 
 
 def test_few_classes_keep_their_order_and_of_many_the_worst_stand() -> None:
@@ -63,6 +97,23 @@ def test_few_classes_keep_their_order_and_of_many_the_worst_stand() -> None:
     worst = view.worst_classes(rows)
     assert len(worst) == 20
     assert [row.int8 for row in worst] == sorted(row.int8 or 0 for row in rows)[:20]
+
+
+def test_a_class_without_images_is_not_among_the_worst() -> None:
+    rows = [ClassRow(name=str(i), images=10 * (i % 2), fp32=9 * (i % 2), int8=8 * (i % 2)) for i in range(60)]
+    worst = view.worst_classes(rows)
+    assert len(worst) == 20
+    assert all(row.images for row in worst)
+    assert sentences.classes_sentence(rows, worst) == (
+        "the 20 of 30 classes with test images that INT8 gets right least often"
+    )
+    few = view.worst_classes(rows[:30])
+    assert sentences.classes_sentence(rows[:30], few) == "the 15 of 30 classes with test images"
+    full = [row.model_copy(update={"images": 10}) for row in rows]
+    assert sentences.classes_sentence(full, view.worst_classes(full)) == (
+        "the 20 of 60 classes that INT8 gets right least often"
+    )
+    assert sentences.classes_sentence(rows[:20], view.worst_classes(rows[:20])) == ""
 
 
 def test_tiles_show_what_is_known(samples: Samples) -> None:
@@ -92,8 +143,6 @@ def test_sentences_say_it_in_full() -> None:
     assert sentences.transfer_sentence(curves).endswith(
         " It came within a point of 95.0% validation accuracy after 2 epochs, from scratch after 4."
     )
-    layers = [Layer(op="Conv", precision="INT8"), Layer(op="Softmax", precision="FP32")]
-    assert sentences.layer_sentence(layers) == "1 of 2 operations run in INT8; in float: 1 Softmax."
     gate = Gate(name="latency_p50_ms", why="no engine was built here")
     assert (
         sentences.no_latency(Report(gates=(gate,))) == "Latency was not measured: no engine was built here."

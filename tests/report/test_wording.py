@@ -39,10 +39,47 @@ def test_quantity(value: float | None, unit: str, shown: str) -> None:
     assert wording.quantity(value, unit) == shown
 
 
+@pytest.mark.parametrize(("value", "unit", "limit", "shown"), [
+    (1.0033, "points", 1.0, "1.003 points"), (0.9999, "points", 1.0, "0.9999 points"),
+    (1.0, "points", 1.0, "1.00 points"), (94.996, "%", 95.0, "94.996%"), (95.001, "%", 95.0, "95.001%"),
+    (99.9999, "%", 100.0, "99.99%"), (4.0004, "ms", 4.0, "4.0004 ms"), (1.4999, "times", 1.5, "1.4999×"),
+    (0.989999, "", 0.99, "0.989999"), (0.0010004, "", 0.001, "0.0010004"),
+    (0.28, "points", 1.0, "0.28 points"),
+])  # fmt: skip
+def test_quantity_lies_where_it_was_judged(value: float, unit: str, limit: float, shown: str) -> None:
+    assert wording.quantity(value, unit, limit) == shown
+
+
+@given(
+    st.integers(-(10**7), 10**7),
+    st.integers(-(10**6), 10**6),
+    st.sampled_from(["points", "times", "ms", "", "MB"]),
+)
+def test_no_rounding_contradicts_the_verdict(thousandths: int, billionths: int, unit: str) -> None:
+    limit = thousandths / 1e3
+    value = limit + billionths / 1e9
+    figure = wording.quantity(value, unit, limit).split(" ")[0].rstrip("×").replace(",", "")
+    shown = float(figure.replace(wording.MINUS, "-"))
+    assert (shown > limit, shown < limit) == (value > limit, value < limit)
+
+
+@given(st.floats(0, 100), st.floats(0, 100))
+def test_no_percentage_contradicts_the_verdict(value: float, limit: float) -> None:
+    # As the gates round: further digits of a share are noise.
+    value, limit = round(value, 9), round(limit, 9)
+    shown = float(wording.quantity(value, "%", limit).rstrip("%"))
+    assert (shown > limit, shown < limit) == (value > limit, value < limit)
+
+
+def test_an_interval_keeps_the_limit_inside() -> None:
+    assert wording.interval(0.5, 1.0033, "points", 1.0) == "0.50 to 1.003 points"
+    assert wording.interval(94.996, 96.0, "%", 95.0) == "94.996 to 96.00%"
+
+
 @pytest.mark.parametrize(("limit", "direction", "unit", "shown"), [
     (1.0, "max", "points", "≤ 1 point"), (0.5, "max", "points", "≤ 0.5 points"), (95.0, "min", "%", "≥ 95%"),
     (0.001, "max", "", "≤ 0.001"), (4.0, "max", "ms", "≤ 4 ms"), (-1.0, "min", "", "≥ −1"),
-    (1.8, "min", "times", "≥ 1.8×"),
+    (1.8, "min", "times", "≥ 1.8×"), (94.99999, "min", "%", "≥ 94.99999%"),
 ])  # fmt: skip
 def test_bound(limit: float, direction: str, unit: str, shown: str) -> None:
     assert wording.bound(limit, direction, unit) == shown

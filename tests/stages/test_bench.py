@@ -15,6 +15,7 @@ from edgetune.errors import ArtifactError, ConfigError
 from edgetune.latency import memory
 from edgetune.latency.protocol import PRESETS, Preset
 from edgetune.recipe import BenchSection
+from edgetune.stages import bench as module_of_bench
 from edgetune.stages.bench import bench, bench_models
 
 
@@ -102,6 +103,12 @@ def test_peak_memory_is_the_child_s_own(tmp_path: Path) -> None:
     peak = memory.peak_memory_bytes(network(tmp_path / "m.onnx"), 1)
     assert peak is not None
     assert peak < ballast.nbytes / 2
+
+
+def test_memory_is_in_megabytes_of_a_million(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module_of_bench, "peak_memory_bytes", lambda *_: 85_500_000)
+    found = bench_models({"m": network(tmp_path / "m.onnx")}, threads=1)
+    assert found["models"]["m"]["peak_memory_mb"] == 85.5
 
 
 def test_a_larger_network_has_a_larger_peak(tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ from edgetune.errors import ArtifactError, ConfigError, StageError
 from edgetune.recipe import CheckSection
 from edgetune.stages import check as module_of_check
 from edgetune.stages.check import (
+    PAIRS,
     SQNR_CEILING_DB,
     Comparison,
     accuracy,
     agreement,
     check,
     chosen,
+    confused,
     confusion,
 )
 from edgetune.training.checkpoint import save_network
@@ -322,10 +324,25 @@ def test_confusion_counts_every_image_once(pairs: list[tuple[int, int]]) -> None
     assert agreement(truth, predicted)["agreed"] == sum(table[label][label] for label in range(4))
 
 
+@given(st.lists(st.tuples(*[st.integers(0, 8)] * 3), min_size=1, max_size=200))
+def test_confused_pairs_are_the_matrix_s_largest(rows: list[tuple[int, int, int]]) -> None:
+    truth, fp32, int8 = (np.array(column) for column in zip(*rows, strict=True))
+    found = confused(truth, {"fp32": fp32, "int8": int8}, "abcdefghi")
+    tables = {"fp32": confusion(truth, fp32, 9), "int8": confusion(truth, int8, 9)}
+    for pair in found:
+        row, column = ("abcdefghi".index(pair[side]) for side in ("truth", "predicted"))
+        assert row != column
+        assert {name: tables[name][row][column] for name in tables} == {n: pair[n] for n in tables}
+    off = [n for i, row in enumerate(tables["int8"]) for j, n in enumerate(row) if n and i != j]
+    assert [pair["int8"] for pair in found] == sorted(off, reverse=True)[:PAIRS]
+    json.dumps(found)
+
+
 def test_many_classes_have_no_confusion_matrix() -> None:
     samples = [Sample("a.png", 7, "", 0, 0)]
     top1 = dict.fromkeys(("torch", "fp32", "int8"), np.array([7]))
     names = [str(label) for label in range(1000)]
     found = accuracy(samples, top1, names)
     assert found["confusion"] is None
+    assert found["confused"] == []
     assert found["per_class"][7] == {"name": "7", "images": 1, "fp32": 1, "int8": 1}
