@@ -1,12 +1,8 @@
-"""Networks on ONNX Runtime's CPU kernels, and what this CPU can do.
+"""Networks on ONNX Runtime's CPU kernels.
 
-It knows nothing of quantization, images or latency protocols. It may import errors and artifact.
+It knows nothing of quantization, images or latency protocols. It may import errors, artifact and machine.
 """
 
-import os
-import platform
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
 from edgetune.artifact import TensorSpec
 from edgetune.errors import ArtifactError, ConfigError, StageError
+from edgetune.machine import cores
 
 Feed = dict[str, NDArray[Any]]
 
@@ -50,7 +47,7 @@ class Session:
 
         Args:
             model: an ONNX file, or its content.
-            threads: 0: as many as there are physical cores.
+            threads: 0: as many as there are physical cores that this process may keep busy.
             exact: leave every graph optimisation off, so that a graph with Q/DQ rounds where its Q nodes
                 stand and nowhere else. Slow: for judging accuracy, not for latency.
 
@@ -148,37 +145,8 @@ def random_feed(session: Session, seed: int = 0) -> Feed:
 
 
 def physical_cores() -> int:
-    """Return how many physical cores this process may use."""
-    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    return max(1, min(cores, allowed))
-
-
-def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Say whether the CPU multiplies 8-bit integers into 32-bit sums in one instruction.
-
-    Without it ONNX Runtime's x86 kernels add pairs of products in 16 bits, which overflow with 8-bit
-    weights. Arm kernels do not, so the dot-product extension (`asimddp`) counts as well.
-    """
-    if sys.platform == "darwin":
-        return platform.machine() == "arm64"
-    try:
-        text = cpuinfo.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
-    flags = {
-        flag
-        for line in text.splitlines()
-        if line.split(":")[0].strip().lower() in ("flags", "features")
-        for flag in line.partition(":")[2].split()
-    }
-    return not flags.isdisjoint({"avx512_vnni", "avx_vnni", "asimddp"})
-
-
-def peak_memory_bytes() -> int:
-    """Return the largest resident size that this process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """Return how many physical cores this process may keep busy, where it may not have all of them."""
+    return min(psutil.cpu_count(logical=False) or cores(), cores())
 
 
 def _spec(node: Any) -> TensorSpec:

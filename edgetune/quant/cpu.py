@@ -20,7 +20,9 @@ from edgetune.quant.plan import (
     copied_from,
     is_copy,
     quantize_weights,
+    readers,
     weight_axis,
+    why_no_weights,
 )
 from edgetune.quant.qdq import Writer, insert_activations, write
 
@@ -46,6 +48,9 @@ def place(graph: Graph, excluded: frozenset[str] = frozenset()) -> Plan:
     }
     int8 = [node for node in graph.nodes if not reasons[node.name]]
     int8 = [node for node in int8 if node.op_type in WEIGHTED or _pays(graph, node, int8)]
+    for name in _without_successor(graph, int8):
+        reasons[name] = "its result leaves the network in float, and its INT8 kernel gives integers alone"
+    int8 = [node for node in int8 if not reasons[node.name]]
     names = {node.name for node in int8}
     tensors: dict[str, None] = {}
     for node in int8:
@@ -86,8 +91,7 @@ def _why_float(graph: Graph, node: NodeProto) -> str:
 
 def _why_float_weighted(graph: Graph, node: NodeProto) -> str:
     if weight_axis(graph, node) is None:
-        computed = node.input[1] not in graph.constants
-        return "both of its inputs are computed" if computed else "its weights are not finite float32"
+        return why_no_weights(graph, node)
     if not graph.variables(node) or not graph.is_float(node.input[0]):
         return "its input is not a computed float32 tensor"
     if node.op_type == "MatMul" and graph.constants[node.input[1]].ndim != 2:
@@ -112,6 +116,20 @@ def _pays(graph: Graph, node: NodeProto, int8: list[NodeProto]) -> bool:
         if source is not None and source.name in names:
             return True
     return False
+
+
+def _without_successor(graph: Graph, int8: list[NodeProto]) -> set[str]:
+    """Return the names of nodes without weights after which no Q would stand; those run in float.
+
+    Products of weights have kernels that take integers and give float.
+    """
+    kept = {node.name for node in int8}
+    for node in reversed(int8):
+        if node.op_type in WEIGHTED or _after_vanishing(graph, node) is not None:
+            continue
+        if not any(reader.name in kept for reader in readers(graph, node.output[0])):
+            kept.remove(node.name)
+    return {node.name for node in int8} - kept
 
 
 def _after_vanishing(graph: Graph, node: NodeProto) -> str | None:

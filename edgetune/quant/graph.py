@@ -1,7 +1,8 @@
 """A network as a graph that can be asked: who makes this tensor, who reads it, is it constant, which shape.
 
 `prepare` makes it from any ONNX model: constants folded, BatchNorm folded into convolutions, every node
-named, nothing dead. It knows nothing of scales or hardware. It may import errors.
+named, global pooling written as such, nothing dead. It knows nothing of scales or hardware. It may
+import errors.
 """
 
 import math
@@ -25,7 +26,7 @@ QUANTIZED_OPS = frozenset(
     }
 )
 # Never folded: each run differs.
-_KEPT_OPS = frozenset(
+RANDOM_OPS = frozenset(
     {
         *("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"),
         *("Bernoulli", "Multinomial", "Dropout"),
@@ -72,7 +73,7 @@ class Graph:
         """The nodes that read a tensor, subgraphs included, in order."""
         readers: dict[str, list[NodeProto]] = {}
         for node in self.nodes:
-            for name in dict.fromkeys(_reads(node)):
+            for name in dict.fromkeys(reads(node)):
                 readers.setdefault(name, []).append(node)
         return readers
 
@@ -155,6 +156,7 @@ def prepare(model: ModelProto) -> Graph:
         while _fold_constants(work):
             pass
         _fold_batch_norms(work)
+        _write_pooling(work)
         _drop_dead(work)
         return Graph(_infer(work))
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
@@ -183,12 +185,18 @@ def _infer(model: ModelProto) -> ModelProto:
     return model
 
 
-def _reads(node: NodeProto) -> Iterator[str]:
+def reads(node: NodeProto) -> Iterator[str]:
+    """Give the names of all tensors that a node reads, subgraphs included."""
     yield from (name for name in node.input if name)
+    yield from reads_inside(node)
+
+
+def reads_inside(node: NodeProto) -> Iterator[str]:
+    """Give the names that a node's subgraphs read, of their own tensors and of those around them."""
     for item in node.attribute:
         for graph in [item.g] if item.type == onnx.AttributeProto.GRAPH else item.graphs:
             for inner in graph.node:
-                yield from _reads(inner)
+                yield from reads(inner)
 
 
 def _name_nodes(model: ModelProto) -> None:
@@ -225,7 +233,7 @@ def _fold_constants(model: ModelProto) -> bool:
 def _evaluate(node: NodeProto, known: dict[str, NDArray[Any]], graph: Graph) -> list[NDArray[Any]] | None:
     if (
         node.domain not in ("", "ai.onnx")
-        or node.op_type in _KEPT_OPS
+        or node.op_type in RANDOM_OPS
         or any(n in graph.outputs for n in node.output)
     ):
         return None
@@ -285,13 +293,38 @@ def _fold_batch_norms(model: ModelProto) -> None:
         model.graph.node.remove(norm)
 
 
+def _write_pooling(model: ModelProto) -> None:
+    """Write the mean over height and width as GlobalAveragePool, for which there are INT8 kernels."""
+    graph = Graph(model)
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.op_type != "ReduceMean" or node.domain not in ("", "ai.onnx"):
+            continue
+        axes = attribute(node, "axes", None) or graph.constants.get(
+            node.input[1] if len(node.input) > 1 else ""
+        )
+        if axes is None or sorted(int(axis) % 4 for axis in axes) != [2, 3]:
+            continue
+        if len(graph.shape(node.input[0]) or ()) != 4 or not graph.is_float(node.input[0]):
+            continue
+        result = node.output[0]
+        keeps = attribute(node, "keepdims", 1)
+        pooled = result if keeps else f"{result}/pooled"
+        nodes[-1] = helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name)
+        if not keeps:
+            nodes.append(helper.make_node("Flatten", [pooled], [result], name=f"{node.name}/flatten"))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
 def _drop_dead(model: ModelProto) -> None:
     """Remove nodes and initializers that no output needs."""
     needed = {value.name for value in model.graph.output}
     kept = []
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
-            needed.update(_reads(node))
+            needed.update(reads(node))
             kept.append(node)
     del model.graph.node[:]
     model.graph.node.extend(reversed(kept))

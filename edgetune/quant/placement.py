@@ -16,6 +16,7 @@ Model-Optimizer (`modelopt/onnx/quantization`):
 It may import quant.graph and quant.plan.
 """
 
+import re
 from dataclasses import dataclass, field
 
 from onnx import NodeProto
@@ -32,6 +33,7 @@ from edgetune.quant.plan import (
     is_copy,
     readers,
     weight_axis,
+    why_no_weights,
 )
 
 POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
@@ -110,8 +112,7 @@ def why_float(graph: Graph, node: NodeProto) -> tuple[str, str]:
     """Return why a weighted node has to stay in float, or nothing and a remark."""
     axis = weight_axis(graph, node)
     if axis is None:
-        computed = node.input[1] not in graph.constants
-        return ("both of its inputs are computed" if computed else "its weights are not finite float32"), ""
+        return why_no_weights(graph, node), ""
     if not graph.variables(node) or not graph.is_float(node.input[0]):
         return "its input is not a computed float32 tensor", ""
     weight = graph.constants[node.input[1]]
@@ -130,7 +131,10 @@ def _why_float_matmul(graph: Graph, node: NodeProto, depth: int, axis: int) -> t
         return f"{depth} inputs and {width} outputs: TensorRT has no INT8 kernel below {_SMALLEST}", ""
     rows = (graph.shape(node.output[0]) or ("?",))[:-1]
     if all(row == 1 for row in rows):
-        return "", "one row at a time: TensorRT may prefer a float kernel, at larger batches it does not"
+        return "", (
+            "one row at a time (matrix times vector): TensorRT may run it in float by its own choice, "
+            "FP16 where the engine allows it"
+        )
     return "", ""
 
 
@@ -297,6 +301,54 @@ def _follower(draft: _Draft, node: NodeProto) -> tuple[str, str]:
     if node.domain not in ("", "ai.onnx"):
         return "FP32", f"an operator of {node.domain}, unknown here"
     return "FP32", "TensorRT has no INT8 kernel for it that pays"
+
+
+def missing_kernels(graph: Graph, plan: Plan, tensorrt: str) -> list[str]:
+    """Return a warning where a version of TensorRT has no INT8 kernels for what a plan quantizes.
+
+    Depthwise convolutions failed to build in TensorRT 8.5.2 where SiLU or HardSwish follows, not with ReLU
+    (NVIDIA/TensorRT issue 3385, AGX Orin), and in 8.6 by themselves (issue 4060).
+
+    Args:
+        graph: the prepared network.
+        plan: from `place`.
+        tensorrt: a version such as `8.5.2`; empty where it is not known.
+    """
+    version = tuple(int(part) for part in re.findall(r"\d+", tensorrt)[:2])
+    if not version or version >= (10,):
+        return []
+    found = [node for node in graph.nodes if node.name in plan.weighted and _is_depthwise(graph, node)]
+    swish = {node.name for node in found if _before_swish(graph, node)}
+    named = [node.name for node in found if version >= (8, 6) or node.name in swish]
+    if not named:
+        return []
+    which = (
+        f"{len(swish)} of them before SiLU or HardSwish" if version >= (8, 6) else "before SiLU or HardSwish"
+    )
+    return [
+        f"TensorRT {tensorrt} may find no INT8 kernel for {len(named)} depthwise convolutions, {which} "
+        "(NVIDIA/TensorRT issues 3385 and 4060; not known of TensorRT 10). If the engine does not build, "
+        f"leave them in float: quantize.exclude: [{', '.join(named)}]"
+    ]
+
+
+def _is_depthwise(graph: Graph, node: NodeProto) -> bool:
+    weight = graph.constants[node.input[1]]
+    return node.op_type == "Conv" and attribute(node, "group", 1) > 1 and weight.shape[1] == 1
+
+
+def _before_swish(graph: Graph, node: NodeProto) -> bool:
+    """Whether a node's result goes into `x * gate(x)`, written as one operator or as several."""
+    result = node.output[0]
+    return any(
+        reader.op_type == "HardSwish"
+        or (
+            reader.op_type == "Mul"
+            and len(graph.variables(reader)) == 2
+            and all(_pointwise_of(graph, name, result) for name in graph.variables(reader))
+        )
+        for reader in graph.consumers.get(result, [])
+    )
 
 
 def stored_bytes(graph: Graph, node: NodeProto, int8: bool) -> int:

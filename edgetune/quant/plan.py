@@ -120,6 +120,19 @@ def weight_axis(graph: Graph, node: NodeProto) -> int | None:
     return {"Conv": 0, "ConvTranspose": 1, "MatMul": weight.ndim - 1}[node.op_type]
 
 
+def why_no_weights(graph: Graph, node: NodeProto) -> str:
+    """Return why `weight_axis` finds no weights in a weighted node."""
+    weight = graph.constants.get(node.input[1])
+    if weight is None:
+        variables = graph.variables(node)
+        return (
+            "both of its inputs are computed"
+            if node.input[0] in variables
+            else "its constant is on the left, and weights are looked for on the right"
+        )
+    return "its weights are a vector" if weight.ndim < 2 else "its weights are not finite float32"
+
+
 def is_copy(graph: Graph, node: NodeProto) -> bool:
     """Say whether a node only moves or drops values of its one variable input."""
     return (

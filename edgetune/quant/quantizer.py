@@ -1,6 +1,6 @@
 """One call: FP32 network and batches in, INT8 network and an account of it out.
 
-It may import errors, progress, engines and the rest of quant.
+It may import errors, machine, progress, engines and the rest of quant.
 """
 
 import time
@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-from edgetune.engines.onnxruntime import Session, has_vnni
+from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError, StageError, nearest
+from edgetune.machine import has_vnni
 from edgetune.quant import cpu, placement, tensorrt
 from edgetune.quant.graph import Graph, prepare
 from edgetune.quant.plan import Plan, Scale, check_names, merge_ranges
@@ -61,6 +62,7 @@ def quantize_model(
     rendering: str,
     ranges: str = "percentile",
     exclude: Iterable[str] = (),
+    tensorrt: str = "",
 ) -> tuple[ModelProto, dict[str, Any]]:
     """Quantize a network.
 
@@ -70,6 +72,7 @@ def quantize_model(
         rendering: `weak` or `strong` (TensorRT), or `cpu` (ONNX Runtime).
         ranges: how an activation's range is found: `minmax`, `percentile` or `entropy`.
         exclude: names of nodes that stay in float.
+        tensorrt: version of TensorRT that will read the file, where known; kernels it lacks are warned of.
 
     Returns:
         The quantized network, and what there is to tell: `layers`, `activations`, `images`, `seconds`,
@@ -105,7 +108,11 @@ def quantize_model(
         "activations": [_describe(name, scale) for name, scale in scales.items()],
         "quantized_ops": sum(layer.precision == "INT8" for layer in plan.layers),
         "float_ops": sum(layer.precision != "INT8" for layer in plan.layers),
-        "warnings": how.warnings() + _constants_warning(statistics),
+        "warnings": [
+            *how.warnings(),
+            *placement.missing_kernels(graph, plan, tensorrt),
+            *_constants_warning(statistics),
+        ],
     }
     return made, details
 

@@ -1,7 +1,7 @@
 """From a checkpoint to one ONNX file that a runtime can read, and that computes what torch computes.
 
 The file is read back and compared with torch on real inputs before it is accepted. It knows no
-quantization. May import data, engines and training.
+quantization. May import data, engines, quant.graph and training.
 """
 
 import ctypes
@@ -29,15 +29,17 @@ from edgetune.data.folders import Dataset
 from edgetune.data.images import batches
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
-from edgetune.profile import Runtime
+from edgetune.profile import STRONG_OPSET, Runtime
 from edgetune.progress import Progress, Silent
+from edgetune.quant.graph import RANDOM_OPS, reads, reads_inside
 from edgetune.recipe import ExportSection
 from edgetune.training.checkpoint import load_network
 
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUT, BATCH = "input", "logits", "N"
 IMAGES = 32
-LARGEST_DIFFERENCE = 1e-3
+# Another network, in standard deviations of the logits; what rounding may do is for the gate to judge.
+LARGEST_DIFFERENCE = 0.1
 TINY = 1e-30
 
 # Below, DequantizeLinear has no axis: no scales per channel.
@@ -75,7 +77,7 @@ def export(
     Raises:
         ConfigError: an opset that the runtime does not read.
         ArtifactError: the checkpoint is not one, or is not whole.
-        StageError: an operator that ONNX does not have, or a file that does not compute what torch computes.
+        StageError: an operator that ONNX does not have, or a file that computes something else than torch.
     """
     opset = _opset(settings, runtime)
     net = load_network(checkpoint, module)
@@ -112,6 +114,11 @@ def _opset(settings: ExportSection, runtime: Runtime) -> int:
     if opset < _OPSET_MIN:
         raise ConfigError(
             f"export.opset: {opset} is below {_OPSET_MIN}, the first with scales per channel",
+            hint="leave it out: the profile sets it",
+        )
+    if runtime.rendering == "strong" and opset < STRONG_OPSET:
+        raise ConfigError(
+            f"export.opset: {opset} is below {STRONG_OPSET}, which a strongly typed engine needs",
             hint="leave it out: the profile sets it",
         )
     return opset
@@ -179,28 +186,29 @@ def _simplify(model: onnx.ModelProto) -> None:
     """Work out once what does not depend on the input, in place.
 
     Constant nodes and whatever follows from constants and fixed shapes become initializers; Identity nodes
-    go, which torch writes where two tensors are equal.
+    go, which torch writes where two tensors are equal. Subgraphs (If, Loop) stay as they are.
     """
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     shapes = _fixed_shapes(model)
     outputs = {value.name for value in graph.output}
+    nested = {name for node in graph.node for name in reads_inside(node)}
     alias: dict[str, str] = {}
     folded, kept = [], []
     for node in graph.node:
         node.input[:] = [alias.get(name, name) for name in node.input]
-        if node.op_type == "Identity" and node.output[0] not in outputs:
+        if node.op_type == "Identity" and node.output[0] not in outputs | nested:
             alias[node.output[0]] = node.input[0]
         elif node.op_type == "Shape" and node.input[0] in shapes and not node.attribute:
             value = np.asarray(shapes[node.input[0]], np.int64)
             folded.append(helper.make_node("Constant", [], node.output, value=numpy_helper.from_array(value)))
             constants.update(node.output)
-        elif all(name in constants for name in node.input if name) and outputs.isdisjoint(node.output):
+        elif _is_constant(node, constants) and outputs.isdisjoint(node.output):
             folded.append(node)
             constants.update(node.output)
         else:
             kept.append(node)
-    used = {name for node in kept for name in node.input}
+    used = {name for node in kept for name in reads(node)}
     known = _evaluate(model, folded, sorted(used & {name for node in folded for name in node.output}))
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
     del graph.node[:]
@@ -209,6 +217,12 @@ def _simplify(model: onnx.ModelProto) -> None:
         if graph.initializer[index].name not in used:
             del graph.initializer[index]
     graph.initializer.extend(known)
+
+
+def _is_constant(node: onnx.NodeProto, constants: set[str]) -> bool:
+    # What a subgraph reads of its own is no constant, so nodes with one stay.
+    standard = node.domain in ("", "ai.onnx") and node.op_type not in RANDOM_OPS
+    return standard and all(name in constants for name in reads(node))
 
 
 def _fixed_shapes(model: onnx.ModelProto) -> dict[str, list[int]]:

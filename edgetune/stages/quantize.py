@@ -14,7 +14,7 @@ from edgetune.data.folders import Dataset, Sample
 from edgetune.data.images import batches
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
-from edgetune.profile import Runtime
+from edgetune.profile import STRONG_OPSET, Runtime
 from edgetune.progress import Progress, Silent
 from edgetune.quant.graph import opset_of
 from edgetune.quant.quantizer import quantize_model
@@ -24,8 +24,6 @@ MODEL_FILE = "model.onnx"
 CALIBRATION_FILE = "calibration.json"
 # Only decoding works on a whole batch; the network sees as many inputs at once as its batch dimension says.
 BATCH = 8
-# Below, a strongly typed parser finds no FP16 scales, and the profile's file would be half of one kind.
-_STRONG_OPSET_MIN = 19
 
 
 def quantize(
@@ -77,7 +75,9 @@ def quantize(
     shown.begin("calibrate", len(samples))
     try:
         inputs = batches(data.root, samples, network.preprocess, BATCH, shown)
-        made, details = quantize_model(model, inputs, runtime.rendering, ranges, settings.exclude)
+        made, details = quantize_model(
+            model, inputs, runtime.rendering, ranges, settings.exclude, runtime.tensorrt
+        )
     except ConfigError as error:
         raise ConfigError(f"{source}: {error.message}", hint=error.hint) from error
     finally:
@@ -103,7 +103,7 @@ def _read(path: Path, runtime: Runtime) -> onnx.ModelProto:
     Session(path)  # whatever is wrong with the file is said there
     model = onnx.load_model(path)
     opset = opset_of(model)
-    if opset > runtime.opset or (runtime.rendering == "strong" and opset < _STRONG_OPSET_MIN):
+    if opset > runtime.opset or (runtime.rendering == "strong" and opset < STRONG_OPSET):
         raise ConfigError(
             f"{path}: opset {opset}, where this profile needs {runtime.opset}",
             hint="it was exported for another profile: export it again for this one",

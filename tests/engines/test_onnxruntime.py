@@ -9,8 +9,6 @@ from onnx import TensorProto, helper
 
 from edgetune.engines.onnxruntime import (
     Session,
-    has_vnni,
-    peak_memory_bytes,
     physical_cores,
     random_feed,
 )
@@ -80,23 +78,11 @@ def test_random_feed_fits_and_repeats() -> None:
     assert session.run_once(feed)[0].shape == (1, 3)
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("flags\t\t: fpu avx2 avx512_vnni\n", True),
-        ("flags : fpu avx_vnni", True),
-        ("Features\t: fp asimd asimddp", True),
-        ("flags : fpu avx2", False),
-        ("model name : avx512_vnni", False),
-    ],
-)
-def test_vnni_is_read_from_the_flags(tmp_path: Path, text: str, expected: bool) -> None:
-    path = tmp_path / "cpuinfo"
-    path.write_text(text)
-    assert has_vnni(path) is expected
-
-
-def test_facts_of_this_machine_are_plausible(tmp_path: Path) -> None:
-    assert physical_cores() >= 1
-    assert peak_memory_bytes() > 10e6
-    assert has_vnni(tmp_path / "absent") is False
+@pytest.mark.parametrize(("physical", "allowed", "expected"), [(8, 2, 2), (4, 8, 4), (None, 3, 3)])
+def test_threads_keep_to_the_share_of_a_container(
+    monkeypatch: pytest.MonkeyPatch, physical: int | None, allowed: int, expected: int
+) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: physical)
+    monkeypatch.setattr("edgetune.engines.onnxruntime.cores", lambda: allowed)
+    assert physical_cores() == expected
+    assert Session(relu_model().SerializeToString()).threads == expected

@@ -96,3 +96,24 @@ def test_readers_inside_subgraphs_count(net: Nets) -> None:
     flag = n.op("Greater", n.op("ReduceMax", "x", keepdims=0), n.constant(np.array(0, np.float32)))
     graph = prepare(n.model(n.op("If", flag, name="if", then_branch=then, else_branch=other)))
     assert [node.name for node in graph.consumers[a]] == ["if"]
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize("axes", [[2, 3], [-1, -2]])
+def test_a_mean_over_height_and_width_is_global_pooling(
+    net: Nets, opset: int, keepdims: int, axes: list[int]
+) -> None:
+    n = net(opset=opset, batch="N")
+    given = {"axes": axes} if opset < 18 else {}
+    extra = [n.constant(np.array(axes))] if opset >= 18 else []
+    mean = n.op("ReduceMean", n.op("Relu", "x"), *extra, name="mean", keepdims=keepdims, **given)
+    kinds = same(n, n.op("Exp", mean))
+    assert kinds == ["Relu", "GlobalAveragePool", *([] if keepdims else ["Flatten"]), "Exp"]
+    assert "mean" in [node.name for node in prepare(n.model(n.nodes[-1].output[0])).nodes]
+
+
+@pytest.mark.parametrize("axes", [[1], [1, 2], [1, 2, 3]])
+def test_other_means_stay(net: Nets, axes: list[int]) -> None:
+    n = net()
+    assert same(n, n.op("ReduceMean", "x", axes=axes)) == ["ReduceMean"]

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgetune.quant import cpu
 from edgetune.quant.graph import prepare
-from edgetune.quant.placement import place
+from edgetune.quant.placement import missing_kernels, place
 from edgetune.quant.plan import Plan
 
 Nets = Callable[..., Any]
@@ -188,6 +189,7 @@ def test_small_heads_stay_float_and_say_so(net: Nets, into: int, out: int, int8:
     assert ("below 16" in layer(plan, "head").why) != int8
     if int8:
         assert "one row at a time" in layer(plan, "head").why
+        assert "FP16 where the engine allows it" in layer(plan, "head").why
 
 
 def test_computed_weights_stay_float(net: Nets) -> None:
@@ -195,6 +197,60 @@ def test_computed_weights_stay_float(net: Nets) -> None:
     a = n.conv("x")
     plan = plan_of(n, n.op("MatMul", a, n.op("Transpose", a, perm=[0, 1, 3, 2]), name="attention"))
     assert layer(plan, "attention").why == "both of its inputs are computed"
+
+
+@pytest.mark.parametrize("placed", [place, cpu.place])
+@pytest.mark.parametrize(
+    ("shape", "left", "why"),
+    [
+        ((8, 8), True, "its constant is on the left, and weights are looked for on the right"),
+        ((8,), False, "its weights are a vector"),
+    ],
+)
+def test_why_a_constant_is_no_weight(
+    net: Nets, placed: Any, shape: tuple[int, ...], left: bool, why: str
+) -> None:
+    n = net()
+    a, c = n.conv("x"), n.constant(np.ones(shape, np.float32))
+    out = n.op("MatMul", *((c, a) if left else (a, c)), name="product")
+    assert layer(placed(prepare(n.model(out))), "product").why == why
+
+
+def depthwise_net(net: Nets) -> Any:
+    n = net()
+    a = n.conv("x", group=16, name="plain")
+    b = n.conv(n.op("Relu", a), group=16, name="silu")
+    c = n.conv(n.op("Mul", b, n.op("Sigmoid", b)), group=16, name="hardswish")
+    d = n.conv(n.op("HardSwish", c), group=16, name="gated")
+    gate = n.op("Sigmoid", n.conv(n.op("GlobalAveragePool", d), kernel=1, name="fc"))
+    return prepare(n.model(n.conv(n.op("Mul", d, gate), name="last")))
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "named"),
+    [
+        ("8.5.2", ["silu", "hardswish"]),
+        ("8.6.2", ["plain", "silu", "hardswish", "gated"]),
+        ("10.3.0", []),
+        ("", []),
+    ],
+)
+def test_depthwise_convolutions_that_old_versions_cannot_build(
+    net: Nets, tensorrt: str, named: list[str]
+) -> None:
+    graph = depthwise_net(net)
+    warnings = missing_kernels(graph, place(graph), tensorrt)
+    assert len(warnings) == bool(named)
+    for warning in warnings:
+        assert f"TensorRT {tensorrt} " in warning
+        assert "3385" in warning
+        assert "4060" in warning
+        assert f"quantize.exclude: [{', '.join(named)}]" in warning
+
+
+def test_following_the_warning_silences_it(net: Nets) -> None:
+    graph = depthwise_net(net)
+    assert missing_kernels(graph, place(graph, frozenset({"silu", "hardswish"})), "8.5.2") == []
 
 
 def test_every_float_node_has_a_reason_and_custom_operators_are_named(net: Nets) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, numpy_helper
 
-from edgetune.engines.onnxruntime import Session, has_vnni
+from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError, StageError
 from edgetune.quant import cpu
 from edgetune.quant.graph import attribute, prepare
@@ -105,20 +105,58 @@ def test_cpu_file_quantizes_around_every_operator(net: Nets) -> None:
     assert details["float_ops"] == 0
 
 
-def test_onnxruntime_fuses_the_cpu_file_completely(net: Nets, tmp_path: Any) -> None:
+def optimized(made: ModelProto, path: Any) -> list[str]:
+    """Return what ONNX Runtime makes of a file: the kinds of operators that it runs."""
     import onnxruntime as ort
 
-    n, out = block(net)
-    made, _ = quantize_model(n.model(out), [n.inputs()], "cpu", "minmax")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.optimized_model_filepath = str(path)
     options.log_severity_level = 3
     ort.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    return [node.op_type for node in onnx.load(path).graph.node]
+
+
+def test_onnxruntime_fuses_the_cpu_file_completely(net: Nets, tmp_path: Any) -> None:
+    n, out = block(net)
+    made, _ = quantize_model(n.model(out), [n.inputs()], "cpu", "minmax")
+    kinds = optimized(made, tmp_path / "optimized.onnx")
     assert kinds.count("QLinearConv") == 3
     assert not {"Conv", "Add", "Gemm", "Relu", "Clip", "GlobalAveragePool"} & set(kinds)
     assert kinds.count("QuantizeLinear") == 1
+
+
+@pytest.mark.parametrize("last", ["GlobalAveragePool", "Sigmoid", "chain", "Add", "read twice"])
+def test_what_ends_the_network_is_called_what_onnxruntime_runs_it_in(
+    net: Nets, tmp_path: Any, last: str
+) -> None:
+    n = net()
+    a = n.op("Relu", n.conv("x"), name="act")
+    outputs = []
+    if last == "chain":
+        out = n.op("Flatten", n.op("Sigmoid", n.op("GlobalAveragePool", a)))
+    elif last == "Add":
+        out = n.op("Relu", n.op("Add", a, n.conv("x")))
+    elif last == "read twice":
+        outputs = [n.op("Sigmoid", a)]
+        out = n.conv(outputs[0])
+    else:
+        out = n.op("Flatten", n.op(last, a))
+    made, details = quantize_model(n.model(out, *outputs), [n.inputs()], "cpu", "minmax")
+    kinds = optimized(made, tmp_path / "optimized.onnx")
+    told = [(item["op"], item["precision"]) for item in details["layers"]]
+    for kind in ("Conv", "GlobalAveragePool", "Sigmoid", "Add"):
+        assert told.count((kind, "FP32")) == kinds.count(kind), kind
+        assert told.count((kind, "INT8")) == kinds.count(f"QLinear{kind}"), kind
+    assert all(item["why"] for item in details["layers"] if item["precision"] == "FP32")
+
+
+def test_a_global_mean_is_pooled_in_int8(net: Nets, tmp_path: Any) -> None:
+    n = net()
+    mean = n.op("ReduceMean", n.op("Relu", n.conv("x")), axes=[2, 3], keepdims=0, name="mean")
+    made, details = quantize_model(n.model(n.gemm(mean, 16, 20)), [n.inputs()], "cpu", "minmax")
+    assert "QLinearGlobalAveragePool" in optimized(made, tmp_path / "optimized.onnx")
+    assert details["float_ops"] == 0
 
 
 def test_weights_have_seven_bits_where_kernels_would_overflow(
@@ -133,7 +171,6 @@ def test_weights_have_seven_bits_where_kernels_would_overflow(
         largest[vnni] = max(int(np.abs(v.astype(int)).max()) for v in integers)
         assert any("VNNI" in warning for warning in details["warnings"]) != vnni
     assert largest == {True: 127, False: 64}
-    assert isinstance(has_vnni(), bool)
 
 
 def test_strongly_typed_says_what_stays_fp32(net: Nets) -> None:

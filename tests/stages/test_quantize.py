@@ -129,6 +129,20 @@ def test_a_network_for_another_profile_is_refused(tmp_path: Path, dataset: Datas
     assert any("FP16" in warning for warning in made.details["warnings"])
 
 
+def test_kernels_that_the_targets_tensorrt_lacks_are_warned_of(tmp_path: Path, dataset: Dataset) -> None:
+    model = small_model()
+    weight = np.ones((16, 1, 3, 3), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "d"))
+    depthwise = helper.make_node("Conv", ["r", "d"], ["e"], name="depthwise", group=16)
+    model.graph.node.insert(2, depthwise)
+    model.graph.node[3].input[0] = "e"
+    source = network(tmp_path / "onnx", model)
+    for version, count in (("8.6.2", 1), ("10.3.0", 0)):
+        runtime = Runtime(opset=17, ir=8, rendering="weak", tensorrt=version)
+        warnings = run(tmp_path, source, dataset, version, runtime=runtime).details["warnings"]
+        assert sum("quantize.exclude: [depthwise]" in warning for warning in warnings) == count
+
+
 def test_a_quantized_network_is_refused_with_its_path(tmp_path: Path, dataset: Dataset) -> None:
     made = run(tmp_path, network(tmp_path / "onnx"), dataset)
     again = network(tmp_path / "again", onnx.load(made.file("model.onnx")))
