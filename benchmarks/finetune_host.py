@@ -18,8 +18,8 @@ from machine import heading
 
 import edgetune
 from edgetune import pipeline
-from edgetune.artifact import Store
 from edgetune.progress import Silent
+from edgetune.store import Store
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Artifacts: folders that stages make, and the store that makes each of them once and never half.
+"""Artifacts: folders that stages make.
 
 An artifact is a folder of files plus `artifact.json`, which names every file with its digest, what goes
 in and comes out, how inputs are preprocessed, and what it was made from. Move the folder, move the work.
@@ -6,13 +6,10 @@ This module knows nothing of networks, images or hardware. It may import errors 
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
@@ -23,6 +20,8 @@ from edgetune.errors import ArtifactError, EdgetuneError, StageError
 
 ARTIFACT_FILE = "artifact.json"
 KEY_FILE = "key"
+# Where an artifact's data lay and when its files changed: kept and verified, but no part of its content.
+PROVENANCE_FILES = ("data.json",)
 
 
 class Preprocess(BaseModel):
@@ -78,8 +77,8 @@ class FileEntry(BaseModel):
 class Artifact(BaseModel):
     """What a stage made: a folder with files and this description of them.
 
-    `files`, `kind`, `classes`, `inputs`, `outputs` and `preprocess` make up the digest, so a stage writes
-    only repeatable content into files; durations, histories and the like go into `details`.
+    `files` (but `data.json`), `kind`, `classes`, `inputs`, `outputs` and `preprocess` make up the digest, so
+    a stage writes only repeatable content into files; durations and histories go into `details`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,8 +100,10 @@ class Artifact(BaseModel):
     def digest(self) -> str:
         """Hash of the content: equal digests mean interchangeable artifacts."""
         content = self.model_dump(mode="json", include={"kind", "classes", "inputs", "outputs", "preprocess"})
-        content["files"] = {name: entry.sha256 for name, entry in sorted(self.files.items())}
-        return _hash_json(content)
+        content["files"] = {
+            name: entry.sha256 for name, entry in sorted(self.files.items()) if name not in PROVENANCE_FILES
+        }
+        return hash_json(content)
 
     @property
     def bytes(self) -> int:
@@ -131,16 +132,20 @@ class Artifact(BaseModel):
             ArtifactError: nothing there, not an artifact, wrong kind, or a file that changed since.
         """
         described = folder / ARTIFACT_FILE
-        if not described.is_file():
+        try:
+            content = described.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
             inside = (
                 sorted(p.parent.name for p in folder.glob(f"*/{ARTIFACT_FILE}")) if folder.is_dir() else []
             )
             hint = (
                 f"it holds: {', '.join(inside)}; name one of those" if inside else "edgetune run makes them"
             )
-            raise ArtifactError(f"{folder}: not an artifact (no {ARTIFACT_FILE})", hint=hint)
+            raise ArtifactError(f"{folder}: not an artifact (no {ARTIFACT_FILE})", hint=hint) from None
+        except OSError as error:
+            raise ArtifactError(f"{described}: {error.strerror}", hint="check its permissions") from error
         try:
-            artifact = cls.model_validate_json(described.read_bytes()).model_copy(update={"path": folder})
+            artifact = cls.model_validate_json(content).model_copy(update={"path": folder})
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -185,95 +190,6 @@ class Artifact(BaseModel):
         made = self.model_copy(update={"files": files, "path": folder})
         write_atomic(folder / ARTIFACT_FILE, made.model_dump_json(indent=1) + "\n")
         return made
-
-
-class Store:
-    """A run's folder: each stage runs once per distinct inputs, and a crash leaves only a `.partial`.
-
-    Attributes:
-        out: the folder; an artifact named `onnx` lies in `out/onnx`.
-        made: names of the artifacts made, not reused, since the store was opened.
-    """
-
-    def __init__(self, out: Path, say: Callable[[str], None] = lambda _: None) -> None:
-        self.out = out
-        self.made: list[str] = []
-        self._say = say
-
-    def __call__(
-        self,
-        name: str,
-        stage: Callable[..., Artifact],
-        *args: Any,
-        uses: tuple[str, ...] = (),
-        also: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> Artifact:
-        """Return the artifact that `stage(*args, into=folder, **options)` makes, made or found.
-
-        Args:
-            name: the artifact's folder.
-            stage: writes files into the folder `into`, calls `Artifact.write` on it, returns the artifact.
-            args: what the result depends on: artifacts, data, recipe sections, plain values.
-            uses: libraries whose versions the result depends on.
-            also: more that the result depends on and that the stage is not told.
-            options: what the result does not depend on (progress, the accelerator).
-
-        Raises:
-            StageError: the disk is full, or the folder cannot be written.
-        """
-        versions = library_versions("edgetune", *uses)
-        key = _hash_json([stage.__name__, [_describe(a) for a in args], versions, dict(also or {})])
-        final, partial = self.out / name, self.out / f"{name}.partial"
-        found = self._find(final, key)
-        if found:
-            self._say(f"{name}: unchanged")
-            return found
-        try:
-            if _read(partial / KEY_FILE) != key:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-                write_atomic(partial / KEY_FILE, key)
-            made = stage(*args, into=partial, **options)
-            made = made.model_copy(update={"versions": versions, "made_by": stage.__name__}).write(partial)
-            _clean(partial)
-            _replace(final, partial)
-        except OSError as error:
-            raise disk_error(error, partial) from error
-        self.made.append(name)
-        return made.model_copy(update={"path": final})
-
-    def _find(self, final: Path, key: str) -> Artifact | None:
-        # A replacement that was cut off between its two renames left the old one beside its place.
-        if _read(final / KEY_FILE) != key:
-            return None
-        try:
-            return Artifact.load(final)
-        except ArtifactError as error:
-            self._say(f"{final.name}: {error.message}; made again")
-            return None
-
-    @contextmanager
-    def locked(self) -> Iterator[Self]:
-        """Keep other processes out of the folder while the block runs.
-
-        Raises:
-            StageError: another process works in it, or it cannot be written.
-        """
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            handle = (self.out / ".lock").open("w")
-        except OSError as error:
-            raise disk_error(error, self.out) from error
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise StageError(
-                    f"{self.out}: another edgetune works in this folder",
-                    hint="wait for it, or give this run a folder of its own with -o",
-                ) from error
-            yield self
 
 
 def sha256_of(path: Path) -> str:
@@ -322,42 +238,7 @@ def disk_error(error: OSError, path: Path) -> EdgetuneError:
     return StageError(f"{where}: {error.strerror or error}", hint="check the folder's permissions, or use -o")
 
 
-def _describe(value: Any) -> Any:
-    """Turn an argument of a stage into JSON that changes exactly when the argument's content does."""
-    if isinstance(value, BaseModel) and not isinstance(value, Artifact):
-        return value.model_dump(mode="json")
-    if hasattr(value, "digest"):
-        return {"digest": value.digest}
-    if isinstance(value, list | tuple):
-        return [_describe(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _describe(item) for key, item in value.items()}
-    return value
-
-
-def _hash_json(value: Any) -> str:
+def hash_json(value: Any) -> str:
+    """Hash plain values, whatever the order of their keys."""
     canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def _clean(partial: Path) -> None:
-    """Remove a stage's work in progress: everything whose name begins with a dot."""
-    for entry in partial.iterdir():
-        if entry.name.startswith("."):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
-def _replace(final: Path, partial: Path) -> None:
-    old = final.with_name(f"{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        final.rename(old)
-    partial.rename(final)
-    shutil.rmtree(old, ignore_errors=True)

@@ -166,10 +166,10 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Export a checkpoint to ONNX and compare the two on real images."""
-    from edgetune.recipe import ExportSection
+    from edgetune.recipe import section_from
     from edgetune.steps import export_alone
 
-    settings = ExportSection(batch=batch, dynamic=dynamic, opset=opset)
+    settings = section_from("export", {"batch": batch, "dynamic": dynamic, "opset": opset})
     _show_artifact(export_alone(checkpoint, profile, settings, data, out, _progress(quiet)), as_json)
 
 
@@ -266,9 +266,10 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Show a finished run's report again, and write its HTML anew."""
-    from edgetune.report.render import load_report, write_report
+    from edgetune.report.render import write_report
+    from edgetune.steps import current_report
 
-    loaded = load_report(run_folder / "report.json")
+    loaded = current_report(run_folder)
     write_report(loaded, run_folder)
     _show_run(loaded, run_folder, None, as_json)
 

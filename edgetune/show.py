@@ -17,7 +17,7 @@ MARKS = {"ok": "ok", "missing": "MISSING", "optional": "optional", "warning": "w
 
 
 def _console() -> Console:
-    # Square brackets are part of what is said: NAME[:MODE], edgetune[timm].
+    # Square brackets are part of what is said: NAME[:MODE][@JETPACK].
     return Console(highlight=False, markup=False)
 
 

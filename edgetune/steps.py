@@ -6,18 +6,18 @@ may import everything but the cli.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgetune import pipeline
-from edgetune.artifact import Artifact, Store
+from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.folders import Dataset, load_dataset, scan
-from edgetune.errors import ConfigError
+from edgetune.errors import ArtifactError, ConfigError
 from edgetune.machine import cores
 from edgetune.profile import load_target
 from edgetune.progress import Progress
 from edgetune.recipe import (
-    BenchSection,
     CheckSection,
     DataSection,
     ExportSection,
@@ -25,7 +25,9 @@ from edgetune.recipe import (
     QuantizeSection,
     Recipe,
     load_recipe,
+    section_from,
 )
+from edgetune.store import Store
 
 
 def finetune_alone(recipe: Path, out: Path | None, accelerator: str, progress: Progress) -> Artifact:
@@ -35,7 +37,11 @@ def finetune_alone(recipe: Path, out: Path | None, accelerator: str, progress: P
     pipeline.preflight(loaded, target, accelerator)
     folder = out or Path("runs") / loaded.name / "checkpoint"
     with Store(folder.parent, progress.line).locked() as keep:
-        data = pipeline.look(loaded, folder.parent, progress)
+        known = folder / "data.json"
+        root = loaded.resolve(loaded.data.path)
+        data = scan(loaded.data, root, known if known.is_file() else None, progress)
+        for warning in data.warnings:
+            progress.line(f"warning: {warning}")
         return pipeline.make_checkpoint(keep, loaded, data, accelerator, progress, folder.name)
 
 
@@ -97,30 +103,88 @@ def bench_alone(models: Sequence[Path], preset: str, threads: int, progress: Pro
     paths = {_label(path, models): _onnx_file(path) for path in models}
     if len(paths) < len(models):
         raise ConfigError("the same network is named twice")
-    settings = BenchSection.model_validate({"preset": preset})
+    settings = section_from("bench", {"preset": preset})
     return {"latency": bench_models(paths, settings.preset, threads or cores(), progress=progress)}
 
 
-def find_data(artifact: Artifact, data: Path | None, progress: Progress) -> Dataset:
-    """Return the images an artifact was made with, or those of a folder the user names.
+def current_report(out: Path) -> dict[str, Any]:
+    """Read a run's report, if it is still that of the artifacts beside it.
 
     Raises:
-        ConfigError: the folder's classes are not the artifact's, or nothing says where the images are.
+        ArtifactError: no report, or a later call has made other artifacts and not finished.
     """
-    if data is not None:
-        found = scan(DataSection(path=str(data)), data, progress=progress)
-        if artifact.classes and found.classes != artifact.classes:
-            raise ConfigError(
-                f"{data}: its classes ({', '.join(found.classes[:8])}) are not those of {artifact.path} "
-                f"({', '.join(artifact.classes[:8])})"
+    from edgetune.report.render import load_report
+
+    report = load_report(out / "report.json")
+    for entry in report["artifacts"]:
+        if Artifact.load(out / entry["path"]).digest != entry["digest"]:
+            raise ArtifactError(
+                f"{out}: {entry['path']} is newer than the report", hint="finish the run: edgetune run RECIPE"
             )
+    return report
+
+
+def find_data(artifact: Artifact, data: Path | None, progress: Progress) -> Dataset:
+    """Return the images an artifact was made with, where they lay or in a folder the user names.
+
+    Each image stays in the split it was in. Only a folder that holds none of them is cut anew.
+
+    Raises:
+        ConfigError: the folder's classes are not the artifact's, images have changed, or nothing says where
+            they are.
+    """
+    places = (artifact.path.parent / "data.json", artifact.path / "data.json")
+    known = next((load_dataset(manifest) for manifest in places if manifest.is_file()), None)
+    if data is None:
+        if known is None:
+            raise ConfigError(
+                f"{artifact.path}: nothing says where its images are", hint="name their folder with --data"
+            )
+        return _unchanged(known)
+    found = scan(DataSection(path=str(data)), data, progress=progress)
+    if artifact.classes and found.classes != artifact.classes:
+        raise ConfigError(
+            f"{data}: its classes ({', '.join(found.classes[:8])}) are not those of {artifact.path} "
+            f"({', '.join(artifact.classes[:8])})"
+        )
+    return _as_before(found, known, progress) if known else found
+
+
+def _unchanged(known: Dataset) -> Dataset:
+    """Refuse images that are not what they were when the artifact was made."""
+    changed = []
+    for sample in (sample for split in known.splits.values() for sample in split):
+        file = known.root / sample.path
+        try:
+            found = file.stat()
+            same = (found.st_size, found.st_mtime_ns) == (sample.size_bytes, sample.mtime_ns)
+            if not same and sha256_of(file) != sample.sha256:
+                changed.append(sample.path)
+        except OSError:
+            changed.append(sample.path)
+    if changed:
+        raise ConfigError(
+            f"{known.root}: {len(changed)} images are gone or changed: {', '.join(changed[:5])}",
+            hint="edgetune run reads the folder anew; if it has moved, name it with --data",
+        )
+    return known
+
+
+def _as_before(found: Dataset, known: Dataset, progress: Progress) -> Dataset:
+    """Put each image into the split that its content was in."""
+    place = {sample.sha256: split for split, samples in known.splits.items() for sample in samples}
+    samples = [sample for split in found.splits.values() for sample in split]
+    splits = {
+        split: tuple(sample for sample in samples if place.get(sample.sha256) == split)
+        for split in known.splits
+    }
+    strangers = sum(sample.sha256 not in place for sample in samples)
+    if strangers == len(samples):
+        progress.line(f"{found.root}: other images than the network was made with; cut anew")
         return found
-    for manifest in (artifact.path / "data.json", artifact.path.parent / "data.json"):
-        if manifest.is_file():
-            return load_dataset(manifest)
-    raise ConfigError(
-        f"{artifact.path}: nothing says where its images are", hint="name their folder with --data"
-    )
+    if strangers:
+        progress.line(f"{found.root}: {strangers} images that the network was not made with are left out")
+    return replace(found, splits=splits)
 
 
 def _recipe(data: Path | None) -> Recipe:

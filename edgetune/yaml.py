@@ -155,7 +155,7 @@ def _complaint(model: type[BaseModel], document: Document, detail: ErrorDetails)
         return line, f"{key}: missing; every {model.__name__.lower()} needs it"
     got = detail.get("input")
     shown = f" (got {got!r})" if isinstance(got, str | int | float | bool | None) else ""
-    message = detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
     return line, f"{key or document.path.name}: {message[0].lower()}{message[1:]}{shown}"
 
 

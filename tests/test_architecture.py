@@ -15,7 +15,7 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "tensorrt", "matplotlib"
 FLOORS = (
     ("errors", "progress"),
     ("artifact",),
-    ("yaml", "machine"),
+    ("store", "yaml", "machine"),
     ("recipe",),
     ("profile",),
     ("data", "models", "engines"),

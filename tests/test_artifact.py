@@ -10,8 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from edgetune import artifact as artifact_module
-from edgetune.artifact import Artifact, Preprocess, Store, disk_error, write_atomic
-from edgetune.errors import ArtifactError, StageError
+from edgetune import store as store_module
+from edgetune.artifact import Artifact, Preprocess, disk_error, write_atomic
+from edgetune.errors import ArtifactError, ConfigError, StageError
+from edgetune.store import Store
 
 
 class Settings(BaseModel):
@@ -231,3 +233,73 @@ def test_the_description_is_json_that_lists_every_file(tmp_path: Path) -> None:
     assert list(described["files"]) == ["data.bin"]
     assert described["made_by"] == "counter"
     assert "edgetune" in described["versions"]
+
+
+def test_a_kill_between_the_last_file_and_the_rename_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Counter()
+    with monkeypatch.context() as patched:
+        patched.setattr(store_module, "_replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            Store(tmp_path)("a", stage, Settings())
+    made = Store(tmp_path)("a", stage, Settings())
+    assert stage.calls == 1
+    assert made.path == tmp_path / "a"
+    assert Artifact.load(tmp_path / "a").made_by == "counter"
+
+
+def test_a_folder_that_holds_something_else_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.txt").write_text("years")
+    with pytest.raises(
+        ConfigError, match=r"precious: is there already and holds something else \(thesis.txt"
+    ):
+        Store(tmp_path)("precious", Counter(), Settings())
+    (tmp_path / "a.partial").mkdir()
+    (tmp_path / "a.partial" / "mine").write_text("x")
+    with pytest.raises(ConfigError, match="something else"):
+        Store(tmp_path)("a", Counter(), Settings())
+    assert (tmp_path / "precious" / "thesis.txt").read_text() == "years"
+
+
+def test_a_stage_does_not_replace_what_it_reads(tmp_path: Path) -> None:
+    made = Store(tmp_path)("a", Counter(), Settings())
+
+    def copy(parent: Artifact, *, into: Path) -> Artifact:
+        return Artifact(kind="copy", parents={"parent": parent.digest}).write(into)
+
+    with pytest.raises(ConfigError, match="is what this is made from"):
+        Store(tmp_path)("a", copy, made)
+    with pytest.raises(ConfigError, match="is what this is made from"):
+        Store(tmp_path.parent)(tmp_path.name, copy, made)
+    assert Store(tmp_path)("b", copy, made).kind == "copy"
+
+
+def test_an_artifact_that_is_better_made_again(tmp_path: Path) -> None:
+    stage = Counter()
+    Store(tmp_path)("a", stage, Settings())
+    Store(tmp_path)("a", stage, Settings(), reusable=lambda made: made.details["seconds"] > 1)
+    Store(tmp_path)("a", stage, Settings(), reusable=lambda made: made.details["seconds"] > 1)
+    assert stage.calls == 2
+
+
+def test_where_data_lay_does_not_change_the_digest(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        _folder(tmp_path / name)
+        (tmp_path / name / "data.json").write_text(name)
+    one, two = (Artifact(kind="test").write(tmp_path / name) for name in ("1", "2"))
+    assert one.digest == two.digest
+    assert "data.json" in one.files
+
+
+@pytest.mark.parametrize("bad", ["folder", "file"])
+def test_an_unreadable_artifact_is_an_artifact_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ArtifactError, match="Permission denied"):
+        Artifact.load(tmp_path / bad)

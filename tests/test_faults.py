@@ -100,7 +100,11 @@ def test_killed_again_and_again_it_ends_as_if_never_killed(folder: Path) -> None
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(folder: Path) -> None:
     edit(folder, "epochs: 3", "epochs: 500")
     process = subprocess.Popen(
-        [*COMMAND, "run", "recipe.yaml"], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "run", "recipe.yaml"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     state = folder / "runs" / "test" / "checkpoint.partial" / ".resume"
     for _ in range(600):
@@ -138,7 +142,10 @@ def test_a_full_disk_then_space_again(folder: Path) -> None:
 def test_two_runs_in_one_folder(folder: Path) -> None:
     edit(folder, "epochs: 3", "epochs: 500")
     first = subprocess.Popen(
-        [*COMMAND, "run", "recipe.yaml", "-q"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*COMMAND, "run", "recipe.yaml", "-q"],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         for _ in range(600):

@@ -183,6 +183,42 @@ def test_single_steps_find_what_a_run_made(copy: tuple[Path, Path]) -> None:
     assert other.path == out / "int8-jetson"
 
 
+def test_images_elsewhere_stay_in_their_splits(copy: tuple[Path, Path], tmp_path: Path) -> None:
+    images, out = copy
+    go(recipe(images), out)  # its data.json then names this copy
+    known = json.loads((out / "data.json").read_text())["splits"]
+    shutil.move(images, tmp_path / "moved")
+    artifact = Artifact.load(out / "checkpoint")
+    with pytest.raises(ConfigError, match="gone or changed") as caught:
+        steps.find_data(artifact, None, Silent())
+    assert "--data" in caught.value.hint
+    found = steps.find_data(artifact, tmp_path / "moved", Silent())
+    for split in ("train", "val", "test"):
+        assert {s.sha256 for s in found.splits[split]} == {s["sha256"] for s in known[split]}
+
+
+def test_a_strongly_typed_target_needs_its_opset(class_folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"export.opset: 17, where .*@7\.2 takes 19"):
+        go(recipe(class_folders, export={"opset": 17}), tmp_path / "run", "jetson-agx-orin-64gb@7.2")
+
+
+def test_a_report_of_an_earlier_state_is_not_shown(copy: tuple[Path, Path]) -> None:
+    _, out = copy
+    assert steps.current_report(out)["schema_version"] == 1
+    exported = Artifact.load(out / "onnx")
+    other = steps.quantize_alone(
+        out / "onnx",
+        "host-cpu",
+        QuantizeSection(preset="quick", ranges="minmax", seed=5),
+        None,
+        None,
+        Silent(),
+    )
+    assert exported.digest in other.parents.values()
+    with pytest.raises(ArtifactError, match="int8 is newer than the report"):
+        steps.current_report(out)
+
+
 def test_single_steps_refuse_the_wrong_kind_or_classes(copy: tuple[Path, Path], tmp_path: Path) -> None:
     images, out = copy
     with pytest.raises(ArtifactError, match="'onnx' artifact, where 'checkpoint'"):
@@ -199,7 +235,9 @@ def test_single_steps_refuse_the_wrong_kind_or_classes(copy: tuple[Path, Path], 
         ({"model": {"name": "resnet18", "weights": "none.pth"}}, "model.weights: no file"),
         ({"quantize": {"preset": "standart"}}, "standart"),
         ({"quantize": {"manifest": "none.json"}}, "quantize.manifest: no file"),
-        ({"export": {"opset": 20}}, "export.opset: 20 is above"),
+        ({"export": {"opset": 20}}, "export.opset: 20, where"),
+        ({"export": {"opset": 11}}, "export.opset: 11, where"),
+        ({"finetune": {"strategy": "partial", "stages": 99}}, "finetune.stages: 99"),
     ],
 )
 def test_preflight_refuses_before_anything_is_made(

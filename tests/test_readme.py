@@ -41,7 +41,12 @@ def test_the_commands_run_as_pasted(tmp_path: Path) -> None:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command in commands:
         done = subprocess.run(
-            ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         # Few noisy pictures may fail a gate; anything else is a mistake in the README.
         assert done.returncode in (0, 7), f"{command}\n{done.stdout}\n{done.stderr}"

@@ -62,7 +62,7 @@ def _timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise MissingTool("timm is not installed", hint='pip install "edgetune[timm]"') from error
+        raise MissingTool("timm is not installed", hint="pip install timm") from error
     return timm
 
 

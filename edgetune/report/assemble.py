@@ -107,8 +107,7 @@ def _data(data: Dataset) -> dict[str, Any]:
 
 
 def _reproduce(command: str) -> list[str]:
-    lines = [f"pip install edgetune=={edgetune.__version__}"]
-    return [*lines, command] if command else lines
+    return [f"# edgetune {edgetune.__version__}", *([command] if command else [])]
 
 
 def _same(report: dict[str, Any], path: Path) -> bool:

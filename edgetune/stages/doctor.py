@@ -16,17 +16,13 @@ from edgetune import machine, profile
 from edgetune.artifact import library_versions
 
 Status = Literal["ok", "missing", "optional", "warning"]
-REQUIRED = (
-    "torch",
-    "torchvision",
-    "onnx",
-    "onnxruntime",
-    "numpy",
-    "PIL",
-    "safetensors",
-    "pydantic",
-    "matplotlib",
-)
+# What is imported, by the name it is installed under.
+REQUIRED = {
+    "torch": "torch", "torchvision": "torchvision", "onnx": "onnx", "onnxruntime": "onnxruntime",
+    "numpy": "numpy", "pillow": "PIL", "safetensors": "safetensors", "pydantic": "pydantic",
+    "ruamel.yaml": "ruamel.yaml", "jinja2": "jinja2", "matplotlib": "matplotlib",
+    "scikit-learn": "sklearn", "scipy": "scipy", "psutil": "psutil",
+}  # fmt: skip
 TRTEXEC = (Path("/usr/src/tensorrt/bin/trtexec"), Path("/opt/tensorrt/bin/trtexec"))
 
 
@@ -49,7 +45,7 @@ def doctor() -> list[dict[str, Any]]:
     """
     findings = [
         _python(),
-        *map(_library, REQUIRED),
+        *(_library(package, module) for package, module in REQUIRED.items()),
         _gpu(),
         _tensorrt(),
         _trtexec(),
@@ -66,10 +62,9 @@ def _python() -> Finding:
     return Finding("Python", "ok", version)
 
 
-def _library(name: str) -> Finding:
-    package = {"PIL": "pillow"}.get(name, name)
+def _library(package: str, module: str) -> Finding:
     try:
-        importlib.import_module(name)
+        importlib.import_module(module)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return Finding(
@@ -94,7 +89,7 @@ def _tensorrt() -> Finding:
     try:
         found = importlib.import_module("tensorrt")
     except Exception:
-        way = 'on a Jetson it comes with JetPack; elsewhere: pip install "edgetune[tensorrt]"'
+        way = "on a Jetson it comes with JetPack; elsewhere: pip install tensorrt"
         return Finding("TensorRT", "optional", "not here; INT8 is judged with ONNX Runtime", way)
     return Finding("TensorRT", "ok", str(getattr(found, "__version__", "unknown version")))
 
@@ -111,7 +106,7 @@ def _trtexec() -> Finding:
 def _timm() -> Finding:
     version = library_versions("timm")["timm"]
     if version == "absent":
-        return Finding("timm", "optional", "not here; no timm:NAME models", 'pip install "edgetune[timm]"')
+        return Finding("timm", "optional", "not here; no timm:NAME models", "pip install timm")
     return Finding("timm", "ok", version)
 
 
@@ -145,5 +140,5 @@ def _disk(folder: Path) -> Finding:
 def _profiles() -> Finding:
     found = profile.names()
     if not found:
-        return Finding("profiles", "missing", "none", "pip install --force-reinstall edgetune")
+        return Finding("profiles", "missing", "none", "install edgetune again")
     return Finding("profiles", "ok", ", ".join(found))

@@ -81,6 +81,8 @@ def init(
     if out.exists() and not force:
         raise ConfigError(f"{out}: is there already", hint="another name with -o, or --force to replace it")
     row = model_row(model)
+    if weights not in ("default", "none") and not Path(weights).expanduser().is_file():
+        raise ConfigError(f"--weights {weights}: no such file", hint="default, none, or the path of a file")
     target = load_target(profile)
     here = out.absolute().parent
     found = scan(DataSection(path=str(data)), data, progress=progress or Silent())
@@ -93,12 +95,12 @@ def init(
         file=out.name,
         summary=_summary(found),
         name=_quoted(_safe_name(data)),
-        profile=profile,
+        profile=_quoted(profile),
         path=_quoted(_relative(data, here)),
         cut=""
         if cut_by_hand
         else "  val_share: 0.15    # chooses the best epoch\n  test_share: 0.2    # decides the gates\n",
-        model=model,
+        model=_quoted(model),
         weights=_quoted(weights if weights in ("default", "none") else _relative(Path(weights), here)),
         channels="  adapter: sum    # gray images into a network made for colour; or: conv\n"
         if found.gray

@@ -77,6 +77,13 @@ class _Network:
 
 
 def _expand(inputs: Sequence[Path]) -> list[Path]:
+    try:
+        return _found(inputs)
+    except PermissionError as error:
+        raise ConfigError(f"{error.filename}: {error.strerror}", hint="check its permissions") from error
+
+
+def _found(inputs: Sequence[Path]) -> list[Path]:
     paths: list[Path] = []
     for given in inputs:
         if given.is_dir():

@@ -24,7 +24,7 @@ def test_it_says_what_to_do_about_everything_missing(monkeypatch: pytest.MonkeyP
     assert "nms does not exist" in found["torchvision"]["found"]
     assert found["torchvision"]["way"]
     assert found["TensorRT"]["status"] == "optional"
-    assert "edgetune[tensorrt]" in found["TensorRT"]["way"]
+    assert "pip install tensorrt" in found["TensorRT"]["way"]
 
 
 def test_it_names_what_it_looked_for() -> None:
