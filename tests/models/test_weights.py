@@ -202,8 +202,6 @@ def test_real_weights_are_read_with_their_head(name: str, tensors: int, imagenet
 
 
 def test_the_shipped_weights_fit_their_row() -> None:
-    if not CIFAR10.is_file():
-        pytest.skip("the shipped weights are not in this checkout yet")
     said: list[str] = []
     build_model(NAME, 10, say=said.append)
     assert "head (10 classes) is left out" in said[0]

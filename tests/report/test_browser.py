@@ -2,6 +2,7 @@
 
 import html as markup
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -49,7 +50,10 @@ addEventListener("load", () => {
 def browser() -> str:
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+        lack = f"no browser: none of {', '.join(BROWSERS)} is installed"
+        if os.environ.get("EDGETUNE_REQUIRE_ALL"):
+            pytest.fail(lack)
+        pytest.skip(lack)
     return found
 
 
