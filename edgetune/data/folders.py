@@ -25,6 +25,8 @@ from edgetune.recipe import DataSection, Section
 SPLITS = ("train", "val", "test")
 NAMED = 5
 LOPSIDED = 10
+# In a small folder one broken file is already a large share.
+BROKEN_ALWAYS = 2
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def scan(
         progress: counts images.
 
     Raises:
-        ConfigError: no such folder, no image, one class only, too few images, or too many unreadable ones.
+        ConfigError: no such folder, no image, one class only, too few images, or more unreadable
+            ones than two and than `broken_share` of all.
     """
     listing = list_images(root)
     classes = listing.classes
@@ -110,7 +113,7 @@ def scan(
     found = examine(listing, _remember(known), progress or Silent())
     bad = [verdict for looked in found.values() for _, verdict in looked if verdict.reason]
     total = sum(map(len, found.values()))
-    if len(bad) > section.broken_share * total:
+    if len(bad) > max(BROKEN_ALWAYS, section.broken_share * total):
         named = _list_some([f"{verdict.path}: {verdict.reason}" for verdict in bad])
         raise ConfigError(
             f"{root}: {len(bad)} of {total} images ({len(bad) / total:.1%}) cannot be read: {named}",

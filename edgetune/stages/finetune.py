@@ -7,18 +7,19 @@ and training.
 import copy
 import hashlib
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import nn
 
-from edgetune.artifact import Artifact, Preprocess, library_versions, sha256_of
+from edgetune.artifact import Artifact, Preprocess, library_versions
 from edgetune.data.folders import Dataset, save_dataset
 from edgetune.errors import ConfigError
 from edgetune.models import build_model, model_row, preprocess_for
+from edgetune.models.rows import TIMM
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import FinetuneSection, ModelSection
 from edgetune.training.accelerator import choose_accelerator
@@ -47,7 +48,8 @@ def finetune(
     """Train a network on the training split and keep the epoch that is best on the validation split.
 
     Called again with the same arguments after an interrupt or a kill, it goes on after the last complete
-    epoch and ends with the same weights.
+    epoch and ends with the same weights. What that takes stays in `.resume`, no part of the artifact: a kill
+    before the artifact is in its place must not cost the training.
 
     Args:
         model: which network, or `custom` with `module`.
@@ -56,7 +58,7 @@ def finetune(
         into: where the files go.
         accelerator: `auto`, `cpu` or `cuda`.
         module: your own network, float32 [N, C, H, W] to logits [N, K]; a copy of it is trained. Strategy
-            `full` trains all of it, `feature-extractor` its last linear layer.
+            `full` trains all of it, `feature-extractor` its last linear layer, which must make the logits.
         preprocess: how images become the input of `module`.
         weights: the file that `model.weights` names, where that is relative to something else.
         progress: who is told how far it is.
@@ -82,8 +84,9 @@ def finetune(
             net, layout, preprocess, model = _known(model, data, settings.seed, weights)
         else:
             net, layout, preprocess, model = _own(module, model, preprocess, settings.strategy)
-        _check_logits(net, preprocess, len(data.classes))
         phases = STRATEGIES[settings.strategy](settings, len(layout.groups))
+        head = layout.head if any(phase.head_only for phase in phases) else ""
+        _check_logits(net, preprocess, len(data.classes), head)
         feeder = Feeder(net, layout, data, preprocess, settings, target, progress)
         task = Task(
             layout=layout,
@@ -93,7 +96,7 @@ def finetune(
             settings=settings,
             accelerator=target,
             folder=into / RESUME_FOLDER,
-            fingerprint=_fingerprint(model, data, settings, preprocess, net, weights),
+            fingerprint=_fingerprint(model, data, settings, preprocess, net),
         )
         course = train(net, task, progress)
     save_network(net, into / MODEL_FILE)
@@ -104,11 +107,8 @@ def finetune(
         "classes": len(data.classes),
         "training": _training(course, task, time.perf_counter() - began),
     }
-    made = Artifact(kind="checkpoint", classes=data.classes, preprocess=preprocess, details=details).write(
-        into
-    )
-    shutil.rmtree(into / RESUME_FOLDER, ignore_errors=True)
-    return made
+    made = Artifact(kind="checkpoint", classes=data.classes, preprocess=preprocess, details=details)
+    return made.write(into)
 
 
 def _known(
@@ -155,16 +155,40 @@ def _own(
 
 
 @torch.no_grad()
-def _check_logits(net: nn.Module, preprocess: Preprocess, classes: int) -> None:
+def _check_logits(net: nn.Module, preprocess: Preprocess, classes: int, head: str) -> None:
+    """Refuse a network that does not give logits [N, K], or whose `head`, where one is named, does not."""
     shape = (1, preprocess.channels, preprocess.size_px, preprocess.size_px)
+    calls: list[tuple[Any, Any]] = []
+    hook = net.get_submodule(head).register_forward_hook(lambda _, given, made: calls.append((given, made)))
     try:
-        logits = net.eval()(torch.zeros(shape))
+        # Not zeros: of those a head without biases makes zeros, as anything behind it does.
+        logits = net.eval()(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"the network does not take inputs {list(shape)}: {error}") from error
+    finally:
+        hook.remove()
     if not isinstance(logits, torch.Tensor):
         raise ConfigError(f"the network gives a {type(logits).__name__}, not logits [N, {classes}]")
     if tuple(logits.shape) != (1, classes):
         raise ConfigError(f"the network gives {list(logits.shape)} for one input, not [1, {classes}]")
+    if head:
+        _check_head(head, calls, logits)
+
+
+def _check_head(head: str, calls: list[tuple[Any, Any]], logits: torch.Tensor) -> None:
+    """Refuse a head that cannot learn alone: its output must be the logits, of the one input it is given."""
+    if len(calls) != 1:
+        wrong = f"is called {len(calls)} times for one input"
+    elif len(calls[0][0]) != 1:
+        wrong = "is not given exactly one positional argument"
+    elif not isinstance(calls[0][1], torch.Tensor) or not torch.equal(calls[0][1].flatten(1), logits):
+        wrong = "does not make the network's logits"
+    else:
+        return
+    raise ConfigError(
+        f"finetune.strategy: the head of the network, {head!r}, {wrong}: it cannot learn alone",
+        hint="finetune.strategy: full, or register the linear layer that makes the logits last",
+    )
 
 
 def _fingerprint(
@@ -173,16 +197,22 @@ def _fingerprint(
     settings: FinetuneSection,
     preprocess: Preprocess,
     net: nn.Module,
-    weights: Path | None,
 ) -> str:
-    """Hash everything that the trained weights depend on, the accelerator aside."""
-    source = weights or (Path(model.weights) if model.weights not in ("default", "none") else None)
+    """Hash everything that the trained weights depend on, the accelerator aside.
+
+    The weights to begin with count by their values, wherever they came from.
+    """
+    if model.weights not in ("default", "none"):
+        model = model.model_copy(update={"weights": "file"})
+    # Copies: safetensors takes neither tensors that share memory nor other layouts.
+    values = {name: t.detach().contiguous().clone() for name, t in net.state_dict().items()}
     parts: list[Any] = [
         [section.model_dump(mode="json") for section in (model, settings, preprocess)],
         data.digest,
-        sha256_of(source) if source and model.name != CUSTOM else "",
-        {name: list(tensor.shape) for name, tensor in net.state_dict().items()},
-        library_versions("edgetune", "torch", "torchvision", "pillow", "numpy"),
+        hashlib.sha256(save(values)).hexdigest(),
+        library_versions(
+            "edgetune", "torch", "torchvision", "pillow", "numpy", *["timm"] * model.name.startswith(TIMM)
+        ),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

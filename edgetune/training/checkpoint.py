@@ -124,7 +124,8 @@ def _rebuild(checkpoint: Artifact) -> nn.Module:
     if section.name == CUSTOM:
         raise ArtifactError(
             f"{checkpoint.path}: made of your own torch module, which it does not hold",
-            hint="hand the module over from Python: load_network(checkpoint, module=net)",
+            hint="hand the module over from Python: edgetune.export(..., module=net), "
+            "edgetune.predict(..., module=net)",
         )
     size_px = checkpoint.preprocess.size_px if checkpoint.preprocess else section.size_px
     return build_model(

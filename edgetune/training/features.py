@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -21,7 +20,9 @@ from edgetune.progress import Progress
 from edgetune.training.accelerator import Accelerator
 
 Batch = tuple[Tensor, Tensor]
-MEMORY_SHARE = 0.5
+# Not a share of the memory that is free: features computed anew, in other batches, differ in the last bits,
+# and the same recipe must give the same bits on any machine. 400 000 vectors of 1280.
+FEATURE_BYTES = 2 << 30
 
 
 class Pixels(Protocol):
@@ -90,6 +91,7 @@ def image_feed(
     shuffled: bool = True,
     augment: Augment | None = None,
     mix: Mix | None = None,
+    views: int = 0,
     workers: int = 0,
 ) -> Feed:
     """Return batches of normalised images.
@@ -102,6 +104,8 @@ def image_feed(
         shuffled: false: in order, as for evaluation.
         augment: changes one image, uint8 [C, H, W] to uint8 [C, size, size].
         mix: changes a batch and turns class numbers into shares.
+        views: augmented versions of each image that epochs take turns with, as cached features do; 0: every
+            epoch makes a new one.
         workers: processes that augment; 0: this one. The batches do not depend on it.
     """
     count = len(images.labels)
@@ -111,7 +115,8 @@ def image_feed(
 
     def batches(epoch: int) -> Iterator[Batch]:
         picks = order(epoch)
-        loaded = _load(images.pixels, picks, augment, (seed, epoch), workers)
+        view = (epoch - 1) % views + 1 if views else epoch
+        loaded = _load(images.pixels, picks, augment, (seed, view), workers)
         for step, (pick, pixels) in enumerate(zip(picks, loaded, strict=True)):
             inputs = normalise(accelerator.move(pixels), images.preprocess)
             targets = accelerator.move(images.labels[pick])
@@ -181,7 +186,7 @@ def compute_features(
         progress: told of every batch.
 
     Returns:
-        float32 [V, N, ...] on the CPU; None where that would take more than half of the free memory.
+        float32 [V, N, ...] on the CPU; None where that would take more than `FEATURE_BYTES`.
     """
     caught: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, given: caught.append(given[0].float().cpu()))
@@ -198,7 +203,7 @@ def compute_features(
                 (found,) = caught
                 caught.clear()
                 if kept is None:
-                    if images * found[0].nbytes > MEMORY_SHARE * psutil.virtual_memory().available:
+                    if images * found[0].nbytes > FEATURE_BYTES:
                         return None
                     kept = torch.empty(images, *found.shape[1:])
                 kept[done : done + len(found)] = found

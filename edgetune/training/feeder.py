@@ -57,7 +57,13 @@ class Feeder:
         self.labels = _labels(data, "train")
 
     def __call__(self, phase: Phase) -> Feeds:
-        """Return the batches of a phase: of features where only the head learns and they fit into memory."""
+        """Return the batches of a phase: of features where only the head learns and they are few enough to keep.
+
+        Where they are too many, the head is given the same ones, computed anew: more images must not turn
+        the training into another one.
+        """
+        if phase.head_only and self._mix:
+            self._progress.line("MixUp and CutMix mix images: a head that learns from features goes without")
         return (self._features() if phase.head_only else None) or Feeds(
             image_feed(
                 self._train,
@@ -65,7 +71,8 @@ class Feeder:
                 self._accelerator,
                 seed=self._settings.seed,
                 augment=self._augment,
-                mix=self._mix,
+                mix=None if phase.head_only else self._mix,
+                views=self._settings.views if phase.head_only else 0,
                 workers=self._workers,
             ),
             self._ordered(self._val),
@@ -105,19 +112,17 @@ class Feeder:
         )
 
     def _features(self) -> Feeds | None:
-        """Compute features once; None where they do not fit into memory."""
+        """Compute features once; None where they are too large to be kept."""
         head = self._net.get_submodule(self._head)
         views = self._settings.views if self._augment else 1
         feeds = [self._ordered(self._train, augmented=True)] * views
         train = compute_features(self._net, head, feeds, self._accelerator, self._progress)
         if train is None:
-            self._progress.line("features do not fit into memory: they are computed anew in each epoch")
+            self._progress.line("features are too large to be kept: they are computed anew in each epoch")
             return None
         val = compute_features(self._net, head, [self._ordered(self._val)], self._accelerator, self._progress)
         if val is None:
             return None
-        if self._mix:
-            self._progress.line("MixUp and CutMix mix images: a head that learns from features goes without")
         batch, seed = self._settings.batch, self._settings.seed
         return Feeds(
             feature_feed(train, self._train.labels, batch, self._accelerator, seed=seed),

@@ -158,11 +158,15 @@ def scheduled(step: int, steps: int, warmup: float) -> float:
 
 
 def set_phase(net: nn.Module, layout: Layout, phase: Phase) -> None:
-    """Make exactly the phase's parts learn; frozen ones are in eval mode, so that BatchNorm keeps still."""
+    """Make exactly the phase's parts learn; frozen ones are in eval mode, so that BatchNorm keeps still.
+
+    Where only the head learns, everything else is in eval mode, Dropout outside of the parts too: it then
+    makes the same features in every epoch, kept or computed anew.
+    """
     net.train()
     for name, module in net.named_modules():
         part = layout.part(name) if name else -1
-        if part >= 0 and not phase.rates[part]:
+        if phase.head_only if part < 0 else not phase.rates[part]:
             module.training = False
     for name, parameter in net.named_parameters():
         part = layout.part(name)

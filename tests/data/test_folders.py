@@ -108,6 +108,16 @@ def test_a_truncated_image_is_broken(class_folders: Path) -> None:
     assert [path for path, _ in look(class_folders).broken] == ["red/00.png"]
 
 
+def test_a_small_folder_bears_two_broken_files(class_folders: Path) -> None:
+    for index in range(2):
+        (class_folders / "red" / f"bad{index}.png").write_bytes(b"x")
+    assert len(look(class_folders, broken_share=0.0).broken) == 2
+    (class_folders / "red" / "bad2.png").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="3 of 39 images"):
+        look(class_folders, broken_share=0.02)
+    assert len(look(class_folders, broken_share=0.08).broken) == 3, "a larger share still counts"
+
+
 def test_too_many_broken_files_stop_it(class_folders: Path) -> None:
     for index in range(6):
         (class_folders / "red" / f"bad{index}.png").write_bytes(b"x")

@@ -13,14 +13,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from edgetune.artifact import Artifact, Preprocess, Store
+from edgetune.artifact import Artifact, Preprocess
 from edgetune.data.folders import Dataset, load_dataset, scan
 from edgetune.data.images import batches
 from edgetune.errors import ArtifactError, ConfigError, MissingTool
+from edgetune.models import build_model
 from edgetune.progress import Silent
 from edgetune.recipe import DataSection, FinetuneSection, ModelSection
+from edgetune.stages import finetune as stage
 from edgetune.stages.finetune import finetune
-from edgetune.training.checkpoint import load_network
+from edgetune.store import Store
+from edgetune.training import features
+from edgetune.training.checkpoint import load_network, read_tensors, save_network
 from edgetune.training.evaluate import predict_logits
 
 SMALL = ModelSection(name="mobilenet_v2_035_cifar10", weights="none")
@@ -41,6 +45,57 @@ class Own(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         return self.last(torch.relu(self.between(self.body(batch).flatten(1))))
+
+
+class Dropping(Own):
+    """Has Dropout outside of its head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.last(self.drop(torch.relu(self.between(self.body(batch).flatten(1)))))
+
+
+class Unused(Own):
+    """Registers a linear layer that it does not use after its last one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.auxiliary = nn.Linear(32, 3)
+
+
+class Excited(Own):
+    """Its last registered linear layer weighs channels, as many as there are classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.excite = nn.Linear(3, 3)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return super().forward(batch * self.excite(batch.mean((2, 3))).sigmoid()[:, :, None, None])
+
+
+class Twice(Own):
+    """Asks its head twice."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return (super().forward(batch) + super().forward(batch.flip(3))) / 2
+
+
+class Scaled(Own):
+    """Has a temperature behind its head."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return super().forward(batch) / 2
+
+
+class Named(Own):
+    """Gives its head the input by name."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.last(input=torch.relu(self.between(self.body(batch).flatten(1))))
 
 
 class Pair(Own):
@@ -72,8 +127,10 @@ def train(data: Dataset, into: Path, model: ModelSection = SMALL, **options: Any
 def test_a_checkpoint_is_whole_and_says_how_it_was_made(data: Dataset, tmp_path: Path) -> None:
     into = tmp_path / "checkpoint"
     made = train(data, into)
-    assert sorted(p.name for p in into.iterdir()) == ["artifact.json", "data.json", "model.safetensors"]
+    files = ["artifact.json", "data.json", "model.safetensors"]
+    assert sorted(p.name for p in into.iterdir()) == [".resume", *files]
     found = Artifact.load(into, "checkpoint")
+    assert sorted(found.files) == files[1:]
     assert found.classes == data.classes == ("blue", "green", "red")
     assert found.preprocess is not None
     assert found.preprocess.size_px == 32
@@ -129,6 +186,35 @@ def test_features_of_augmented_views(data: Dataset, tmp_path: Path, preset: str)
     assert [entry["phase"] for entry in training["epochs"]] == ["head"] * 3
 
 
+@pytest.mark.parametrize("preset", ["light", "strong"])
+@pytest.mark.parametrize("strategy", ["feature-extractor", "gradual"])
+@pytest.mark.parametrize("name", ["custom", SMALL.name])
+def test_features_too_large_to_keep_change_nothing(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, strategy: str, name: str
+) -> None:
+    if name == "custom" and strategy == "gradual":
+        pytest.skip("the groups of a custom module are not known")
+    torch.manual_seed(7)
+    own_module: dict[str, Any] = {"module": Dropping(), "preprocess": PREPROCESS}
+    options = own_module if name == "custom" else {}
+    model = ModelSection(name=name, weights="default" if name == "custom" else "none")
+    mixing = {"preset": preset, "mixup": 0.4}
+    wanted = {"strategy": strategy, "views": 2, "epochs": 4, "batch": 7, "augment": mixing}
+    said = Lines()
+    kept = train(data, tmp_path / "kept", model, settings=wanted, progress=said, **options)
+    assert not any("too large" in line for line in said.lines)
+    assert sum("goes without" in line for line in said.lines) == 1
+    monkeypatch.setattr(features, "FEATURE_BYTES", 0)
+    said = Lines()
+    anew = train(data, tmp_path / "anew", model, settings=wanted, progress=said, **options)
+    assert any("too large" in line for line in said.lines)
+    assert sum("goes without" in line for line in said.lines) == 1
+    one, other = (read_tensors(made.file("model.safetensors")) for made in (kept, anew))
+    assert one.keys() == other.keys()
+    for key, tensor in one.items():  # in batches of another size the last bits differ
+        torch.testing.assert_close(tensor, other[key], atol=1e-4, rtol=1e-3)
+
+
 def test_mixed_images_have_no_training_accuracy(data: Dataset, tmp_path: Path) -> None:
     wanted = {"augment": {"mixup": 0.4}, "epochs": 1}
     made = train(data, tmp_path / "made", CUSTOM, module=own(), preprocess=PREPROCESS, settings=wanted)
@@ -165,11 +251,34 @@ def test_own_module_as_feature_extractor_trains_its_last_linear_layer(data: Data
     assert changed == {"last.weight", "last.bias"}
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Unused, "'auxiliary', is called 0 times"),
+        (Excited, "'excite', does not make the network's logits"),
+        (Scaled, "'last', does not make the network's logits"),
+        (Twice, "'last', is called 2 times"),
+        (Named, "'last', is not given exactly one positional"),
+    ],
+)
+def test_a_last_linear_layer_that_makes_no_logits_is_no_head(
+    data: Dataset, tmp_path: Path, kind: type[Own], words: str
+) -> None:
+    options: dict[str, Any] = {"module": kind(), "preprocess": PREPROCESS}
+    with pytest.raises(ConfigError, match=words) as caught:
+        train(data, tmp_path / "none", CUSTOM, settings={"strategy": "feature-extractor"}, **options)
+    assert "finetune.strategy: full" in caught.value.hint
+    assert not options["module"].last._forward_hooks
+    made = train(data, tmp_path / "made", CUSTOM, settings={"epochs": 1}, **options)
+    assert made.details["training"]["epochs"], "full needs no head"
+
+
 def test_own_module_is_needed_again(data: Dataset, tmp_path: Path) -> None:
     made = train(data, tmp_path / "made", CUSTOM, module=own(), preprocess=PREPROCESS, settings={"epochs": 1})
     with pytest.raises(ArtifactError, match="your own torch module") as caught:
         load_network(made)
-    assert "module=net" in caught.value.hint
+    assert "edgetune.export(..., module=net)" in caught.value.hint
+    assert "edgetune.predict(..., module=net)" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -223,6 +332,20 @@ def test_a_gpu_that_is_not_there(data: Dataset, tmp_path: Path, monkeypatch: pyt
         finetune(SMALL, data, settings(), into=tmp_path / "made", accelerator="cuda")
 
 
+class Lines(Silent):
+    """Keeps the lines and what was begun."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.begun: list[str] = []
+
+    def begin(self, what: str, total: int, unit: str = "image") -> None:
+        self.begun.append(what)
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
+
+
 class Interrupting(Silent):
     """Presses Ctrl-C in an epoch."""
 
@@ -262,6 +385,70 @@ def test_other_settings_do_not_go_on_from_this_state(data: Dataset, tmp_path: Pa
         train(data, into, CUSTOM, progress=Interrupting(2), settings={"seed": 3}, **options)
     made = train(data, into, CUSTOM, **options)
     assert made.digest == train(data, tmp_path / "fresh", CUSTOM, **options).digest
+
+
+def test_another_module_of_equal_shapes_starts_over(data: Dataset, tmp_path: Path) -> None:
+    into = tmp_path / "made"
+    options: dict[str, Any] = {"module": Own(), "preprocess": PREPROCESS}
+    with pytest.raises(KeyboardInterrupt):
+        train(data, into, CUSTOM, progress=Interrupting(2), **options)
+    said = Lines()
+    made = train(data, into, CUSTOM, progress=said, module=own(), preprocess=PREPROCESS)
+    assert not any("going on" in line for line in said.lines)
+    fresh = train(data, tmp_path / "fresh", CUSTOM, module=own(), preprocess=PREPROCESS)
+    assert made.digest == fresh.digest
+
+
+def test_weights_count_by_their_values_not_by_their_path(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seeds = [build_model(SMALL.name, 3, 3, "none", seed=seed) for seed in (1, 2)]
+    save_network(seeds[0], Path("one.safetensors"))
+    save_network(seeds[1], Path("two.safetensors"))
+    into = tmp_path / "made"
+    train(data, into, ModelSection(name=SMALL.name, weights="one.safetensors"), settings={"epochs": 1})
+    expected = {"./one.safetensors": True, str(tmp_path / "one.safetensors"): True, "two.safetensors": False}
+    for weights, goes_on in expected.items():
+        said = Lines()
+        model = ModelSection(name=SMALL.name, weights=weights)
+        train(data, into, model, settings={"epochs": 1}, progress=said)
+        assert any("going on after epoch 1/1" in line for line in said.lines) == goes_on
+
+
+def test_another_timm_starts_over(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, version = own(), "1.0.15"
+    monkeypatch.setattr(
+        stage, "library_versions", lambda *names: {name: version for name in names if name == "timm"}
+    )
+    known, foreign = (ModelSection(name=name) for name in ("mobilenet_v2", "timm:mobilenetv3_small_050"))
+    before = [stage._fingerprint(model, data, settings(), PREPROCESS, net) for model in (known, foreign)]
+    version = "1.0.16"
+    after = [stage._fingerprint(model, data, settings(), PREPROCESS, net) for model in (known, foreign)]
+    assert [one == two for one, two in zip(before, after, strict=True)] == [True, False]
+
+
+def test_a_complete_training_is_not_lost_before_it_is_in_its_place(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"accelerator": "cpu", "module": own(), "preprocess": PREPROCESS}
+
+    def make(**more: Any) -> Artifact:
+        return Store(tmp_path)("checkpoint", finetune, CUSTOM, data, settings(), **options, **more)
+
+    def killed(*args: Any, **more: Any) -> Artifact:
+        finetune(*args, **more)
+        raise KeyboardInterrupt
+
+    killed.__name__ = "finetune"
+    with pytest.raises(KeyboardInterrupt):
+        Store(tmp_path)("checkpoint", killed, CUSTOM, data, settings(), **options)
+    left = Artifact.load(tmp_path / "checkpoint.partial")
+    said = Lines()
+    made = make(progress=said)
+    assert said.begun == [], "nothing is decoded or trained again"
+    assert made.digest == left.digest
+    assert not (made.path / ".resume").exists()
 
 
 PROGRAM = """
@@ -304,6 +491,8 @@ def test_killed_again_and_again_it_ends_the_same(class_folders: Path, tmp_path: 
                 break
             time.sleep(dice.uniform(0, 0.4))
             process.send_signal(signal.SIGKILL)
+        if process.returncode == 0:
+            break
         kills += process.returncode == -signal.SIGKILL
     else:
         with start("cut") as process:

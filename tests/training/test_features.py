@@ -121,10 +121,26 @@ def test_views_differ_and_epochs_take_turns(images: Images, tiny: Any) -> None:
         assert torch.equal(next(batches.batches(epoch))[0], found[view])
 
 
-def test_features_that_do_not_fit_are_not_kept(
+def test_views_are_the_same_whether_kept_or_made_anew(images: Images, tiny: Any) -> None:
+    net = tiny()
+    ordered = image_feed(images, 7, CPU, seed=3, shuffled=False, augment=shifted)
+    views = compute_features(net, net.head, [ordered] * 2, CPU, Silent())
+    assert views is not None
+    kept = feature_feed(views, images.labels, 7, CPU, seed=3)
+    anew = image_feed(images, 7, CPU, seed=3, augment=shifted, views=2)
+    for epoch in (1, 2, 3, 6):
+        pairs = list(zip(kept.batches(epoch), anew.batches(epoch), strict=True))
+        assert len(pairs) == anew.steps
+        for (found, one), (inputs, other) in pairs:
+            assert torch.equal(one, other)
+            with torch.no_grad():
+                torch.testing.assert_close(net.head(found), net(inputs))
+
+
+def test_features_that_are_too_large_are_not_kept(
     images: Images, tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "MEMORY_SHARE", 0.0)
+    monkeypatch.setattr(features, "FEATURE_BYTES", 31 * 8 * 4 - 1)
     net = tiny()
     feed = image_feed(images, 7, CPU, seed=0, shuffled=False)
     assert compute_features(net, net.head, [feed], CPU, Silent()) is None

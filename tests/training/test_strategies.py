@@ -72,6 +72,15 @@ def test_frozen_parts_are_in_eval_mode_and_take_no_gradient(tiny: Any) -> None:
     assert {n.split(".")[0] for n, p in net.named_parameters() if not p.requires_grad} == {"stem", "first"}
 
 
+def test_where_only_the_head_learns_all_else_is_in_eval_mode(tiny: Any) -> None:
+    net = tiny()
+    net.between = nn.Dropout()  # in no group
+    set_phase(net, LAYOUT, Phase("head", 1, (0, 0, 0, 1)))
+    assert {name for name, module in net.named_modules() if module.training} == {"head", "head.0", "head.1"}
+    set_phase(net, LAYOUT, Phase("partial", 1, (0, 0, 1, 1)))
+    assert net.between.training
+
+
 def test_set_phase_thaws_what_an_earlier_phase_froze(tiny: Any) -> None:
     net = tiny()
     set_phase(net, LAYOUT, Phase("head", 1, (0, 0, 0, 1)))
