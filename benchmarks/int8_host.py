@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from edgetune.artifact import Preprocess, library_versions
 from edgetune.data.images import load, normalise
-from edgetune.engines.onnxruntime import Session, has_vnni, random_feed
+from edgetune.engines.onnxruntime import Session, random_feed
+from edgetune.machine import has_vnni
 from edgetune.quant.quantizer import quantize_model
 
 PREPROCESS = Preprocess(
