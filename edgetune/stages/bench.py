@@ -65,6 +65,7 @@ def bench(
         ArtifactError: a file cannot be loaded.
         ConfigError: an input has no fixed size.
     """
+    into.mkdir(parents=True, exist_ok=True)
     paths = {name: artifact.file("model.onnx") for name, artifact in models.items()}
     found = bench_models(paths, settings.preset, threads, progress=progress)
     write_atomic(into / "measures.json", json.dumps({"latency": found}, indent=1) + "\n")

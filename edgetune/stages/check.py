@@ -72,6 +72,7 @@ def check(
         ConfigError: the data's classes are not the network's, or the test split is empty.
         StageError: a network gives something that is not a number.
     """
+    into.mkdir(parents=True, exist_ok=True)
     begun, shown = time.perf_counter(), progress or Silent()
     if network.preprocess is None:
         raise ArtifactError(

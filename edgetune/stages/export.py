@@ -80,6 +80,7 @@ def export(
         StageError: an operator that ONNX does not have, or a file that computes something else than torch.
     """
     opset = _opset(settings, runtime)
+    into.mkdir(parents=True, exist_ok=True)
     net = load_network(checkpoint, module)
     if checkpoint.preprocess is None:
         raise ArtifactError(f"{checkpoint.path}: a checkpoint without preprocess", hint="make it again")

@@ -71,6 +71,7 @@ def quantize(
         if manifest
         else choose_samples(data, settings.images or preset.images, choose, settings.seed)
     )
+    into.mkdir(parents=True, exist_ok=True)
     save_manifest(samples, data, into / CALIBRATION_FILE)
     shown.begin("calibrate", len(samples))
     try:

@@ -33,6 +33,7 @@ def transfer(checkpoint: Artifact, scratch: Artifact, data: Dataset, *, into: Pa
     Raises:
         ArtifactError: the two were made for other inputs or classes.
     """
+    into.mkdir(parents=True, exist_ok=True)
     if checkpoint.classes != scratch.classes or checkpoint.preprocess != scratch.preprocess:
         raise ArtifactError(f"{checkpoint.path} and {scratch.path} were made for other inputs or classes")
     truth = np.array([sample.label for sample in data.splits["test"]])
