@@ -64,7 +64,7 @@ def main() -> None:
         )
         timed("check", lambda: pipeline.make_check(keep, recipe, trained, exported, int8, data, quiet))
         if target.is_host:
-            timed("bench", lambda: pipeline.make_bench(keep, recipe, exported, int8, quiet))
+            timed("bench", lambda: pipeline.make_bench(keep, recipe, target, exported, int8, quiet))
         report = pipeline.run(recipe, target, out).report
     print(heading("torch", "onnx", "onnxruntime"))
     print(f"{args.model}, {args.strategy}, {args.epochs} epochs, {args.profile}\n")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=0.15)
     parser.add_argument("--weight-decay", type=float, default=2e-4)
+    parser.add_argument("--go-on-from", type=Path, help="a checkpoint of this script to train further")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, default=0, help="images to train on (0: all), for a trial")
@@ -90,6 +91,8 @@ def main() -> None:
         pick = torch.randperm(len(images), generator=generator)[: args.limit]
         images, labels = images[pick], labels[pick]
     net = build()
+    if args.go_on_from:
+        net.load_state_dict(load_file(args.go_on_from), strict=False)
     # A fifth faster here than channels-last without compilation, which is a third faster than neither.
     compiled = torch.compile(net)
     decayed = [p for p in net.parameters() if p.ndim > 1]
@@ -159,6 +162,9 @@ def main() -> None:
         },
         "made_by": "benchmarks/pretrain_cifar10.py",
     }
+    if args.go_on_from:
+        earlier = json.loads(args.go_on_from.with_suffix(".json").read_text())
+        card["went_on_from"] = {key: earlier[key] for key in ("top1_test", "settings", "seconds")}
     args.out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
 
 
