@@ -100,7 +100,7 @@ class FinetuneSection(Section):
         weight_decay: None: a default for the optimizer.
         warmup: share of the steps.
         average: decay of an exponential moving average of the weights; 0: off.
-        patience: epochs without a better validation accuracy before it stops; 0: never.
+        patience: epochs without a better one (validation accuracy, then loss) before it stops; 0: never.
         clip: largest norm of the gradient; 0: off.
         scratch_baseline: also train the same network from random weights with the same budget, and say
             what transfer bought.

@@ -41,7 +41,7 @@ finetune:
   # {why}
   epochs: {epochs}
   batch: {batch}
-{balance}  patience: {patience}    # stop after so many epochs without a better validation accuracy; 0: never
+{balance}  patience: {patience}    # stop after so many epochs without a better one on val; 0: never
   augment:
     preset: {augment}    # none, light, standard, strong; knobs override it: flip: 0.5, rotation_deg: 10
   seed: 0

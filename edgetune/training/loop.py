@@ -96,7 +96,7 @@ class Course:
         average: the moving average of its weights, where one is kept; it is what is evaluated and saved.
         history: one entry per epoch.
         best: the learned tensors of the best epoch.
-        stale: epochs since the validation accuracy was last beaten.
+        stale: epochs since the best one.
         finished: whether the training is over.
     """
 
@@ -201,8 +201,10 @@ def judge(course: Course, task: Task, phase: Phase, found: Score) -> None:
     only: before it, parts of the network have yet to learn.
     """
     best = course.history[course.best_epoch - 1] if course.best_epoch else None
-    course.stale = 0 if best is None or found.top1 > best["val_top1"] else course.stale + 1
-    if best is None or (found.top1, -found.loss) > (best["val_top1"], -best["val_loss"]):
+    # Where few images are all right early on, the loss still tells whether it learns.
+    better = best is None or (found.top1, -found.loss) > (best["val_top1"], -best["val_loss"])
+    course.stale = 0 if better else course.stale + 1
+    if better:
         course.best_epoch = len(course.history)
         course.best = _tensors(course.judged, course.names)
     patience = task.settings.patience
