@@ -13,14 +13,13 @@ from edgetune.data.calibration import load_manifest, load_preset
 from edgetune.data.folders import Dataset, save_dataset, scan
 from edgetune.errors import ConfigError, MissingTool
 from edgetune.machine import cores, cpu_name, has_vnni
-from edgetune.profile import STRONG_OPSET, Runtime, Target, load_target, merged_gates
+from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime, Target, load_target, merged_gates
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import FinetuneSection, Recipe
 from edgetune.store import Store
 
 TRAINING = ("torch", "torchvision", "pillow", "numpy")
 EXPORTING = (*TRAINING, "onnx", "onnxruntime")
-LEAST_OPSET = 13
 RUNNING = ("numpy", "onnx", "onnxruntime")
 
 

@@ -16,6 +16,8 @@ from edgetune.recipe import Gates, Section
 from edgetune.yaml import load_yaml, validate
 
 Confidence = Literal["confirmed", "derived", "unconfirmed"]
+# From here on DequantizeLinear has scales per channel.
+LEAST_OPSET = 13
 # From here on Q/DQ scales may be FP16, which types written into the graph need.
 STRONG_OPSET = 19
 Positive = Annotated[float, Field(gt=0)]

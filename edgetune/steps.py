@@ -4,7 +4,6 @@ The same stages and the same store as in a run, so a stage run alone is found ag
 may import everything but the cli.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from edgetune.recipe import (
     load_recipe,
     section_from,
 )
+from edgetune.report.assemble import read_measures
 from edgetune.store import Store
 
 
@@ -93,7 +93,7 @@ def check_alone(
     with Store(folder.parent, progress.line).locked() as keep:
         images = find_data(trained, data, progress)
         made = pipeline.make_check(keep, recipe, trained, exported, quantized, images, progress, folder.name)
-    return _measures(made)
+    return read_measures(made)
 
 
 def bench_alone(models: Sequence[Path], preset: str, threads: int, progress: Progress) -> dict[str, Any]:
@@ -192,11 +192,6 @@ def _recipe(data: Path | None) -> Recipe:
     return Recipe(
         schema_version=1, data=DataSection(path=str(data or ".")), model=ModelSection(name="custom")
     )
-
-
-def _measures(artifact: Artifact) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(artifact.file("measures.json").read_text(encoding="utf-8"))
-    return content
 
 
 def _label(path: Path, among: Sequence[Path]) -> str:

@@ -6,7 +6,6 @@ errors, artifact, recipe, profile, data, machine and the gates.
 
 import datetime
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def assemble(
     """Build the content of report.json, verdict and gates included."""
     found: dict[str, Any] = {"latency": None, "transfer": None}
     for part in (measures, latency, transfer):
-        found |= _measures(part) if part else {}
+        found |= read_measures(part) if part else {}
     found["size"] = {"fp32_bytes": network.file("model.onnx").stat().st_size,
                      "int8_bytes": int8.file("model.onnx").stat().st_size}  # fmt: skip
     why_not = {} if target.is_host else {"latency": "no engine was built here: run it on the device"}
@@ -87,7 +86,8 @@ def publish(report: dict[str, Any], out: Path) -> None:
     write_report(report, out)
 
 
-def _measures(artifact: Artifact) -> dict[str, Any]:
+def read_measures(artifact: Artifact) -> dict[str, Any]:
+    """Return what a judge (check, bench, transfer) measured."""
     content: dict[str, Any] = json.loads(artifact.file("measures.json").read_text(encoding="utf-8"))
     return content
 
@@ -124,8 +124,3 @@ def _lasting(report: dict[str, Any]) -> dict[str, Any]:
         for key, value in report.items()
         if key not in ("made_at", "machine", "command", "reproduce")
     }
-
-
-def command_line(*words: str) -> str:
-    """Return a command as one would type it."""
-    return shlex.join(words)

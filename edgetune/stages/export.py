@@ -29,7 +29,7 @@ from edgetune.data.folders import Dataset
 from edgetune.data.images import batches
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
-from edgetune.profile import STRONG_OPSET, Runtime
+from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime
 from edgetune.progress import Progress, Silent
 from edgetune.quant.graph import RANDOM_OPS, reads, reads_inside
 from edgetune.recipe import ExportSection
@@ -43,7 +43,6 @@ LARGEST_DIFFERENCE = 0.1
 TINY = 1e-30
 
 # Below, DequantizeLinear has no axis: no scales per channel.
-_OPSET_MIN = 13
 # What torch's exporter writes by itself; beyond, onnx converts.
 _OPSET_TORCH = 20
 # Tensors up to this many values can be shapes, axes and the like.
@@ -112,9 +111,9 @@ def _opset(settings: ExportSection, runtime: Runtime) -> int:
             f"export.opset: {opset} is above {runtime.opset}, the profile's",
             hint="leave it out: the profile sets it",
         )
-    if opset < _OPSET_MIN:
+    if opset < LEAST_OPSET:
         raise ConfigError(
-            f"export.opset: {opset} is below {_OPSET_MIN}, the first with scales per channel",
+            f"export.opset: {opset} is below {LEAST_OPSET}, the first with scales per channel",
             hint="leave it out: the profile sets it",
         )
     if runtime.rendering == "strong" and opset < STRONG_OPSET:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgetune.artifact import Artifact, Preprocess
+from edgetune.data.files import ENDINGS
 from edgetune.data.images import load, normalise
 from edgetune.errors import ArtifactError, ConfigError
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 BATCH = 32
 
 
@@ -89,7 +89,9 @@ def _found(inputs: Sequence[Path]) -> list[Path]:
         if given.is_dir():
             inside = sorted(p for p in given.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
             if not inside:
-                raise ConfigError(f"{given}: no image in this folder", hint=f"it takes {', '.join(ENDINGS)}")
+                raise ConfigError(
+                    f"{given}: no image in this folder", hint=f"it takes {', '.join(sorted(ENDINGS))}"
+                )
             paths.extend(inside)
         elif given.is_file():
             paths.append(given)
