@@ -16,8 +16,9 @@ from edgetune.errors import ConfigError, nearest
 from edgetune.machine import has_vnni
 from edgetune.quant import cpu, placement, tensorrt
 from edgetune.quant.collect import collect
-from edgetune.quant.graph import Graph, prepare
+from edgetune.quant.graph import Graph
 from edgetune.quant.plan import Plan, Scale, check_names, merge_ranges
+from edgetune.quant.prepare import prepare
 from edgetune.quant.ranges import RANGES, Range, Statistics
 
 RENDERING_KEY = "edgetune.rendering"

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from edgetune.quant import cpu
-from edgetune.quant.graph import prepare
 from edgetune.quant.placement import missing_kernels, place
 from edgetune.quant.plan import Plan
+from edgetune.quant.prepare import prepare
 
 Nets = Callable[..., Any]
 

@@ -13,8 +13,9 @@ from onnx import ModelProto, numpy_helper
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError, StageError
 from edgetune.quant import cpu
-from edgetune.quant.graph import attribute, prepare
+from edgetune.quant.graph import attribute
 from edgetune.quant.plan import asymmetric, quantize_weights, symmetric
+from edgetune.quant.prepare import prepare
 from edgetune.quant.quantizer import quantize_model
 
 Nets = Callable[..., Any]

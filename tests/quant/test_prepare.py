@@ -9,7 +9,7 @@ from onnx import helper, numpy_helper
 
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError
-from edgetune.quant.graph import prepare
+from edgetune.quant.prepare import prepare
 
 Nets = Callable[..., Any]
 
