@@ -3,6 +3,7 @@
 It knows nothing of quantization, images or latency protocols. It may import errors, artifact and machine.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,22 +74,24 @@ class Session:
         self.inputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in self._session.get_outputs())
 
-    def run(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
-        """Run a batch of any size through a network with one input.
+    def run(self, batch: NDArray[Any] | Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run a batch of any size through a network with one input, or an array for each of several.
 
         A network with a static batch of another size is fed in parts, the last one filled up with
         repetitions whose results are dropped.
 
         Args:
-            batch: `[N, ...]`.
+            batch: `[N, ...]`; or by the inputs' names, arrays that fit as they are.
 
         Returns:
             One array per output; an output with a batch dimension has N rows.
 
         Raises:
-            ConfigError: the batch does not fit the network's input, or the network has several inputs.
+            ConfigError: the batch does not fit the network's inputs.
             StageError: ONNX Runtime stopped.
         """
+        if not isinstance(batch, np.ndarray):
+            return self._run(self._fitted(batch))
         spec = self._check(batch)
         size = spec.shape[0]
         if not isinstance(size, int) or size == len(batch):
@@ -116,21 +119,36 @@ class Session:
         except _REFUSALS as error:
             raise StageError(f"{self._name}: ONNX Runtime stopped: {_first_line(error)}") from error
 
+    def _fitted(self, feed: Mapping[str, NDArray[Any]]) -> Feed:
+        names = [spec.name for spec in self.inputs]
+        if set(feed) != set(names):
+            raise ConfigError(f"{self._name}: takes {', '.join(names)}, not {', '.join(feed) or 'nothing'}")
+        for spec in self.inputs:
+            self._refuse_unfit(spec, feed[spec.name], 0)
+        return {name: np.ascontiguousarray(feed[name]) for name in names}
+
     def _check(self, batch: NDArray[Any]) -> TensorSpec:
         if len(self.inputs) != 1:
             names = ", ".join(spec.name for spec in self.inputs)
-            raise ConfigError(f"{self._name}: has {len(self.inputs)} inputs ({names}), one is supported")
+            raise ConfigError(
+                f"{self._name}: has {len(self.inputs)} inputs ({names}), not one",
+                hint="give an array for each, by its name",
+            )
         spec = self.inputs[0]
+        self._refuse_unfit(spec, batch, 1)
+        return spec
+
+    def _refuse_unfit(self, spec: TensorSpec, batch: NDArray[Any], begin: int) -> None:
+        """Refuse an array of another type or shape; dimensions before `begin` may differ."""
         fits = len(spec.shape) == batch.ndim and all(
             isinstance(want, str) or want == got
-            for want, got in zip(spec.shape[1:], batch.shape[1:], strict=False)
+            for want, got in zip(spec.shape[begin:], batch.shape[begin:], strict=False)
         )
-        if not fits or spec.dtype != batch.dtype.name or len(batch) == 0:
+        if not fits or spec.dtype != batch.dtype.name or batch.shape[:1] == (0,):
             raise ConfigError(
                 f"{self._name}: input {spec.name!r} takes {spec.dtype} {list(spec.shape)}, "
                 f"not {batch.dtype.name} {list(batch.shape)}"
             )
-        return spec
 
 
 def random_feed(session: Session, seed: int = 0) -> Feed:

@@ -1,7 +1,8 @@
 """Compares three networks on the test split: torch, its FP32 ONNX file, and the INT8 one.
 
 One pass, batch by batch; what is kept per image is a few numbers. It knows nothing of gates, latency or how
-a network was made. It may import artifact, recipe, data, engines, training and latency (for statistics).
+a network was made. It may import artifact, recipe, data, engines, training, quant.compare and latency's
+statistics.
 """
 
 import json
@@ -21,8 +22,9 @@ from edgetune.data.folders import Dataset, Sample
 from edgetune.data.images import batches
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError, nearest
-from edgetune.latency.statistics import mean_interval, paired_drop, wilson
+from edgetune.latency.statistics import paired_drop, wilson
 from edgetune.progress import Progress, Silent
+from edgetune.quant.compare import Comparison, agreement
 from edgetune.recipe import CheckSection
 from edgetune.training.checkpoint import load_network
 
@@ -32,8 +34,6 @@ FLIPS = 50
 PAIRS = 50
 # Confusion matrices beyond this many classes are megabytes that nobody reads.
 CONFUSION_CLASSES = 200
-# Stands for "no error at all"; float32 itself ends near 150 dB.
-SQNR_CEILING_DB = 200.0
 TITLES = {"torch": "torch", "fp32": "FP32 ONNX", "int8": "INT8"}
 
 Logits = NDArray[np.float32]
@@ -114,64 +114,6 @@ def check(
     ).write(into)
 
 
-class Comparison:
-    """Running sums over batches of logits: a network against the one it stands for."""
-
-    def __init__(self) -> None:
-        self._cosines: list[NDArray[np.float64]] = []
-        self._values = 0
-        self._mean = self._spread = self._square = self._error = self._largest = 0.0
-
-    def add(self, reference: Logits, other: Logits) -> None:
-        """Take in logits [N, K] of both networks for the same inputs."""
-        a, b = reference.astype(np.float64), other.astype(np.float64)
-        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        inner = (a * b).sum(axis=1)
-        # A vector of zeros points nowhere: as good as another one, and as bad as can be against any else.
-        equal = (a == b).all(axis=1)
-        self._cosines.append(
-            np.where(norms > 0, inner / np.where(norms > 0, norms, 1), np.where(equal, 1.0, 0.0))
-        )
-        self._add_spread(a)
-        self._square += float((a * a).sum())
-        self._error += float(((a - b) ** 2).sum())
-        self._largest = max(self._largest, float(np.abs(a - b).max()))
-
-    def figures(self) -> dict[str, Any]:
-        """Return the figures over all that was added; differences are in logits.
-
-        The signal-to-quantization-noise ratio is 10 log10(sum of squared reference / sum of squared error).
-        """
-        cosines = np.clip(np.concatenate(self._cosines), -1.0, 1.0)
-        deviation = (self._spread / self._values) ** 0.5
-        ends = mean_interval(cosines)
-        return {
-            "images": len(cosines),
-            "difference": self._largest,
-            "difference_over_std": self._largest / max(deviation, float(np.finfo(np.float32).tiny)),
-            "cosine_mean": float(cosines.mean()),
-            "cosine_low": max(ends.low, -1.0) if ends else None,
-            "cosine_high": min(ends.high, 1.0) if ends else None,
-            "cosine_min": float(cosines.min()),
-            "sqnr_db": self._sqnr_db(),
-        }
-
-    def _add_spread(self, values: NDArray[np.float64]) -> None:
-        """Merge sums of squared deviations (Chan, Golub & LeVeque 1983, The American Statistician 37:242)."""
-        count, step = self._values + values.size, float(values.mean()) - self._mean
-        self._spread += float(((values - values.mean()) ** 2).sum())
-        self._spread += step * step * self._values * values.size / count
-        self._mean += step * values.size / count
-        self._values = count
-
-    def _sqnr_db(self) -> float:
-        if self._error == 0:
-            return SQNR_CEILING_DB
-        if self._square == 0:
-            return -SQNR_CEILING_DB
-        return float(np.clip(10 * np.log10(self._square / self._error), -SQNR_CEILING_DB, SQNR_CEILING_DB))
-
-
 def chosen(samples: Sequence[Sample], images: int) -> tuple[Sample, ...]:
     """Return so many samples, each class in its share and evenly over a seeded order; 0: all of them."""
     if images <= 0 or images >= len(samples):
@@ -184,18 +126,6 @@ def chosen(samples: Sequence[Sample], images: int) -> tuple[Sample, ...]:
         # The k-th of n members stands at (k + u) / n: any first part holds every class in its share.
         place[members] = (noise.permutation(len(members)) + noise.random()) / len(members)
     return tuple(samples[index] for index in sorted(np.argsort(place, kind="stable")[:images]))
-
-
-def agreement(reference: NDArray[np.int64], other: NDArray[np.int64]) -> dict[str, Any]:
-    """Return on which share of the inputs two networks name the same class, with its interval."""
-    same = int(np.count_nonzero(reference == other))
-    ends = wilson(same, reference.size)
-    return {
-        "agreed": same,
-        "agreement": same / reference.size,
-        "agreement_low": ends.low,
-        "agreement_high": ends.high,
-    }
 
 
 def accuracy(samples: Sequence[Sample], top1: Predictions, classes: Sequence[str]) -> dict[str, Any]:

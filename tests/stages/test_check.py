@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -18,14 +18,12 @@ from torch import nn
 from edgetune.artifact import Artifact, Preprocess
 from edgetune.data.folders import Dataset, Sample
 from edgetune.errors import ArtifactError, ConfigError, StageError
+from edgetune.quant.compare import SQNR_CEILING_DB, agreement
 from edgetune.recipe import CheckSection
 from edgetune.stages import check as module_of_check
 from edgetune.stages.check import (
     PAIRS,
-    SQNR_CEILING_DB,
-    Comparison,
     accuracy,
-    agreement,
     check,
     chosen,
     confused,
@@ -265,53 +263,6 @@ def test_a_subset_holds_every_class_in_its_share(labels: list[int], images: int)
     for label in set(labels):
         expected = labels.count(label) * len(taken) / len(labels)
         assert abs(sum(sample.label == label for sample in taken) - expected) <= len(set(labels))
-
-
-LOGITS = st.integers(2, 6).flatmap(
-    lambda n: st.lists(st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=3), min_size=n, max_size=n)
-)
-
-
-@given(LOGITS, st.integers(0, 2**31), st.integers(1, 6))
-def test_batches_do_not_change_the_comparison(rows: list[list[float]], seed: int, cut: int) -> None:
-    reference = np.array(rows, np.float32)
-    other = reference + np.random.default_rng(seed).normal(0, 0.1, reference.shape).astype(np.float32)
-    assume(reference.std() > 1e-3)
-    whole, parts = Comparison(), Comparison()
-    whole.add(reference, other)
-    for side in (slice(0, cut), slice(cut, None)):
-        if len(reference[side]):
-            parts.add(reference[side], other[side])
-    first, second = whole.figures(), parts.figures()
-    assert first.keys() == second.keys()
-    for key, value in first.items():
-        assert second[key] == pytest.approx(value, rel=1e-6, abs=1e-9), key
-    assert -1 <= first["cosine_min"] <= first["cosine_mean"] <= 1
-    json.dumps(first, allow_nan=False)
-
-
-def test_a_common_offset_of_the_logits_does_not_drown_their_deviation() -> None:
-    reference = (1e4 + np.random.default_rng(0).normal(size=(64, 5))).astype(np.float32)
-    both = Comparison()
-    for half in (reference[:40], reference[40:]):
-        both.add(half, half + np.float32(0.25))
-    assert both.figures()["difference_over_std"] == pytest.approx(
-        0.25 / reference.std(dtype=np.float64), rel=1e-6
-    )
-
-
-def test_zeros_and_constants_give_numbers() -> None:
-    zeros, ones = np.zeros((2, 3), np.float32), np.ones((2, 3), np.float32)
-    for reference, other, cosine, ratio in (
-        (zeros, zeros, 1.0, SQNR_CEILING_DB),
-        (zeros, ones, 0.0, -SQNR_CEILING_DB),
-        (ones, zeros, 0.0, 0.0),
-    ):
-        both = Comparison()
-        both.add(reference, other)
-        figures = both.figures()
-        assert (figures["cosine_mean"], figures["sqnr_db"]) == (cosine, ratio)
-        json.dumps(figures, allow_nan=False)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))

@@ -1,0 +1,218 @@
+"""Compares the INT8 network with the FP32 one that it stands for: input by input, in one pass.
+
+What is kept per input is a few numbers, whatever the size of the outputs. It knows nothing of images, labels
+or how a network was made. It may import errors, engines, progress and latency's statistics.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from edgetune.engines.onnxruntime import Session
+from edgetune.errors import StageError
+from edgetune.latency.statistics import mean_interval, wilson
+from edgetune.progress import Progress, Silent
+
+# Stands for "no error at all"; float32 itself ends near 150 dB.
+SQNR_CEILING_DB = 200.0
+
+Model = Path | bytes | ModelProto
+Batch = NDArray[Any] | Mapping[str, NDArray[Any]]
+Values = NDArray[Any]
+
+
+def compare(
+    fp32: Model,
+    int8: Model,
+    batches: Iterable[Batch],
+    *,
+    exact: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run both networks over the same inputs.
+
+    Args:
+        fp32: the network that is right by definition.
+        int8: the one made of it, with the same inputs and outputs.
+        batches: preprocessed inputs `[N, ...]`; or an array per input by its name, for one run each.
+        exact: run INT8 without the optimisations that change rounding: where it stands for a TensorRT engine.
+        progress: is advanced by the inputs.
+
+    Returns:
+        `images`, `exact`, and `outputs`: by name the figures of `Comparison`; for integers and truth values
+        the share that is the `same`; `unlike` instead where the two have different shapes. For a
+        classifier (one output `[N, K]`) also the figures of `agreement`, on the largest of K.
+
+    Raises:
+        StageError: there is no input, or an output is NaN or infinite.
+        ConfigError: an input does not fit.
+    """
+    shown = progress or Silent()
+    reference, other = _session(fp32), _session(int8, exact)
+    names = [spec.name for spec in reference.outputs]
+    sums = {name: Output() for name in names}
+    images, agreed, classifier = 0, 0, len(names) == 1
+    for batch in _parts(batches, reference):
+        count = len(batch) if isinstance(batch, np.ndarray) else _count(batch, reference)
+        pairs = list(zip(names, reference.run(batch), other.run(batch), strict=True))
+        for name, right, found in pairs:
+            _refuse_unsound(name, right, "FP32")
+            _refuse_unsound(name, found, "INT8")
+            sums[name].add(right, found, count)
+        classifier = classifier and _are_logits(pairs[0][1], count)
+        if classifier:
+            first, second = (values.reshape(count, -1).argmax(axis=1) for values in pairs[0][1:])
+            agreed += int(np.count_nonzero(first == second))
+        images += count
+        shown.advance(count)
+    if not images:
+        raise StageError("no inputs to compare INT8 with FP32 on")
+    figures = {name: found.figures() for name, found in sums.items()}
+    shares = share_agreed(agreed, images) if classifier else {}
+    return {"images": images, "exact": exact, "outputs": figures, **shares}
+
+
+class Output:
+    """One output of both networks: floats by their distance, everything else by being the same."""
+
+    def __init__(self) -> None:
+        self._floats: Comparison | None = None
+        self._same = self._values = 0
+        self._unlike = ""
+
+    def add(self, reference: Values, other: Values, count: int) -> None:
+        """Take in what both networks gave for `count` inputs; without a row for each, it counts as one."""
+        if reference.shape != other.shape:
+            self._unlike = f"{list(reference.shape)} in FP32, {list(other.shape)} in INT8"
+        elif not np.issubdtype(reference.dtype, np.floating):
+            self._same += int(np.count_nonzero(reference == other))
+            self._values += reference.size
+        elif reference.size:
+            self._floats = self._floats or Comparison()
+            rows = count if reference.shape[:1] == (count,) else 1
+            self._floats.add(reference.reshape(rows, -1), other.reshape(rows, -1))
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures over all that was added."""
+        if self._unlike:
+            return {"unlike": self._unlike}
+        if self._floats is None:
+            return {"same": self._same / self._values if self._values else 1.0}
+        return self._floats.figures()
+
+
+class Comparison:
+    """Running sums over batches of outputs: a network against the one it stands for."""
+
+    def __init__(self) -> None:
+        self._cosines: list[NDArray[np.float64]] = []
+        self._values = 0
+        self._mean = self._spread = self._square = self._error = self._largest = 0.0
+
+    def add(self, reference: Values, other: Values) -> None:
+        """Take in outputs [N, K] of both networks for the same inputs."""
+        a, b = reference.astype(np.float64), other.astype(np.float64)
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        inner = (a * b).sum(axis=1)
+        # A vector of zeros points nowhere: as good as another one, and as bad as can be against any else.
+        equal = (a == b).all(axis=1)
+        self._cosines.append(
+            np.where(norms > 0, inner / np.where(norms > 0, norms, 1), np.where(equal, 1.0, 0.0))
+        )
+        self._add_spread(a)
+        self._square += float((a * a).sum())
+        self._error += float(((a - b) ** 2).sum())
+        self._largest = max(self._largest, float(np.abs(a - b).max()))
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures over all that was added; differences are in the output's own unit.
+
+        The signal-to-quantization-noise ratio is 10 log10(sum of squared reference / sum of squared error).
+        """
+        cosines = np.clip(np.concatenate(self._cosines), -1.0, 1.0)
+        deviation = (self._spread / self._values) ** 0.5
+        ends = mean_interval(cosines)
+        return {
+            "images": len(cosines),
+            "difference": self._largest,
+            "difference_over_std": self._largest / max(deviation, float(np.finfo(np.float32).tiny)),
+            "cosine_mean": float(cosines.mean()),
+            "cosine_low": max(ends.low, -1.0) if ends else None,
+            "cosine_high": min(ends.high, 1.0) if ends else None,
+            "cosine_min": float(cosines.min()),
+            "sqnr_db": self._sqnr_db(),
+        }
+
+    def _add_spread(self, values: NDArray[np.float64]) -> None:
+        """Merge sums of squared deviations (Chan, Golub & LeVeque 1983, The American Statistician 37:242)."""
+        count, step = self._values + values.size, float(values.mean()) - self._mean
+        self._spread += float(((values - values.mean()) ** 2).sum())
+        self._spread += step * step * self._values * values.size / count
+        self._mean += step * values.size / count
+        self._values = count
+
+    def _sqnr_db(self) -> float:
+        if self._error == 0:
+            return SQNR_CEILING_DB
+        if self._square == 0:
+            return -SQNR_CEILING_DB
+        return float(np.clip(10 * np.log10(self._square / self._error), -SQNR_CEILING_DB, SQNR_CEILING_DB))
+
+
+def agreement(reference: NDArray[np.int64], other: NDArray[np.int64]) -> dict[str, Any]:
+    """Return on which share of the inputs two networks name the same class, with its interval."""
+    return share_agreed(int(np.count_nonzero(reference == other)), reference.size)
+
+
+def share_agreed(agreed: int, count: int) -> dict[str, Any]:
+    """Return a share of `count` inputs with its interval (Wilson, at 95%)."""
+    ends = wilson(agreed, count)
+    return {
+        "agreed": agreed,
+        "agreement": agreed / count,
+        "agreement_low": ends.low,
+        "agreement_high": ends.high,
+    }
+
+
+def _session(model: Model, exact: bool = False) -> Session:
+    return Session(model.SerializeToString() if isinstance(model, ModelProto) else model, exact=exact)
+
+
+def _parts(batches: Iterable[Batch], session: Session) -> Iterator[Batch]:
+    """Cut batches to the size that the network takes, so that each run's outputs belong to its inputs."""
+    shape = session.inputs[0].shape
+    size = shape[0] if shape and isinstance(shape[0], int) else 0
+    for batch in batches:
+        if not isinstance(batch, np.ndarray) or not size:
+            yield batch
+            continue
+        for start in range(0, len(batch), size):
+            yield batch[start : start + size]
+
+
+def _count(batch: Mapping[str, Values], session: Session) -> int:
+    """Return how many inputs an array per name holds: the rows of the first that has any."""
+    shapes = (batch[spec.name].shape for spec in session.inputs if spec.name in batch)
+    return next((shape[0] for shape in shapes if shape), 1)
+
+
+def _are_logits(values: Values, count: int) -> bool:
+    """Whether an output is [N, K], or [N, K, 1, 1], with something to choose from."""
+    many = values.shape[1] if values.ndim > 1 else 0
+    floats = np.issubdtype(values.dtype, np.floating)
+    return floats and values.shape[:1] == (count,) and many > 1 and values.size == count * many
+
+
+def _refuse_unsound(name: str, values: Values, title: str) -> None:
+    if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+        raise StageError(
+            f"the {title} network's output {name!r} holds NaN or infinite values",
+            hint="run the FP32 network on these inputs and look for overflow"
+            if title == "FP32"
+            else "a calibration range is too narrow or too wide: choose others with quantize.ranges",
+        )
