@@ -57,14 +57,14 @@ def prepare(model: ModelProto) -> Graph:
     fed = [value for value in work.graph.input if value.name not in constant]
     del work.graph.input[:]
     work.graph.input.extend(fed)
-    _name_nodes(work)
+    name_nodes(work)
     try:
         # Folding shapes lets inference see further, which gives more to fold.
         while _fold_constants(work):
             pass
         _fold_batch_norms(work)
         _write_pooling(work)
-        _drop_dead(work)
+        drop_dead(work)
         return Graph(infer_types(work))
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise ArtifactError(
@@ -72,7 +72,8 @@ def prepare(model: ModelProto) -> Graph:
         ) from error
 
 
-def _name_nodes(model: ModelProto) -> None:
+def name_nodes(model: ModelProto) -> None:
+    """Give every node a name of its own, in place: the operator and its place in the file where it has none."""
     taken = set()
     for index, node in enumerate(model.graph.node):
         name = node.name or f"{node.op_type}_{index}"
@@ -191,7 +192,7 @@ def _write_pooling(model: ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def _drop_dead(model: ModelProto) -> None:
+def drop_dead(model: ModelProto) -> None:
     """Remove nodes and initializers that no output needs."""
     needed = {value.name for value in model.graph.output}
     kept = []
