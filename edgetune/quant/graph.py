@@ -85,6 +85,13 @@ class Graph:
         kind = self._values.get(tensor)
         return kind is None or kind.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED)
 
+    def is_known_float(self, tensor: str) -> bool:
+        """Say whether a tensor is known to hold float32; not so where its type could not be inferred."""
+        if tensor in self.constants:
+            return self.constants[tensor].dtype == np.float32
+        kind = self._values.get(tensor)
+        return kind is not None and kind.elem_type == onnx.TensorProto.FLOAT
+
     def variables(self, node: NodeProto) -> list[str]:
         """Return the inputs of a node that are not constant."""
         return [name for name in node.input if name and name not in self.constants]
@@ -99,6 +106,11 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:
     """Return a node's attribute, or what it is where the node does not say."""
     found = next((item for item in node.attribute if item.name == name), None)
     return default if found is None else helper.get_attribute_value(found)
+
+
+def is_standard(node: NodeProto) -> bool:
+    """Say whether a node's operator is one of ONNX's own."""
+    return node.domain in ("", "ai.onnx")
 
 
 def opset_of(model: ModelProto) -> int:

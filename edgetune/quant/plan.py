@@ -34,6 +34,7 @@ ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
 # Weights of an all-zero channel: any scale represents them, and this one survives FP16.
 _EMPTY_SCALE = 2.0**-20
 _SMALLEST_SCALE = 1e-30
+LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,24 @@ def asymmetric(low: float, high: float) -> Scale:
     return Scale(low, high, scale, int(np.clip(np.rint(-bottom / float(scale)), 0, 255)))
 
 
+def fits_half(scale: NDArray[Any]) -> bool:
+    """Say whether FP16 can hold scales (of a tensor, or of a weight's channels) and what they scale.
+
+    FP16's numbers below 2^-14 have ever fewer digits; at 2^-20, four are left.
+    """
+    return bool(scale.max() >= _EMPTY_SCALE and scale.max() * 128 <= LARGEST_HALF)
+
+
+def half_scale(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the nearest scales that FP16 can write down; those given where it can hold none of them.
+
+    Channels of weights far below the others (all magnitudes under 1.2e-4) get the least scale, 2^-20.
+    """
+    if not fits_half(scale):
+        return scale
+    return np.maximum(scale, np.float32(_EMPTY_SCALE)).astype(np.float16).astype(np.float32)
+
+
 def merge_ranges(plan: Plan, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
     """Widen the range of every quantized tensor to that of its group."""
     members: dict[str, list[tuple[float, float]]] = {}
@@ -184,7 +203,11 @@ def merge_ranges(plan: Plan, ranges: dict[str, tuple[float, float]]) -> dict[str
 
 
 def quantize_weights(
-    weight: NDArray[np.float32], axis: int, largest: int = 127, floor: NDArray[np.float64] | None = None
+    weight: NDArray[np.float32],
+    axis: int,
+    largest: int = 127,
+    floor: NDArray[np.float64] | None = None,
+    half: bool = False,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Quantize weights symmetrically, one scale per output channel.
 
@@ -193,6 +216,7 @@ def quantize_weights(
         axis: of the output channels.
         largest: magnitude of the largest integer; 64 leaves the top bit unused.
         floor: per channel, what the scale must at least be.
+        half: scales are numbers that FP16 can write down, where it can.
 
     Returns:
         Integers of the weights' shape, and scales `[channels]`.
@@ -202,7 +226,7 @@ def quantize_weights(
     scale = np.where(extreme > 0, np.maximum(extreme / largest, _SMALLEST_SCALE), _EMPTY_SCALE)
     if floor is not None:
         scale = np.maximum(scale, floor)
-    scale32 = scale.astype(np.float32)
+    scale32 = half_scale(scale.astype(np.float32)) if half else scale.astype(np.float32)
     spread = scale32.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
     levels = np.clip(np.rint(weight / spread), -largest, largest).astype(np.int8)
     return levels, scale32

@@ -6,6 +6,7 @@ It may import errors, machine, progress, engines and the rest of quant.
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from onnx import ModelProto, helper
 
 from edgetune.errors import ConfigError, nearest
 from edgetune.machine import has_vnni
-from edgetune.quant import cpu, placement, tensorrt
+from edgetune.quant import cpu, half, placement, tensorrt
 from edgetune.quant.collect import collect
 from edgetune.quant.graph import Graph
 from edgetune.quant.plan import Plan, Scale, check_names, merge_ranges
@@ -22,10 +23,6 @@ from edgetune.quant.prepare import prepare
 from edgetune.quant.ranges import RANGES, Range, Statistics
 
 RENDERING_KEY = "edgetune.rendering"
-STRONG_WARNING = (
-    "everything outside of Q/DQ is FP32, and a strongly typed engine runs it so: "
-    "an FP16 rest needs a rendering that does not exist yet"
-)
 NO_VNNI_WARNING = (
     "this CPU has no VNNI: weights have 7 bits instead of 8, so that its kernels do not overflow, "
     "and INT8 is not much faster than FP32"
@@ -34,26 +31,35 @@ NO_VNNI_WARNING = (
 
 @dataclass(frozen=True)
 class Rendering:
-    """How the same network is written down for one kind of runtime."""
+    """How the same network is written down for one kind of runtime.
+
+    Attributes:
+        render: writes Q/DQ, everything outside of it in FP32, for corrections to work on.
+        finish: writes the types that the runtime reads; also gives warnings.
+    """
 
     place: Callable[[Graph, frozenset[str]], Plan]
     scales: Callable[[dict[str, Range]], dict[str, Scale]]
     symmetric: bool
     render: Callable[[Graph, Plan, dict[str, Scale]], ModelProto]
-    warnings: Callable[[], list[str]]
+    finish: Callable[[ModelProto], tuple[ModelProto, list[str]]]
 
 
 def _render_cpu(graph: Graph, plan: Plan, scales: dict[str, Scale]) -> ModelProto:
     return cpu.render(graph, plan, scales, cpu.FULL_WEIGHT if has_vnni() else cpu.REDUCED_WEIGHT)
 
 
+def _finish_cpu(model: ModelProto) -> tuple[ModelProto, list[str]]:
+    return model, [] if has_vnni() else [NO_VNNI_WARNING]
+
+
 # What Runtime.rendering may name.
 RENDERINGS: dict[str, Rendering] = {
-    "weak": Rendering(placement.place, tensorrt.scales_of, True, tensorrt.render, lambda: []),
-    "strong": Rendering(placement.place, tensorrt.scales_of, True, tensorrt.render, lambda: [STRONG_WARNING]),
-    "cpu": Rendering(
-        cpu.place, cpu.scales_of, False, _render_cpu, lambda: [] if has_vnni() else [NO_VNNI_WARNING]
+    "weak": Rendering(placement.place, tensorrt.scales_of, True, tensorrt.render, lambda model: (model, [])),
+    "strong": Rendering(
+        placement.place, tensorrt.half_scales_of, True, partial(tensorrt.render, half=True), half.to_half
     ),
+    "cpu": Rendering(cpu.place, cpu.scales_of, False, _render_cpu, _finish_cpu),
 }
 
 
@@ -97,7 +103,7 @@ def quantize_model(
     statistics, images = collect(graph, plan.reads, batches, keep_counts=ranges != "minmax")
     found = {name: RANGES[ranges](item, how.symmetric) for name, item in statistics.items()}
     scales = how.scales(merge_ranges(plan, found))
-    made = how.render(graph, plan, scales)
+    made, warnings = how.finish(how.render(graph, plan, scales))
     properties = {item.key: item.value for item in made.metadata_props} | {RENDERING_KEY: rendering}
     helper.set_model_props(made, properties)
     details = {
@@ -110,7 +116,7 @@ def quantize_model(
         "quantized_ops": sum(layer.precision == "INT8" for layer in plan.layers),
         "float_ops": sum(layer.precision != "INT8" for layer in plan.layers),
         "warnings": [
-            *how.warnings(),
+            *warnings,
             *placement.missing_kernels(graph, plan, tensorrt),
             *_constants_warning(statistics),
         ],

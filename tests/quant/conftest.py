@@ -1,12 +1,18 @@
 """Small networks, built node by node, on which placement and rendering can be read off."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from edgetune.engines.onnxruntime import Session
+from edgetune.quant import cpu, half, placement, tensorrt
+from edgetune.quant.graph import Graph
+from edgetune.quant.plan import merge_ranges
 
 
 class Net:
@@ -71,3 +77,55 @@ class Net:
 @pytest.fixture(scope="session")
 def net() -> Callable[..., Net]:
     return Net
+
+
+def feeds(model: ModelProto, seed: int = 1) -> dict[str, np.ndarray]:
+    """Normally distributed input for every input of a model, dynamic dimensions taken as 2."""
+    noise = np.random.default_rng(seed)
+    constant = {item.name for item in model.graph.initializer}
+    return {
+        value.name: noise.standard_normal(
+            [dim.dim_value or 2 for dim in value.type.tensor_type.shape.dim]
+        ).astype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        for value in model.graph.input
+        if value.name not in constant
+    }
+
+
+def peaks(
+    graph: Graph, tensors: Iterable[str], feed: dict[str, np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    """The extremes of tensors on one input."""
+    model = ModelProto()
+    model.CopyFrom(graph.model)
+    computed = [name for name in tensors if name not in feed]
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in computed
+    )
+    values = feed
+    if computed:
+        found = Session(model.SerializeToString(), threads=1).run_once(feed)
+        values = feed | dict(zip(computed, found[-len(computed) :], strict=True))
+    return {name: (float(values[name].min()), float(values[name].max())) for name in tensors}
+
+
+def write(graph: Graph, how: str, feed: dict[str, np.ndarray]) -> ModelProto:
+    """A prepared network with Q/DQ, scales from the extremes of one input: `weak`, `strong` or `cpu`."""
+    plan = (cpu.place if how == "cpu" else placement.place)(graph)
+    found = merge_ranges(plan, peaks(graph, plan.reads, feed))
+    if how == "cpu":
+        return cpu.render(graph, plan, cpu.scales_of(found))
+    if how == "weak":
+        return tensorrt.render(graph, plan, tensorrt.scales_of(found))
+    return half.to_half(tensorrt.render(graph, plan, tensorrt.half_scales_of(found), half=True))[0]
+
+
+def run(model: ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The outputs of a model, rounding where its Q nodes stand and nowhere else."""
+    return Session(model.SerializeToString(), threads=1, exact=True).run_once(feed)
+
+
+@pytest.fixture(scope="session")
+def kit() -> SimpleNamespace:
+    """What tests of graphs share."""
+    return SimpleNamespace(feeds=feeds, peaks=peaks, write=write, run=run)

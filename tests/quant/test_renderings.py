@@ -174,12 +174,6 @@ def test_weights_have_seven_bits_where_kernels_would_overflow(
     assert largest == {True: 127, False: 64}
 
 
-def test_strongly_typed_says_what_stays_fp32(net: Nets) -> None:
-    n, out = block(net, opset=19)
-    _, details = quantize_model(n.model(out), [n.inputs()], "strong", "minmax")
-    assert any("FP16" in warning for warning in details["warnings"])
-
-
 def test_a_convolution_that_ends_the_network_keeps_the_output_name(net: Nets) -> None:
     n = net()
     c = n.conv("x", name="last")
