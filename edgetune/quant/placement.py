@@ -306,30 +306,35 @@ def _follower(draft: _Draft, node: NodeProto) -> tuple[str, str]:
 def missing_kernels(graph: Graph, plan: Plan, tensorrt: str) -> list[str]:
     """Return a warning where a version of TensorRT has no INT8 kernels for what a plan quantizes.
 
-    Depthwise convolutions failed to build in TensorRT 8.5.2 where SiLU or HardSwish follows, not with ReLU
-    (NVIDIA/TensorRT issue 3385, AGX Orin), and in 8.6 by themselves (issue 4060).
-
     Args:
         graph: the prepared network.
         plan: from `place`.
         tensorrt: a version such as `8.5.2`; empty where it is not known.
     """
-    version = tuple(int(part) for part in re.findall(r"\d+", tensorrt)[:2])
-    if not version or version >= (10,):
-        return []
-    found = [node for node in graph.nodes if node.name in plan.weighted and _is_depthwise(graph, node)]
-    swish = {node.name for node in found if _before_swish(graph, node)}
-    named = [node.name for node in found if version >= (8, 6) or node.name in swish]
+    named = kernels_missing(graph, plan.weighted, tensorrt)
     if not named:
         return []
-    which = (
-        f"{len(swish)} of them before SiLU or HardSwish" if version >= (8, 6) else "before SiLU or HardSwish"
-    )
+    swish = sum(named.values())
+    which = "before SiLU or HardSwish" if swish == len(named) else f"{swish} of them before SiLU or HardSwish"
     return [
         f"TensorRT {tensorrt} may find no INT8 kernel for {len(named)} depthwise convolutions, {which} "
         "(NVIDIA/TensorRT issues 3385 and 4060; not known of TensorRT 10). If the engine does not build, "
         f"leave them in float: quantize.exclude: [{', '.join(named)}]"
     ]
+
+
+def kernels_missing(graph: Graph, int8: frozenset[str], tensorrt: str) -> dict[str, bool]:
+    """Return the INT8 convolutions that a version may find no kernel for, each with whether swish follows.
+
+    Depthwise convolutions failed to build in TensorRT 8.5.2 where SiLU or HardSwish follows, not with ReLU
+    (NVIDIA/TensorRT issue 3385, AGX Orin), and in 8.6 by themselves (issue 4060).
+    """
+    version = tuple(int(part) for part in re.findall(r"\d+", tensorrt)[:2])
+    if not version or version >= (10,):
+        return {}
+    found = [node for node in graph.nodes if node.name in int8 and _is_depthwise(graph, node)]
+    swish = {node.name: _before_swish(graph, node) for node in found}
+    return {name: before for name, before in swish.items() if before or version >= (8, 6)}
 
 
 def _is_depthwise(graph: Graph, node: NodeProto) -> bool:
