@@ -13,8 +13,15 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
+# Each run of them differs.
+RANDOM_OPS = frozenset(
+    {
+        *("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"),
+        *("Bernoulli", "Multinomial", "Dropout"),
+    }
+)
 _SHAPE_LIMIT = 1024
 
 
@@ -85,6 +92,11 @@ class Graph:
         kind = self._values.get(tensor)
         return kind is None or kind.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.UNDEFINED)
 
+    def is_known(self, tensor: str) -> bool:
+        """Say whether a tensor's type is known."""
+        kind = self._values.get(tensor)
+        return tensor in self.constants or (kind is not None and kind.elem_type != onnx.TensorProto.UNDEFINED)
+
     def is_known_float(self, tensor: str) -> bool:
         """Say whether a tensor is known to hold float32; not so where its type could not be inferred."""
         if tensor in self.constants:
@@ -119,13 +131,19 @@ def opset_of(model: ModelProto) -> int:
 
 
 def infer_types(model: ModelProto) -> ModelProto:
-    """Add the shapes of all tensors to a model, in place; return it."""
+    """Add types and shapes of all tensors to a model, in place; return it.
+
+    What was there is replaced, but for what operators give that are not ONNX's own.
+    """
+    foreign = {name for node in model.graph.node if not is_standard(node) for name in node.output}
+    known = [value for value in model.graph.value_info if value.name in foreign]
     # No shape depends on the values of weights, so those need not travel through the C++ side and back.
     bare = ModelProto(opset_import=model.opset_import, ir_version=model.ir_version, functions=model.functions)
     bare.graph.name = model.graph.name
     bare.graph.node.extend(model.graph.node)
     bare.graph.input.extend(model.graph.input)
     bare.graph.output.extend(model.graph.output)
+    bare.graph.value_info.extend(known)
     for item in model.graph.initializer:
         if math.prod(item.dims) <= _SHAPE_LIMIT:
             bare.graph.initializer.append(item)
@@ -146,14 +164,12 @@ def reads(node: NodeProto) -> Iterator[str]:
 
 def reads_inside(node: NodeProto) -> Iterator[str]:
     """Give the names that a node's subgraphs read, of their own tensors and of those around them."""
+    for graph in subgraphs(node):
+        for inner in graph.node:
+            yield from reads(inner)
+
+
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Give the graphs inside a node: the branches of If, the body of Loop."""
     for item in node.attribute:
-        for graph in [item.g] if item.type == onnx.AttributeProto.GRAPH else item.graphs:
-            for inner in graph.node:
-                yield from reads(inner)
-
-
-def prepare(model: ModelProto) -> Graph:
-    """Forward to `quant.prepare.prepare`, where it moved to."""
-    from edgetune.quant.prepare import prepare as moved
-
-    return moved(model)
+        yield from [item.g] if item.type == onnx.AttributeProto.GRAPH else item.graphs

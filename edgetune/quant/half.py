@@ -15,7 +15,8 @@ In FP32 stay:
   its smallest normal number (an epsilon). These are told, since nobody would guess them.
 
 A DequantizeLinear and all that read it have one type: a Cast between them would keep TensorRT from fusing
-them into an INT8 kernel. It may import errors, quant.graph and quant.plan.
+them into an INT8 kernel. It may import errors, profile, quant.graph and
+quant.plan.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,11 +26,10 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgetune.errors import ConfigError
+from edgetune.profile import STRONG_OPSET
 from edgetune.quant.graph import Graph, infer_types, is_standard, opset_of, reads_inside
 from edgetune.quant.plan import ACTIVATIONS, ARITHMETIC, COPIES, LARGEST_HALF, WEIGHTED, fits_half
 
-# From here on Q/DQ takes FP16 scales.
-OPSET_MIN = 19
 _QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
 HALF_OPS = (
     (ACTIVATIONS - {"Softplus", "Mish", "Celu"})
@@ -75,22 +75,27 @@ def to_half(model: ModelProto, peaks: Mapping[str, float] | None = None) -> tupl
     work = ModelProto()
     work.CopyFrom(model)
     graph = Graph(infer_types(work))
-    if opset_of(model) < OPSET_MIN and any(node.op_type in _QDQ for node in graph.nodes):
+    if opset_of(model) < STRONG_OPSET and any(node.op_type in _QDQ for node in graph.nodes):
         raise ConfigError(
-            f"the network has opset {opset_of(model)}; Q/DQ with FP16 scales needs {OPSET_MIN} or later",
-            hint=f"export it with opset {OPSET_MIN}",
+            f"the network has opset {opset_of(model)}; Q/DQ with FP16 scales needs {STRONG_OPSET} or later",
+            hint=f"export it with opset {STRONG_OPSET}",
         )
     told = _beyond_half(graph, peaks or {})
-    kept = {node.name for node in graph.nodes if not is_standard(node) or node.op_type not in HALF_OPS}
+    kept = {node.name for node in graph.nodes if not _may_be_half(graph, node)}
     rewrite = _Rewrite(graph, _closed(graph, kept | told.keys()))
     return rewrite.model(), _warnings(told)
+
+
+def _may_be_half(graph: Graph, node: NodeProto) -> bool:
+    known = all(graph.is_known(name) for name in node.input if name)
+    return is_standard(node) and node.op_type in HALF_OPS and known
 
 
 def _beyond_half(graph: Graph, peaks: Mapping[str, float]) -> dict[str, str]:
     """Return nodes with numbers that FP16 cannot hold, and why."""
     told: dict[str, str] = {}
     for node in graph.nodes:
-        if not is_standard(node) or node.op_type not in HALF_OPS:
+        if not _may_be_half(graph, node):
             continue
         for index, name in enumerate(node.input):
             value = graph.constants.get(name)

@@ -1,7 +1,7 @@
-"""From any ONNX model to a `Graph`: constants folded, BatchNorm folded into convolutions, every node named.
+"""From any ONNX model to a `Graph`: constants folded, BatchNorm folded into convolutions, nothing dead.
 
-Global pooling is written as such, and nothing dead is left. It knows nothing of scales or hardware. It may
-import errors and quant.graph.
+Global pooling is written as such. It knows nothing of scales or hardware. It may import errors, profile (for
+the least opset), quant.accept and quant.graph.
 """
 
 from typing import Any
@@ -13,51 +13,26 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from edgetune.errors import ArtifactError, ConfigError
-from edgetune.quant.graph import Graph, attribute, infer_types, opset_of, reads
+from edgetune.profile import LEAST_OPSET
+from edgetune.quant.accept import accept
+from edgetune.quant.graph import RANDOM_OPS, Graph, attribute, infer_types, is_standard, opset_of, reads
 
-QUANTIZED_OPS = frozenset(
-    {
-        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
-        *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
-    }
-)
-# Never folded: each run differs.
-RANDOM_OPS = frozenset(
-    {
-        *("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"),
-        *("Bernoulli", "Multinomial", "Dropout"),
-    }
-)
 _FOLD_LIMIT = 1 << 16
-OPSET_MIN = 13
+_WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
-def prepare(model: ModelProto) -> Graph:
+def prepare(model: ModelProto, opset: int = LEAST_OPSET) -> Graph:
     """Return the network cleaned up, computing the same. The model given stays as it is.
 
+    Args:
+        model: any ONNX network, with its weights loaded.
+        opset: the least that the result may have.
+
     Raises:
-        ConfigError: it is quantized already, or its opset is below 13, where Q/DQ has no channels yet.
+        ConfigError: it cannot be quantized (see `accept.accept`), or its weights are no FP32.
         ArtifactError: it is not a valid graph.
     """
-    found = next((node for node in model.graph.node if node.op_type in QUANTIZED_OPS), None)
-    if found is not None:
-        raise ConfigError(
-            f"the network is quantized already: node {found.name!r} is a {found.op_type}",
-            hint="quantize the FP32 network that it was made from",
-        )
-    if opset_of(model) < OPSET_MIN:
-        raise ConfigError(
-            f"the network has opset {opset_of(model)}; per-channel Q/DQ begins with opset {OPSET_MIN}",
-            hint="export it again with opset 13 or later",
-        )
-    work = ModelProto()
-    work.CopyFrom(model)
-    del work.graph.value_info[:]
-    constant = {item.name for item in work.graph.initializer}
-    fed = [value for value in work.graph.input if value.name not in constant]
-    del work.graph.input[:]
-    work.graph.input.extend(fed)
-    name_nodes(work)
+    work = accept(model, opset)
     try:
         # Folding shapes lets inference see further, which gives more to fold.
         while _fold_constants(work):
@@ -65,22 +40,24 @@ def prepare(model: ModelProto) -> Graph:
         _fold_batch_norms(work)
         _write_pooling(work)
         drop_dead(work)
-        return Graph(infer_types(work))
+        graph = Graph(infer_types(work))
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise ArtifactError(
             f"not a valid graph: {str(error).splitlines()[0]}", hint="export it again"
         ) from error
+    _refuse_other_floats(graph)
+    return graph
 
 
-def name_nodes(model: ModelProto) -> None:
-    """Give every node a name of its own, in place: the operator and its place in the file where it has none."""
-    taken = set()
-    for index, node in enumerate(model.graph.node):
-        name = node.name or f"{node.op_type}_{index}"
-        while name in taken:
-            name += "_"
-        taken.add(name)
-        node.name = name
+def _refuse_other_floats(graph: Graph) -> None:
+    """Refuse a network whose weights are floats, but none of them FP32."""
+    inputs = [node.input[1] for node in graph.nodes if node.op_type in _WEIGHTED and len(node.input) > 1]
+    kinds = [graph.constants[name].dtype.name for name in inputs if name in graph.constants]
+    if kinds and "float32" not in kinds and any("float" in kind for kind in kinds):
+        raise ConfigError(
+            f"the network's weights are {kinds[0]}, not float32",
+            hint="export it again in FP32: what FP16 has rounded off, INT8 cannot bring back",
+        )
 
 
 def _fold_constants(model: ModelProto) -> bool:
@@ -105,11 +82,7 @@ def _fold_constants(model: ModelProto) -> bool:
 
 
 def _evaluate(node: NodeProto, known: dict[str, NDArray[Any]], graph: Graph) -> list[NDArray[Any]] | None:
-    if (
-        node.domain not in ("", "ai.onnx")
-        or node.op_type in RANDOM_OPS
-        or any(n in graph.outputs for n in node.output)
-    ):
+    if not is_standard(node) or node.op_type in RANDOM_OPS or any(n in graph.outputs for n in node.output):
         return None
     if node.op_type == "Shape":
         shape = graph.shape(node.input[0])
@@ -173,7 +146,7 @@ def _write_pooling(model: ModelProto) -> None:
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         nodes.append(node)
-        if node.op_type != "ReduceMean" or node.domain not in ("", "ai.onnx"):
+        if node.op_type != "ReduceMean" or not is_standard(node):
             continue
         axes = attribute(node, "axes", None) or graph.constants.get(
             node.input[1] if len(node.input) > 1 else ""

@@ -1,7 +1,7 @@
 """From a checkpoint to one ONNX file that a runtime can read, and that computes what torch computes.
 
 The file is read back and compared with torch on real inputs before it is accepted. It knows no
-quantization. May import data, engines, quant.graph, quant.prepare and training.
+quantization. May import data, engines, quant.graph and training.
 """
 
 import ctypes
@@ -31,8 +31,7 @@ from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
 from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime
 from edgetune.progress import Progress, Silent
-from edgetune.quant.graph import reads, reads_inside
-from edgetune.quant.prepare import RANDOM_OPS
+from edgetune.quant.graph import RANDOM_OPS, reads, reads_inside
 from edgetune.recipe import ExportSection
 from edgetune.training.checkpoint import load_network
 

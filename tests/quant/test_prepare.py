@@ -78,12 +78,6 @@ def test_a_quantized_graph_is_refused(net: Nets) -> None:
         prepare(n.model(q))
 
 
-def test_an_old_opset_is_refused(net: Nets) -> None:
-    n = net(opset=12)
-    with pytest.raises(ConfigError, match="opset 12"):
-        prepare(n.model(n.op("Relu", "x")))
-
-
 def test_readers_inside_subgraphs_count(net: Nets) -> None:
     n = net()
     a = n.op("Relu", "x", name="act")
