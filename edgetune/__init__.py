@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgetune.stages.export import export
     from edgetune.stages.finetune import finetune
     from edgetune.stages.init import init
+    from edgetune.stages.lint import lint
     from edgetune.stages.predict import predict
     from edgetune.stages.quantize import quantize
 
@@ -42,6 +43,7 @@ __all__ = [
     "export",
     "finetune",
     "init",
+    "lint",
     "load_profile",
     "load_recipe",
     "load_target",
@@ -53,7 +55,7 @@ __all__ = [
     "scan",
 ]
 
-_STAGES = ("bench", "check", "export", "finetune", "init", "predict", "quantize")
+_STAGES = ("bench", "check", "export", "finetune", "init", "lint", "predict", "quantize")
 _HOME = {
     **dict.fromkeys(("Artifact", "Preprocess"), "artifact"),
     **dict.fromkeys(("Dataset", "scan"), "data.folders"),

@@ -13,7 +13,7 @@ import typer
 
 from edgetune import __version__
 from edgetune.errors import EdgetuneError
-from edgetune.lookup import AsJson, models_app, print_json, profiles_app
+from edgetune.lookup import AsJson, lint, models_app, print_json, profiles_app
 
 app = typer.Typer(
     name="edgetune",
@@ -42,6 +42,7 @@ OutFolder = Annotated[
 ]
 ArtifactFolder = Annotated[Path, typer.Argument(help="A folder that a stage made.")]
 STAGES, ONE_GO, LOOK = "One stage at a time", "In one go", "Look things up"
+app.command(rich_help_panel=LOOK)(lint)
 
 
 @app.callback(invoke_without_command=True)

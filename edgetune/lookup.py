@@ -1,9 +1,10 @@
-"""The two groups of verbs that only look things up: `edgetune profiles` and `edgetune models`.
+"""Verbs that look things up: `edgetune profiles`, `edgetune models`, and `edgetune lint`, which looks at a file.
 
 Everything heavy is imported inside the verbs, so that --help answers at once.
 """
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -62,3 +63,25 @@ def models_show(
 
     found = describe_model(name)
     print_json(found) if as_json else show_model(found)
+
+
+def lint(
+    model: Annotated[Path, typer.Argument(help="Any .onnx file, or the folder of an artifact.")],
+    profile: Annotated[
+        str, typer.Option("--profile", help="NAME[:MODE][@JETPACK]; see edgetune profiles list.")
+    ],
+    dla: Annotated[bool, typer.Option("--dla", help="It is to run on a DLA.")] = False,
+    fix: Annotated[bool, typer.Option("--fix", help="Repair what is safe to; needs -o.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The repaired file.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings end with exit 7 as well.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say why TensorRT or a DLA would refuse a network (exit 7), or run it slower than it could."""
+    from edgetune.profile import load_target
+    from edgetune.show import show_verdict
+    from edgetune.stages.lint import lint as examine
+
+    verdict = examine(model, load_target(profile), dla=dla, fix=fix, into=out)
+    print_json(verdict.dump()) if as_json else show_verdict(verdict.dump())
+    if verdict.count("error") or (strict and verdict.count("warning")):
+        raise typer.Exit(7)

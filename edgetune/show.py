@@ -13,6 +13,8 @@ from rich.table import Table
 from edgetune.artifact import Artifact
 from edgetune.profile import JetPack, Mode, Profile, Target
 
+# Places named of one reason; --json names all.
+SHOWN = 3
 MARKS = {"ok": "ok", "missing": "MISSING", "optional": "optional", "warning": "warning"}
 
 
@@ -159,3 +161,29 @@ def _show_latency(latency: dict[str, Any], console: Console) -> None:
     console.print(f"{latency['engine']}, {latency['threads']} threads, batch {latency['batch']}")
     if not latency.get("trusted", True):
         console.print(f"not to be trusted: {latency['why']}")
+
+
+def show_verdict(verdict: dict[str, Any]) -> None:
+    """Show what `edgetune lint` found, the same reasons together, the worst first."""
+    console = _console()
+    numbers = {word: verdict[f"{word}s"] for word in ("error", "warning", "info")}
+    counts = ", ".join(f"{n} {word}{'s' if n > 1 else ''}" for word, n in numbers.items() if n)
+    file = verdict["written"] or verdict["model"]
+    where = f"{verdict['target']}{', on the DLA' if verdict['dla'] else ''}"
+    console.print(f"{file} for {where}: {counts or 'nothing found'}", soft_wrap=True)
+    for item in verdict["fixed"]:
+        console.print(f"fixed {item['rule']}: {item['node']}{': ' if item['node'] else ''}{item['what']}")
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for item in verdict["findings"]:
+        groups.setdefault((item["severity"], item["rule"]), []).append(item)
+    for (severity, rule), items in groups.items():
+        many = f" ({len(items)} places)" if len(items) > 1 else ""
+        console.print(f"\n{severity}: {rule}{many}", style="bold red" if severity == "error" else "bold")
+        for item in items[:SHOWN]:
+            console.print(f"  {item['node']}{': ' if item['node'] else ''}{item['reason']}")
+        if len(items) > SHOWN:
+            console.print(f"  and {len(items) - SHOWN} more; --json lists all")
+        fixable = sum(item["fixable"] for item in items)
+        fix = f" [--fix: {fixable} of {len(items)}]" if fixable else ""
+        console.print(f"  -> {items[0]['remedy']}{fix}")
+        console.print(f"  known from: {items[0]['source']}")
