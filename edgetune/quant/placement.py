@@ -6,14 +6,22 @@ Model-Optimizer (`modelopt/onnx/quantization`):
 1. Inputs and weights of Conv, ConvTranspose, Gemm and MatMul with constant weights. One Q/DQ pair per
    tensor, shared by all who read it. Nothing on a weighted operator's output before its activation.
 2. A residual Add is fused with the convolution before it; only the other side, the skip, gets Q/DQ.
+   Not so the residual stream of a transformer, which goes on into a LayerNorm: it stays float. Outliers of
+   1,000 and more lie in it, and quantizing it left ViT-B with 0.03 to 5% (onnxsim, scripts/nvidia/README).
 3. Mul of two computed tensors (a gate), and an Add without such a convolution: both inputs, where both
-   come from INT8. An activation written out (`x * sigmoid(x)`) is no gate: it stays with its convolution.
+   come from INT8. An activation written out (`x * sigmoid(x)`, GELU with erf or tanh) is no gate: it stays
+   with its convolution or matrix product.
 4. Pooling and Resize: the input, where a neighbour is INT8.
 5. Concat before INT8: all inputs and the output, with one scale, so that it only moves bytes. Equal scales
    also through everything that copies (MaxPool, Reshape, Transpose, ...), which then needs nothing itself.
 6. Small shapes that have no INT8 kernel stay in float.
+7. So does what comes after the last INT8 operator with weights: nothing reads integers there, and what is
+   rounded there is what leaves the network. (Model-Optimizer: output layers without weights are left out.)
+8. Products of two computed matrices (attention) stay float, with the Softmax between them: TensorRT has
+   fused kernels for attention in FP16, and of int8's levels Softmax, which is not negative, could use half.
+   Model-Optimizer leaves attention out as well (above 512 tokens).
 
-It may import quant.graph and quant.plan.
+It may import quant.graph, quant.plan and quant.trace.
 """
 
 import re
@@ -21,10 +29,8 @@ from dataclasses import dataclass, field
 
 from onnx import NodeProto
 
-from edgetune.quant.graph import Graph, attribute
+from edgetune.quant.graph import Graph, attribute, is_standard
 from edgetune.quant.plan import (
-    ACTIVATIONS,
-    ARITHMETIC,
     WEIGHTED,
     Groups,
     Layer,
@@ -34,6 +40,15 @@ from edgetune.quant.plan import (
     readers,
     weight_axis,
     why_no_weights,
+)
+from edgetune.quant.trace import (
+    POINTWISE,
+    is_normalised,
+    joins_two,
+    longer,
+    needed_by,
+    pointwise_of,
+    source_of,
 )
 
 POOLS = frozenset({"AveragePool", "GlobalAveragePool"})
@@ -48,6 +63,9 @@ class _Draft:
     why_not: dict[str, str] = field(default_factory=dict)  # node name -> reason
     reads: dict[str, set[str]] = field(default_factory=dict)
     groups: Groups = field(default_factory=Groups)
+    # Tensors on which an operator with weights depends: any, and one that is INT8.
+    before_weights: frozenset[str] = frozenset()
+    before_int8: frozenset[str] = frozenset()
 
     def quantize(self, node: NodeProto, *tensors: str, remark: str = "") -> None:
         self.int8[node.name] = remark
@@ -56,7 +74,7 @@ class _Draft:
 
     def from_int8(self, tensor: str) -> bool:
         """Whether a tensor holds what an INT8 node gives, after its activation."""
-        source = _source(self.graph, copied_from(self.graph, tensor))
+        source = source_of(self.graph, copied_from(self.graph, tensor))
         return source is not None and source.name in self.int8
 
     def near_int8(self, node: NodeProto) -> bool:
@@ -79,9 +97,11 @@ def place(graph: Graph, excluded: frozenset[str] = frozenset()) -> Plan:
         elif node.op_type in WEIGHTED:
             _place_weighted(draft, node)
     weighted = frozenset(draft.int8)
+    every = frozenset(node.name for node in graph.nodes if node.op_type in WEIGHTED)
+    draft.before_weights, draft.before_int8 = needed_by(graph, every), needed_by(graph, weighted)
     free = [node for node in graph.nodes if node.name not in excluded]
     for node in free:
-        if node.op_type == "Add" and _joins_two(graph, node):
+        if node.op_type == "Add" and joins_two(graph, node):
             _place_residual(draft, node)
     # A gate between a pool and a convolution makes the pool's neighbourhood INT8, and the other way round.
     for _ in range(2):
@@ -122,6 +142,8 @@ def why_float(graph: Graph, node: NodeProto) -> tuple[str, str]:
         )
     if node.op_type == "Conv":
         return _why_float_conv(graph, node, weight.shape), ""
+    if attribute(node, "group", 1) > 1:
+        return "transposed and grouped: its channels lie on two axes, and scales on one", ""
     return "", ""
 
 
@@ -157,93 +179,34 @@ def _why_float_conv(graph: Graph, node: NodeProto, shape: tuple[int, ...]) -> st
     return "" if len(set(kernel)) == 1 else "few channels and a kernel that is not square"
 
 
-def _joins_two(graph: Graph, node: NodeProto) -> bool:
-    """Whether a node combines two computed tensors of which neither is an activation of the other."""
-    inputs = graph.variables(node)
-    if len(inputs) != 2 or len(node.input) != 2 or not all(graph.is_float(name) for name in inputs):
-        return False
-    first, second = inputs
-    return not (_pointwise_of(graph, first, second) or _pointwise_of(graph, second, first))
-
-
-def _pointwise_of(graph: Graph, tensor: str, origin: str) -> bool:
-    """Whether a tensor is computed from another one element by element: `sigmoid(x)`, `clip(x + 3)`."""
-    while tensor != origin:
-        node = graph.producers.get(tensor)
-        if node is None or node.op_type not in ACTIVATIONS | ARITHMETIC or len(graph.variables(node)) != 1:
-            return False
-        tensor = graph.variables(node)[0]
-    return True
-
-
-def _source(graph: Graph, tensor: str) -> NodeProto | None:
-    """Return the node whose result, after its activation, a tensor is."""
-    node = graph.producers.get(tensor)
-    while node is not None and node.op_type in ACTIVATIONS | ARITHMETIC:
-        inputs = graph.variables(node)
-        if len(inputs) == 2 and _joins_two(graph, node):
-            return node
-        # x * sigmoid(x): go on at x, whichever side it stands on.
-        ahead = inputs[0] if len(inputs) == 1 or _pointwise_of(graph, inputs[1], inputs[0]) else inputs[1]
-        node = graph.producers.get(ahead)
-    return node
-
-
 def _place_residual(draft: _Draft, node: NodeProto) -> None:
     graph = draft.graph
+    if any(is_normalised(graph, name) for name in [*node.input, node.output[0]]):
+        draft.why_not[node.name] = "the residual stream of a transformer, whose outliers INT8 cannot hold"
+        return
+    if node.output[0] not in draft.before_weights:
+        return
     backbones = []
     for name in node.input:
-        source = _source(graph, name)
+        source = source_of(graph, name)
         weighted = source is not None and source.name in draft.int8 and source.op_type in WEIGHTED
         if weighted and graph.sole_consumer(name) is not None:
             backbones.append(name)
     if not backbones:
         return
-    main = backbones[0] if len(backbones) == 1 else _longer(graph, *backbones)
+    main = backbones[0] if len(backbones) == 1 else longer(graph, *backbones)
     skip = node.input[1] if main == node.input[0] else node.input[0]
     if graph.shape(skip) == graph.shape(main):
-        source = _source(graph, main)
+        source = source_of(graph, main)
         draft.quantize(
             node, skip, remark=f"fused with {source.name if source else ''}; its skip side is quantized"
         )
 
 
-def _longer(graph: Graph, first: str, second: str) -> str:
-    """Return the one of two branches with the longer way from where they part."""
-    ancestors = _ancestors(graph, first) & _ancestors(graph, second)
-    depths = [_depth(graph, branch, ancestors) for branch in (first, second)]
-    return first if depths[0] >= depths[1] else second
-
-
-def _ancestors(graph: Graph, tensor: str) -> set[str]:
-    seen, ahead = set(), [tensor]
-    while ahead:
-        name = ahead.pop()
-        if name not in seen:
-            seen.add(name)
-            node = graph.producers.get(name)
-            ahead += graph.variables(node) if node is not None else []
-    return seen
-
-
-def _depth(graph: Graph, tensor: str, stop: set[str]) -> int:
-    """Return the largest number of nodes between a tensor and any of those in `stop`."""
-    order = sorted(
-        (graph.positions[graph.producers[name].name], name)
-        for name in _ancestors(graph, tensor) - stop
-        if name in graph.producers
-    )
-    depth: dict[str, int] = {}
-    for _, name in order:
-        depth[name] = 1 + max(
-            (depth.get(other, 0) for other in graph.variables(graph.producers[name])), default=0
-        )
-    return depth.get(tensor, 0)
-
-
 def _place_neighbour(draft: _Draft, node: NodeProto) -> None:
     graph = draft.graph
-    if node.name in draft.int8:
+    decided = node.name in draft.int8 or node.name in draft.why_not
+    if decided or node.output[0] not in draft.before_int8:
         return
     if node.op_type in POOLS and draft.near_int8(node):
         draft.quantize(node, node.input[0])
@@ -251,7 +214,7 @@ def _place_neighbour(draft: _Draft, node: NodeProto) -> None:
         if attribute(node, "mode", b"nearest") != b"cubic":
             draft.quantize(node, node.input[0])
             draft.groups.join(node.input[0], node.output[0])
-    elif node.op_type in ("Add", "Mul") and _joins_two(graph, node) and all(map(draft.from_int8, node.input)):
+    elif node.op_type in ("Add", "Mul") and joins_two(graph, node) and all(map(draft.from_int8, node.input)):
         draft.quantize(node, *node.input, remark="both inputs are quantized")
 
 
@@ -286,20 +249,24 @@ def _follower(draft: _Draft, node: NodeProto) -> tuple[str, str]:
     """Return precision and reason of a node that decides nothing itself."""
     graph = draft.graph
     if is_copy(graph, node):
-        source = _source(graph, copied_from(graph, node.input[0]))
+        source = source_of(graph, copied_from(graph, node.input[0]))
         after = [reader for output in node.output for reader in readers(graph, output)]
         if any(n.name in draft.int8 for n in after):
             return "INT8", "moves values of a quantized tensor"
         return "FP32", f"nothing after it runs in INT8{'' if source else ', and nothing before it'}"
-    if node.op_type in ACTIVATIONS | ARITHMETIC and not _joins_two(graph, node):
-        source = _source(graph, node.output[0])
+    if node.op_type in POINTWISE and not joins_two(graph, node):
+        source = source_of(graph, node.output[0])
         if source is not None and source.name in draft.int8 and source.op_type in WEIGHTED | {"Add"}:
             return "INT8", f"fused with {source.name}"
         return "FP32", "not fused with an INT8 operator"
-    if node.op_type in POOLS | {"Resize", "Add", "Mul", "Concat"}:
-        return "FP32", "neither what is before it nor what is after it runs in INT8"
-    if node.domain not in ("", "ai.onnx"):
+    if not is_standard(node):
         return "FP32", f"an operator of {node.domain}, unknown here"
+    if node.op_type in POOLS | {"Resize", "Add", "Mul", "Concat"}:
+        if node.output[0] not in draft.before_int8:
+            return "FP32", "no INT8 operator with weights comes after it"
+        if node.op_type in ("Add", "Mul"):
+            return "FP32", "not both of its inputs come from INT8"
+        return "FP32", "neither what is before it nor what is after it runs in INT8"
     return "FP32", "TensorRT has no INT8 kernel for it that pays"
 
 
@@ -350,7 +317,7 @@ def _before_swish(graph: Graph, node: NodeProto) -> bool:
         or (
             reader.op_type == "Mul"
             and len(graph.variables(reader)) == 2
-            and all(_pointwise_of(graph, name, result) for name in graph.variables(reader))
+            and all(pointwise_of(graph, name, result) for name in graph.variables(reader))
         )
         for reader in graph.consumers.get(result, [])
     )

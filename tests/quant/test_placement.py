@@ -111,11 +111,12 @@ def test_a_gate_of_squeeze_and_excitation_has_both_inputs_quantized(net: Nets) -
 def test_pooling_is_quantized_beside_int8_only(net: Nets) -> None:
     n = net()
     near = n.op("GlobalAveragePool", n.op("Relu", n.conv("x"), name="act"), name="near")
-    far = n.op("AveragePool", n.op("Exp", "x"), name="far", kernel_shape=[2, 2])
-    plan = plan_of(n, near, far)
+    far = n.op("AveragePool", n.op("Exp", n.op("Exp", "x")), name="far", kernel_shape=[2, 2])
+    after = n.op("GlobalAveragePool", n.conv(n.op("Softmax", far), name="last"), name="after")
+    plan = plan_of(n, n.conv(near), after)
     assert plan.reads["act_out"] == {"near"}
-    assert layer(plan, "far").precision == "FP32"
-    assert "INT8" in layer(plan, "far").why
+    assert layer(plan, "far").why == "neither what is before it nor what is after it runs in INT8"
+    assert layer(plan, "after").why == "no INT8 operator with weights comes after it"
 
 
 def test_concat_shares_one_scale(net: Nets) -> None:
