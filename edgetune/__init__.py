@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgetune.stages.init import init
     from edgetune.stages.lint import lint
     from edgetune.stages.predict import predict
-    from edgetune.stages.quantize import quantize
+    from edgetune.stages.quantize import quantize, quantize_onnx
 
 __version__ = "0.1.0"
 
@@ -49,6 +49,7 @@ __all__ = [
     "load_target",
     "predict",
     "quantize",
+    "quantize_onnx",
     "quickstart",
     "recipe_from",
     "run",
@@ -64,6 +65,7 @@ _HOME = {
     **dict.fromkeys(("Profile", "Target", "load_profile", "load_target"), "profile"),
     **dict.fromkeys(("Recipe", "load_recipe", "recipe_from"), "recipe"),
     **{name: f"stages.{name}" for name in _STAGES},
+    "quantize_onnx": "stages.quantize",
 }
 
 

@@ -62,14 +62,17 @@ class Runtime(Section):
     """What a rendering of a network must fit: the part of a target that changes files.
 
     Attributes:
+        opset: that networks are exported with.
         rendering: `cpu` for ONNX Runtime's kernels, `weak` or `strong` for TensorRT.
         tensorrt: its version, empty for `cpu`.
+        opset_max: the highest it reads; 0: `opset`, or for `cpu` whatever opens.
     """
 
     opset: int
     ir: int
     rendering: Literal["cpu", "weak", "strong"]
     tensorrt: str = ""
+    opset_max: int = 0
 
 
 class Profile(Section):
@@ -130,7 +133,11 @@ class Target(Section):
             return self.profile.host
         jetpack = self.profile.jetpacks[self.jetpack]
         return Runtime(
-            opset=jetpack.opset, ir=jetpack.ir, rendering=jetpack.typing, tensorrt=jetpack.tensorrt
+            opset=jetpack.opset,
+            ir=jetpack.ir,
+            rendering=jetpack.typing,
+            tensorrt=jetpack.tensorrt,
+            opset_max=jetpack.opset_max,
         )
 
     @property

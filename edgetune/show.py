@@ -3,7 +3,7 @@
 A run's own summary is drawn by edgetune.report.table. It knows how things look, not how they are made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -118,9 +118,11 @@ def show_model(model: dict[str, Any]) -> None:
 def show_artifact(artifact: Artifact) -> None:
     """Show what a stage made."""
     console = _console()
-    console.print(
-        f"{artifact.path}: {artifact.kind}, {artifact.bytes / 1e6:.2f} MB, {len(artifact.classes)} classes"
-    )
+    file = artifact.details.get("file", "")
+    size = (artifact.files[file].bytes if file else artifact.bytes) / 1e6
+    classes = f", {len(artifact.classes)} classes" if artifact.classes else ""
+    # A path is there to be copied: the terminal may break it, a line end may not.
+    console.print(f"{artifact.path / file}: {artifact.kind}, {size:.2f} MB{classes}", soft_wrap=True)
     for warning in artifact.details.get("warnings") or []:
         console.print(f"warning: {warning}")
     for name, figure in (artifact.details.get("parity") or {}).items():
@@ -134,6 +136,28 @@ def show_artifact(artifact: Artifact) -> None:
         console.print(
             f"  INT8: {artifact.details['quantized_ops']} operations, float: {artifact.details['float_ops']}"
         )
+    if "comparison" in artifact.details:
+        for line in _comparison(artifact.details["comparison"]):
+            console.print(f"  {line}")
+
+
+def _comparison(found: dict[str, Any]) -> Iterator[str]:
+    """Say how far INT8 is from FP32."""
+    same = "" if found["on"] == "held-out" else ", which also calibrated"
+    yield f"INT8 beside FP32, {found['images']} {found['on']} inputs{same}:"
+    if "agreement" in found:
+        share, low, high = (100 * found[key] for key in ("agreement", "agreement_low", "agreement_high"))
+        yield f"  same class: {share:.1f}% ({low:.1f} to {high:.1f})"
+    for name, figures in found["outputs"].items():
+        if "unlike" in figures:
+            yield f"  {name}: not comparable, {figures['unlike']}"
+        elif "same" in figures:
+            yield f"  {name}: {100 * figures['same']:.1f}% of the values the same"
+        else:
+            yield (
+                f"  {name}: SQNR {figures['sqnr_db']:.1f} dB, cosine {figures['cosine_mean']:.4f} "
+                f"(least {figures['cosine_min']:.4f})"
+            )
 
 
 def show_measures(measures: dict[str, Any]) -> None:

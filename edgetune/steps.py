@@ -12,6 +12,7 @@ from typing import Any
 from edgetune import pipeline
 from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.folders import Dataset, load_dataset, scan
+from edgetune.data.preprocess import Given
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.machine import cores
 from edgetune.profile import load_target
@@ -70,8 +71,30 @@ def quantize_alone(
     data: Path | None,
     out: Path | None,
     progress: Progress,
+    preprocess: Given | None = None,
 ) -> Artifact:
-    """Quantize an exported network for a profile; beside it, as `int8`, unless another folder is named."""
+    """Quantize a network for a profile.
+
+    An exported one becomes an artifact beside it, as `int8`, unless another folder is named. Any ONNX file,
+    or an artifact where `out` is one, becomes an ONNX file.
+
+    Raises:
+        ConfigError: a file without images to calibrate with; an artifact whose preprocessing is said again.
+    """
+    given = preprocess if preprocess != Given() else None
+    if not network.is_dir() or (out is not None and out.suffix == ".onnx"):
+        from edgetune.stages.quantize import quantize_onnx
+
+        if data is None:
+            raise ConfigError(
+                f"{network}: nothing says which images calibrate it",
+                hint="name a folder of images such as the network will see: --data DIR",
+            )
+        return quantize_onnx(
+            network, data, out, profile=profile, preprocess=given, settings=settings, progress=progress
+        )
+    if given:
+        raise ConfigError(f"{network}: the artifact says itself how inputs are preprocessed")
     exported = Artifact.load(network, "onnx")
     target = load_target(profile)
     recipe = _recipe(data).model_copy(update={"quantize": settings})

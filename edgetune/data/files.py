@@ -7,9 +7,9 @@ import hashlib
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgetune.data.decode import inspect
@@ -73,11 +73,26 @@ def list_images(root: Path) -> Listing:
     Raises:
         ConfigError: no such folder, one that cannot be read, or splits that do not make sense.
     """
+    return _look_into(root, _list, LAYOUT)
+
+
+def list_any(root: Path) -> Listing:
+    """Find the images of any folder, classes or not; hidden files and folders do not count.
+
+    Where an image lies in the folder itself, or right in train/ and val/, there is one class without a name.
+
+    Raises:
+        ConfigError: no such folder, one that cannot be read, or splits that do not make sense.
+    """
+    return _look_into(root, _list_any, "images")
+
+
+def _look_into(root: Path, listed: Callable[[Path], Listing], content: str) -> Listing:
     try:
         if not root.is_dir():
             wrong = "is a file, not a folder" if root.exists() else "no such folder"
-            raise ConfigError(f"{root}: {wrong}", hint=f"name a folder that holds {LAYOUT}")
-        return _list(root)
+            raise ConfigError(f"{root}: {wrong}", hint=f"name a folder that holds {content}")
+        return listed(root)
     except OSError as error:
         where = error.filename or root
         raise ConfigError(
@@ -105,6 +120,29 @@ def _list(root: Path) -> Listing:
         listing.files = {"": listing.files["train"]}
     else:
         listing.files = {"train": listing.files["train"], **held_out}
+    return listing
+
+
+def _list_any(root: Path) -> Listing:
+    loose = [entry for entry in _entries(root) if not _is_folder(entry)]
+    if any(_is_image(entry) for entry in loose):
+        found = [(path.removeprefix("./"), entry) for path, entry in _walk(root, ".", set())]
+        images = [ImageFile("", path, entry) for path, entry in found if _is_image(entry)]
+        images.sort(key=lambda image: image.path)
+        return Listing({"": images}, others=len(found) - len(images))
+    folders = _folders(root)
+    if any(SPLIT_NAMES.get(f.name.lower()) == "train" and _holds_folders_only(f) for f in folders):
+        return _list(root)
+    listing = Listing(others=len(loose))
+    images = _list_classes(root, folders, listing)
+    splits = {image.name: SPLIT_NAMES.get(image.name.lower(), "") for image in images}
+    if not all(splits.values()):
+        listing.files[""] = images
+        return listing
+    # Folders called train and val that hold images and no classes are what their names say.
+    for image in images:
+        split = splits[image.name] if "train" in splits.values() else ""
+        listing.files.setdefault(split, []).append(replace(image, name=""))
     return listing
 
 

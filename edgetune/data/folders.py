@@ -114,7 +114,7 @@ def scan(
     bad = [verdict for looked in found.values() for _, verdict in looked if verdict.reason]
     total = sum(map(len, found.values()))
     if len(bad) > max(BROKEN_ALWAYS, section.broken_share * total):
-        named = _list_some([f"{verdict.path}: {verdict.reason}" for verdict in bad])
+        named = list_some([f"{verdict.path}: {verdict.reason}" for verdict in bad])
         raise ConfigError(
             f"{root}: {len(bad)} of {total} images ({len(bad) / total:.1%}) cannot be read: {named}",
             hint=f"mend or remove them, or allow more with data.broken_share (now {section.broken_share:g})",
@@ -228,17 +228,17 @@ def _warnings(
     listing: Listing,
 ) -> Iterable[str]:
     if broken:
-        named = _list_some([f"{path} ({reason})" for path, reason in broken])
+        named = list_some([f"{path} ({reason})" for path, reason in broken])
         yield f"{len(broken)} unreadable images are left out: {named}"
     if listing.others:
         yield f"{listing.others} files are not images ({', '.join(sorted(ENDINGS))}) and are left out"
     if listing.unused:
-        yield f"folders that are not used: {_list_some(listing.unused, ', ')}"
+        yield f"folders that are not used: {list_some(listing.unused, ', ')}"
     across = _across(twins)
     contradictory = _paths(group for group in twins if len({sample.label for _, sample in group}) > 1)
     for groups, where in ((across, "split"), (contradictory, "class")):
         if groups:
-            named = _list_some([" = ".join(group) for group in groups])
+            named = list_some([" = ".join(group) for group in groups])
             yield f"{len(groups)} images are in more than one {where}: {named}"
     counts = _counts(splits["train"], classes)
     if max(counts) > LOPSIDED * min(counts):
@@ -251,10 +251,11 @@ def _warnings(
         found = _counts(splits[split], classes)
         missing = [name for name, count in zip(classes, found, strict=True) if not count]
         if missing:
-            yield f"no {split} image of: {_list_some(missing, ', ')}"
+            yield f"no {split} image of: {list_some(missing, ', ')}"
 
 
-def _list_some(items: list[str], between: str = "; ") -> str:
+def list_some(items: list[str], between: str = "; ") -> str:
+    """Name the first few, and how many more there are."""
     return between.join(items[:NAMED]) + (
         f"{between}and {len(items) - NAMED} more" if len(items) > NAMED else ""
     )

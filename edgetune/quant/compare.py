@@ -1,7 +1,7 @@
 """Compares the INT8 network with the FP32 one that it stands for: input by input, in one pass.
 
 What is kept per input is a few numbers, whatever the size of the outputs. It knows nothing of images, labels
-or how a network was made. It may import errors, engines, progress and latency's statistics.
+or how a network was made. It may import errors, engines and latency's statistics.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,27 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgetune.engines.onnxruntime import Session
+from edgetune.engines.onnxruntime import Batch, Session
 from edgetune.errors import StageError
 from edgetune.latency.statistics import mean_interval, wilson
-from edgetune.progress import Progress, Silent
 
 # Stands for "no error at all"; float32 itself ends near 150 dB.
 SQNR_CEILING_DB = 200.0
 
 Model = Path | bytes | ModelProto
-Batch = NDArray[Any] | Mapping[str, NDArray[Any]]
 Values = NDArray[Any]
 
 
-def compare(
-    fp32: Model,
-    int8: Model,
-    batches: Iterable[Batch],
-    *,
-    exact: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
+def compare(fp32: Model, int8: Model, batches: Iterable[Batch], *, exact: bool = False) -> dict[str, Any]:
     """Run both networks over the same inputs.
 
     Args:
@@ -40,7 +31,6 @@ def compare(
         int8: the one made of it, with the same inputs and outputs.
         batches: preprocessed inputs `[N, ...]`; or an array per input by its name, for one run each.
         exact: run INT8 without the optimisations that change rounding: where it stands for a TensorRT engine.
-        progress: is advanced by the inputs.
 
     Returns:
         `images`, `exact`, and `outputs`: by name the figures of `Comparison`; for integers and truth values
@@ -51,7 +41,6 @@ def compare(
         StageError: there is no input, or an output is NaN or infinite.
         ConfigError: an input does not fit.
     """
-    shown = progress or Silent()
     reference, other = _session(fp32), _session(int8, exact)
     names = [spec.name for spec in reference.outputs]
     sums = {name: Output() for name in names}
@@ -68,7 +57,6 @@ def compare(
             first, second = (values.reshape(count, -1).argmax(axis=1) for values in pairs[0][1:])
             agreed += int(np.count_nonzero(first == second))
         images += count
-        shown.advance(count)
     if not images:
         raise StageError("no inputs to compare INT8 with FP32 on")
     figures = {name: found.figures() for name, found in sums.items()}

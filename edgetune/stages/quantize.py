@@ -1,29 +1,39 @@
-"""Quantizes an exported network to INT8 for a runtime, calibrated on the training split.
+"""Quantizes a network to INT8 for a runtime: an exported artifact, or any ONNX file.
 
-It may import errors, artifact, recipe, profile, progress, data, engines and quant.
+Calibrated on images that judge nothing, then compared with FP32 on images that did not calibrate. It may
+import errors, artifact, recipe, profile, progress, data, engines and quant.
 """
 
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import onnx
+from pydantic import ValidationError
 
-from edgetune.artifact import Artifact, disk_error
-from edgetune.data.calibration import choose_samples, load_manifest, load_preset, save_manifest
-from edgetune.data.folders import Dataset, Sample
-from edgetune.data.images import batches
+from edgetune.artifact import (
+    ARTIFACT_FILE,
+    Artifact,
+    Preprocess,
+    disk_error,
+    library_versions,
+    sha256_of,
+)
+from edgetune.data.calibration import load_preset, save_manifest
+from edgetune.data.folders import Dataset
+from edgetune.data.inputs import Batch, Material, from_arrays, from_images
+from edgetune.data.preprocess import Given, image_input, preprocess_as
+from edgetune.data.unlabelled import gather
 from edgetune.engines.onnxruntime import Session
-from edgetune.errors import ArtifactError, ConfigError, StageError
-from edgetune.profile import STRONG_OPSET, Runtime
+from edgetune.errors import ArtifactError, ConfigError
+from edgetune.profile import Runtime, load_target
 from edgetune.progress import Progress, Silent
-from edgetune.quant.graph import opset_of
-from edgetune.quant.quantizer import quantize_model
+from edgetune.quant.files import quantize_file
 from edgetune.recipe import QuantizeSection
 
 MODEL_FILE = "model.onnx"
 CALIBRATION_FILE = "calibration.json"
-# Only decoding works on a whole batch; the network sees as many inputs at once as its batch dimension says.
-BATCH = 8
 
 
 def quantize(
@@ -36,11 +46,11 @@ def quantize(
     manifest: Path | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
-    """Quantize a network to INT8 with explicit Q/DQ.
+    """Quantize an exported network to INT8 with explicit Q/DQ.
 
     Args:
         network: of kind `onnx`.
-        data: whose training split calibrates.
+        data: whose training split calibrates; on its validation split INT8 is compared with FP32.
         settings: a preset, and what overrides it.
         runtime: whose rendering is written.
         into: where `model.onnx` and `calibration.json` (the images that were used) go.
@@ -48,7 +58,7 @@ def quantize(
         progress: counts images.
 
     Returns:
-        An artifact of kind `qdq`; `details` tells of every layer and activation.
+        An artifact of kind `qdq`; `details` tells of every layer and activation, and of the `comparison`.
 
     Raises:
         ArtifactError: the network does not say how inputs are preprocessed, or is no ONNX file.
@@ -61,32 +71,11 @@ def quantize(
         raise ArtifactError(
             f"{network.path}: does not say how inputs are preprocessed", hint="export it again"
         )
-    preset = load_preset(settings.preset)
-    choose = settings.choose or preset.choose
-    ranges = settings.ranges or preset.ranges
     source = network.file(MODEL_FILE)
-    model = _read(source, runtime)
-    samples = (
-        load_manifest(manifest, data)
-        if manifest
-        else choose_samples(data, settings.images or preset.images, choose, settings.seed)
-    )
     into.mkdir(parents=True, exist_ok=True)
-    save_manifest(samples, data, into / CALIBRATION_FILE)
-    shown.begin("calibrate", len(samples))
-    try:
-        inputs = batches(data.root, samples, network.preprocess, BATCH, shown)
-        made, details = quantize_model(
-            model, inputs, runtime.rendering, ranges, settings.exclude, runtime.tensorrt
-        )
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error.message}", hint=error.hint) from error
-    finally:
-        shown.end()
-    made.ir_version = runtime.ir
-    _write(made, into / MODEL_FILE)
-    for warning in details["warnings"]:
-        shown.line(f"quantize: {warning}")
+    material = from_images(data, settings, manifest, network.preprocess, shown)
+    save_manifest(material.samples, data, into / CALIBRATION_FILE)
+    details = _quantize(source, into / MODEL_FILE, runtime, settings, material, shown)
     return Artifact(
         kind="qdq",
         classes=network.classes,
@@ -94,45 +83,172 @@ def quantize(
         outputs=network.outputs,
         preprocess=network.preprocess,
         parents={"onnx": network.digest},
-        details=details
-        | {"preset": settings.preset, "choose": "pinned" if manifest else choose}
-        | _classes_seen(samples, data),
+        details=details,
     ).write(into)
 
 
-def _read(path: Path, runtime: Runtime) -> onnx.ModelProto:
-    Session(path)  # whatever is wrong with the file is said there
-    model = onnx.load_model(path)
-    opset = opset_of(model)
-    if opset > runtime.opset or (runtime.rendering == "strong" and opset < STRONG_OPSET):
-        raise ConfigError(
-            f"{path}: opset {opset}, where this profile needs {runtime.opset}",
-            hint="it was exported for another profile: export it again for this one",
-        )
-    return model
+def quantize_onnx(
+    model: Path | str,
+    data: Path | str | Sequence[Batch],
+    out: Path | str | None = None,
+    *,
+    profile: str = "host-cpu",
+    preprocess: Preprocess | Given | str | None = None,
+    settings: QuantizeSection | None = None,
+    compare_on: Sequence[Batch] | None = None,
+    progress: Progress | None = None,
+) -> Artifact:
+    """Quantize any ONNX network; a description and the calibration set are written beside the result.
 
+    Args:
+        model: an ONNX file, or the folder of an exported artifact.
+        data: a folder of images, in classes or not; or batches as the network takes them, each an array
+            `[N, ...]` or, for several inputs, an array by the name of each: real ones, as it will see them.
+        out: the file to write; default: beside the model, as `NAME.int8.onnx`.
+        profile: `NAME[:MODE][@JETPACK]`.
+        preprocess: how images become inputs: whole, in parts, or a preset's name. Artifacts know theirs.
+        settings: a preset, and what overrides it; `manifest` pins the images.
+        compare_on: with batches: those on which INT8 is compared with FP32; default: those that calibrate.
+        progress: counts images.
 
-def _write(model: onnx.ModelProto, path: Path) -> None:
-    """Write the file and read it back the way its users will.
+    Returns:
+        The description: an artifact of kind `qdq` in the folder of `OUT.onnx`, which is one of its files;
+        it is also written as `OUT.json`, and the images that were used as `OUT.calibration.json`.
+        `details` tells of every layer and activation, and of the `comparison`.
 
     Raises:
-        StageError: it is not valid ONNX, or the disk is full.
-        ArtifactError: it does not load.
+        ArtifactError: the file is no ONNX network that loads.
+        ConfigError: a name, folder or setting is wrong, the profile does not take the network, its inputs are
+            no images, the preprocessing is missing or does not fit, or nothing can be quantized.
+        StageError: an activation is NaN or infinite, the result does not load, or the disk is full.
+    """
+    shown, settings = progress or Silent(), settings or QuantizeSection()
+    target = load_target(profile)
+    source, origin = _source(Path(model), preprocess is not None)
+    session = Session(source)
+    final = _destination(origin.path if origin else source, source, Path(out) if out else None)
+    used, images = None, None
+    if isinstance(data, Path | str):
+        used, last = _preprocess(source, session, origin.preprocess if origin else preprocess)
+        images = gather(Path(data), shown)
+        for warning in images.warnings:
+            shown.line(f"warning: {warning}")
+        manifest = Path(settings.manifest).expanduser() if settings.manifest else None
+        material = from_images(images, settings, manifest, used, shown, channels_last=last)
+    else:
+        material = from_arrays(data, compare_on, shown)
+    with _all_or_nothing(final) as scratch:
+        details = _quantize(source, scratch / final.name, target.runtime, settings, material, shown)
+        if images:
+            save_manifest(material.samples, images, scratch / final.with_suffix(".calibration.json").name)
+        made = Artifact(
+            kind="qdq",
+            classes=origin.classes if origin else (),
+            inputs=session.inputs,
+            outputs=session.outputs,
+            preprocess=used,
+            parents={"onnx": origin.digest if origin else sha256_of(source)},
+            made_by="quantize_onnx",
+            versions=library_versions("edgetune", "numpy", "onnx", "onnxruntime", "pillow"),
+            details=details | {"file": final.name, "profile": target.label},
+        ).write(scratch)
+    return made.model_copy(update={"path": final.parent})
+
+
+@contextmanager
+def _all_or_nothing(final: Path) -> Iterator[Path]:
+    """Give a folder to make an artifact in; at the end its files move to where `final` says.
+
+    Raises:
+        StageError: the disk is full, or the place cannot be written.
     """
     try:
-        onnx.checker.check_model(model, full_check=True)
-        path.write_bytes(model.SerializeToString(deterministic=True))
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise StageError(f"the quantized network is not valid ONNX: {str(error).splitlines()[0]}") from error
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}.") as folder:
+            scratch = Path(folder)
+            yield scratch
+            # The description goes last: what it describes is there.
+            described = scratch / ARTIFACT_FILE
+            for file in sorted(scratch.iterdir(), key=lambda file: file == described):
+                file.replace(final.with_suffix(".json") if file == described else final.parent / file.name)
     except OSError as error:
-        raise disk_error(error, path) from error
-    Session(path)
+        raise disk_error(error, final) from error
 
 
-def _classes_seen(samples: tuple[Sample, ...], data: Dataset) -> dict[str, Any]:
-    """Say how many calibration images each class has."""
-    return {
-        "calibration_classes": {
-            name: sum(sample.label == label for sample in samples) for label, name in enumerate(data.classes)
-        }
-    }
+def _preprocess(
+    source: Path, session: Session, given: Preprocess | Given | str | None
+) -> tuple[Preprocess, bool]:
+    """Return how images become the network's inputs, and whether channels come last in them."""
+    try:
+        wanted = image_input(session.inputs)
+        return preprocess_as(given, wanted), wanted.channels_last
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error.message}", hint=error.hint) from error
+
+
+def _quantize(
+    source: Path, into: Path, runtime: Runtime, settings: QuantizeSection, material: Material, shown: Progress
+) -> dict[str, Any]:
+    """Make the file; return what there is to tell."""
+    ranges = settings.ranges or load_preset(settings.preset).ranges
+    try:
+        details = quantize_file(
+            source, into, runtime, material.calibration, material.judges,
+            ranges=ranges, exclude=settings.exclude,
+        )  # fmt: skip
+    finally:
+        shown.end()
+    for warning in details["warnings"]:
+        shown.line(f"quantize: {warning}")
+    details["comparison"]["on"] = material.judged_on
+    return details | material.details | {"preset": settings.preset}
+
+
+def _source(model: Path, told: bool) -> tuple[Path, Artifact | None]:
+    """Return the file to quantize, and the artifact that says how its inputs are made.
+
+    Args:
+        model: a file, or an artifact's folder.
+        told: whether the user says how inputs are made.
+    """
+    if not model.is_dir():
+        if not model.is_file():
+            raise ConfigError(
+                f"{model}: no such file or folder",
+                hint="name an .onnx file, or an exported artifact's folder",
+            )
+        beside = (model.parent / ARTIFACT_FILE).is_file() and not told
+        origin = Artifact.load(model.parent) if beside else None
+        return model, origin if origin and origin.preprocess and model.name in origin.files else None
+    origin = Artifact.load(model, "onnx")
+    if told or origin.preprocess is None:
+        wrong = "says how inputs are preprocessed" if told else "does not say how inputs are preprocessed"
+        raise ConfigError(
+            f"{model}: the artifact {wrong}",
+            hint=f"to say otherwise, name the file alone: {origin.file(MODEL_FILE)}",
+        )
+    return origin.file(MODEL_FILE), origin
+
+
+def _destination(beside: Path, source: Path, out: Path | None) -> Path:
+    """Return the file to write.
+
+    Raises:
+        ConfigError: it is the network itself, a folder, or would replace a description of something else.
+    """
+    final = out or beside.absolute().with_suffix(".int8.onnx")
+    if final.is_dir():
+        raise ConfigError(f"{final}: is a folder", hint=f"name a file: -o {final / source.name}")
+    if final.suffix != ".onnx":
+        raise ConfigError(f"{final}: does not end in .onnx", hint=f"-o {final.with_suffix('.onnx')}")
+    if final.exists() and final.samefile(source):
+        raise ConfigError(f"{final}: is the network itself", hint="name another file with -o")
+    description = final.with_suffix(".json")
+    try:
+        if description.exists():
+            Artifact.model_validate_json(description.read_bytes())
+    except (OSError, ValidationError):
+        raise ConfigError(
+            f"{description}: would be replaced, and is not edgetune's", hint="name another file with -o"
+        ) from None
+    return final

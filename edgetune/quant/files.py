@@ -1,0 +1,119 @@
+"""From file to file: reads an FP32 network, quantizes it for a runtime, writes it, compares the two.
+
+It knows nothing of images, recipes or artifacts. It may import errors, artifact (for full disks), profile,
+engines and the rest of quant.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import ModelProto, helper
+
+from edgetune.artifact import disk_error
+from edgetune.engines.onnxruntime import Batch, Session
+from edgetune.errors import ConfigError, StageError
+from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime
+from edgetune.quant.compare import compare
+from edgetune.quant.graph import opset_of
+from edgetune.quant.quantizer import quantize_model
+
+# One ONNX file holds no more than 2 GiB; above, weights lie in a file beside it.
+LARGEST_BYTES = (1 << 31) - (1 << 24)
+_SMALL_BYTES = 1024
+
+
+def quantize_file(
+    source: Path,
+    into: Path,
+    runtime: Runtime,
+    calibration: Iterable[Batch],
+    judges: Iterable[Batch],
+    *,
+    ranges: str,
+    exclude: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Quantize a network and compare the result, as it was written, with what it was made of.
+
+    Args:
+        source: FP32.
+        into: the file to write.
+        runtime: whose rendering is written.
+        calibration: inputs that decide; gone through as often as needed.
+        judges: inputs that decide nothing.
+        ranges: how an activation's range is found.
+        exclude: names of nodes that stay in float.
+
+    Returns:
+        The account of `quantize_model`, and the figures of `compare` as `comparison`.
+
+    Raises:
+        ArtifactError: the network does not load.
+        ConfigError: the runtime does not read its opset, or nothing can be quantized.
+        StageError: an activation is NaN or infinite, the result is not valid, or the disk is full.
+    """
+    model = read(source, runtime)
+    try:
+        made, details = quantize_model(
+            model, calibration, runtime.rendering, ranges, exclude, runtime.tensorrt
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error.message}", hint=error.hint) from error
+    standard = [item for item in made.opset_import if item.domain in ("", "ai.onnx")]
+    made.ir_version = max(runtime.ir, helper.find_min_ir_version_for(standard))
+    write(made, into)
+    # ONNX Runtime's optimisations round elsewhere than a TensorRT engine does.
+    exact = runtime.rendering != "cpu"
+    return details | {"comparison": compare(source, into, judges, exact=exact)}
+
+
+def read(path: Path, runtime: Runtime) -> ModelProto:
+    """Read a network, weights in files beside it included.
+
+    Raises:
+        ArtifactError: it does not load.
+        ConfigError: the runtime does not read its opset.
+    """
+    Session(path)  # whatever is wrong with the file is said there
+    model = onnx.load_model(path)
+    opset = opset_of(model)
+    least = STRONG_OPSET if runtime.rendering == "strong" else 0
+    most = runtime.opset_max or (opset if runtime.rendering == "cpu" else runtime.opset)
+    if not least <= opset <= most:
+        least = least or LEAST_OPSET
+        raise ConfigError(
+            f"{path}: opset {opset}, where this profile takes {least}{f' to {most}' if most > least else ''}",
+            hint=f"export it again: edgetune export --profile ..., or torch.onnx.export(..., "
+            f"opset_version={runtime.opset})",
+        )
+    return model
+
+
+def write(model: ModelProto, path: Path) -> None:
+    """Write a network and read it back the way its users will.
+
+    Weights that do not fit into the file go into `NAME.data` beside it.
+
+    Raises:
+        StageError: it is not valid ONNX, or the disk is full.
+        ArtifactError: it does not load.
+    """
+    large = sum(len(item.raw_data) for item in model.graph.initializer) > LARGEST_BYTES
+    try:
+        if large:
+            onnx.save_model(
+                model,
+                path,
+                save_as_external_data=True,
+                location=f"{path.name}.data",
+                size_threshold=_SMALL_BYTES,
+            )
+        else:
+            path.write_bytes(model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(path, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise StageError(f"the quantized network is not valid ONNX: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        raise disk_error(error, path) from error
+    Session(path)
