@@ -41,6 +41,7 @@ OutFolder = Annotated[
     Path | None, typer.Option("--out", "-o", help="The folder to write; default: beside the input.")
 ]
 ArtifactFolder = Annotated[Path, typer.Argument(help="A folder that a stage made.")]
+FILES = "How images become inputs of a file"
 STAGES, ONE_GO, LOOK = "One stage at a time", "In one go", "Look things up"
 app.command(rich_help_panel=LOOK)(lint)
 
@@ -176,9 +177,12 @@ def export(
 
 @app.command(rich_help_panel=STAGES)
 def quantize(
-    network: ArtifactFolder,
+    network: Annotated[Path, typer.Argument(help="Any .onnx file, or the folder of an exported network.")],
     profile: ProfileName = "host-cpu",
-    data: DataFolder = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A folder of images, in classes or not; an artifact has one."),
+    ] = None,
     preset: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "standard",
     ranges: Annotated[str, typer.Option(help="minmax, percentile or entropy; default: the preset's.")] = "",
     images: Annotated[int, typer.Option(min=0, help="Calibration images; 0: the preset's.")] = 0,
@@ -186,11 +190,20 @@ def quantize(
     exclude: Annotated[
         list[str] | None, typer.Option(help="A node that stays in float; may be repeated.")
     ] = None,
-    out: OutFolder = None,
+    preprocess: Annotated[str, typer.Option(help=f"{FILES}, as a preset: imagenet, zero-one, ...")] = "",
+    resize: Annotated[int, typer.Option(min=0, help=f"{FILES}: shorter side in pixels.")] = 0,
+    crop: Annotated[int, typer.Option(min=0, help=f"{FILES}: side of the middle square in pixels.")] = 0,
+    mean: Annotated[str, typer.Option(help=f"{FILES}: per channel, of 0 to 1: 0.485,0.456,0.406.")] = "",
+    std: Annotated[str, typer.Option(help=f"{FILES}: per channel: 0.229,0.224,0.225.")] = "",
+    interpolation: Annotated[str, typer.Option(help=f"{FILES}: nearest, bilinear or bicubic.")] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The .onnx file, or an artifact's folder, to write.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Quantize an exported network to INT8 for a profile."""
+    """Quantize any ONNX network, or an exported artifact, to INT8 for a profile."""
+    from edgetune.data.preprocess import given_as
     from edgetune.recipe import section_from
     from edgetune.steps import quantize_alone
 
@@ -201,7 +214,8 @@ def quantize(
         "exclude": tuple(exclude or ()),
     }
     settings = section_from("quantize", values | {"manifest": str(manifest.absolute()) if manifest else ""})
-    _show_artifact(quantize_alone(network, profile, settings, data, out, _progress(quiet)), as_json)
+    given = given_as(preprocess, resize, crop, mean, std, interpolation)
+    _show_artifact(quantize_alone(network, profile, settings, data, out, _progress(quiet), given), as_json)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -318,7 +332,8 @@ def _show_run(report: dict[str, Any], out: Path, made: tuple[str, ...] | None, a
 
 def _show_artifact(artifact: Any, as_json: bool) -> None:
     if as_json:
-        print_json(artifact.model_dump(mode="json") | {"path": str(artifact.path), "digest": artifact.digest})
+        where = artifact.path / artifact.details.get("file", "")
+        print_json(artifact.model_dump(mode="json") | {"path": str(where), "digest": artifact.digest})
     else:
         from edgetune.show import show_artifact
 

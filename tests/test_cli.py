@@ -51,6 +51,8 @@ def test_version_and_usage_errors() -> None:
         (["profiles", "show", "jetson-orin-nano"], 3, "unknown profile.*did you mean 'jetson-orin-nano-8gb'"),
         (["models", "show", "mobilenet_v22"], 3, "mobilenet_v22.*mobilenet_v2"),
         (["init", "--data", "nowhere"], 3, "nowhere"),
+        (["quantize", "nowhere.onnx", "--data", "."], 3, "nowhere.onnx: no such file"),
+        (["quantize", ".", "--data", "."], 5, "not an artifact"),
         (["export", "nowhere"], 5, "nowhere: not an artifact"),
         (["predict", "nowhere", "x.jpg"], 5, "nowhere: not an artifact"),
         (["bench", "nowhere.onnx"], 3, "nowhere.onnx: no such file"),
