@@ -9,18 +9,17 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
 from edgetune.errors import ConfigError, nearest
 from edgetune.machine import has_vnni
 from edgetune.quant import cpu, half, placement, tensorrt
-from edgetune.quant.collect import collect
+from edgetune.quant.choose import METHODS, Grid, find_ranges
+from edgetune.quant.collect import Batch
 from edgetune.quant.graph import Graph
-from edgetune.quant.plan import Plan, Scale, check_names, merge_ranges
+from edgetune.quant.plan import Plan, Scale, check_names
 from edgetune.quant.prepare import prepare
-from edgetune.quant.ranges import RANGES, Range, Statistics
+from edgetune.quant.ranges import Range
 
 RENDERING_KEY = "edgetune.rendering"
 NO_VNNI_WARNING = (
@@ -65,7 +64,7 @@ RENDERINGS: dict[str, Rendering] = {
 
 def quantize_model(
     model: ModelProto,
-    batches: Iterable[NDArray[np.float32]],
+    batches: Iterable[Batch],
     rendering: str,
     ranges: str = "percentile",
     exclude: Iterable[str] = (),
@@ -74,23 +73,23 @@ def quantize_model(
     """Quantize a network.
 
     Args:
-        model: FP32 with one input, opset 13 or later; it stays as it is.
-        batches: calibration inputs `[N, ...]`, preprocessed, in any batch size.
+        model: FP32, opset 13 or later; it stays as it is.
+        batches: calibration inputs, preprocessed, in any batch size: `[N, ...]`, or by the inputs' names.
         rendering: `weak` or `strong` (TensorRT), or `cpu` (ONNX Runtime).
-        ranges: how an activation's range is found: `minmax`, `percentile` or `entropy`.
+        ranges: how an activation's range is found: one of `choose.METHODS`.
         exclude: names of nodes that stay in float.
         tensorrt: version of TensorRT that will read the file, where known; kernels it lacks are warned of.
 
     Returns:
         The quantized network, and what there is to tell: `layers`, `activations`, `images`, `seconds`,
-        `quantized_ops`, `float_ops`, `warnings`.
+        `convergence` and `enough_images` (how ranges settle), `quantized_ops`, `float_ops`, `warnings`.
 
     Raises:
         ConfigError: an unknown name, a network that is quantized already, or nothing to quantize.
         StageError: no batches, or activations that are NaN or infinite.
     """
     started = time.perf_counter()
-    for value, known, what in ((rendering, RENDERINGS, "rendering"), (ranges, RANGES, "ranges")):
+    for value, known, what in ((rendering, RENDERINGS, "rendering"), (ranges, METHODS, "ranges")):
         if value not in known:
             raise ConfigError(f"{what}: unknown {value!r}", hint=nearest(value, known))
     how = RENDERINGS[rendering]
@@ -100,25 +99,29 @@ def quantize_model(
         raise ConfigError(
             "nothing to quantize: no operator with weights can run in INT8", hint=_reasons(plan)
         )
-    statistics, images = collect(graph, plan.reads, batches, keep_counts=ranges != "minmax")
-    found = {name: RANGES[ranges](item, how.symmetric) for name, item in statistics.items()}
-    scales = how.scales(merge_ranges(plan, found))
+    largest = cpu.FULL_WEIGHT if how.symmetric or has_vnni() else cpu.REDUCED_WEIGHT
+    found = find_ranges(graph, plan, batches, ranges, Grid(how.scales, how.symmetric, largest))
+    scales = how.scales(found.ranges)
     made, warnings = how.finish(how.render(graph, plan, scales))
     properties = {item.key: item.value for item in made.metadata_props} | {RENDERING_KEY: rendering}
     helper.set_model_props(made, properties)
     details = {
         "rendering": rendering,
         "ranges": ranges,
-        "images": images,
+        "images": found.collected.images,
+        "convergence": found.convergence,
+        "enough_images": found.enough_images,
         "seconds": time.perf_counter() - started,
         "layers": [layer.dump() for layer in plan.layers],
-        "activations": [_describe(name, scale) for name, scale in scales.items()],
+        "activations": [
+            _describe(name, scale) | {"ranges": found.estimators[name]} for name, scale in scales.items()
+        ],
         "quantized_ops": sum(layer.precision == "INT8" for layer in plan.layers),
         "float_ops": sum(layer.precision != "INT8" for layer in plan.layers),
         "warnings": [
             *warnings,
             *placement.missing_kernels(graph, plan, tensorrt),
-            *_constants_warning(statistics),
+            *found.warnings,
         ],
     }
     return made, details
@@ -126,14 +129,6 @@ def quantize_model(
 
 def _describe(tensor: str, scale: Scale) -> dict[str, Any]:
     return {"tensor": tensor, **asdict(scale), "scale": float(scale.scale)}
-
-
-def _constants_warning(statistics: dict[str, Statistics]) -> list[str]:
-    constant = [name for name, item in statistics.items() if item.low == item.high]
-    if not constant:
-        return []
-    more = f" and {len(constant) - 3} more" if len(constant) > 3 else ""
-    return [f"one and the same value on every calibration image: {', '.join(constant[:3])}{more}"]
 
 
 def _reasons(plan: Plan) -> str:
