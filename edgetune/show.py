@@ -4,6 +4,7 @@ A run's own summary is drawn by edgetune.report.table. It knows how things look,
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -139,6 +140,9 @@ def show_artifact(artifact: Artifact) -> None:
     if "comparison" in artifact.details:
         for line in _comparison(artifact.details["comparison"]):
             console.print(f"  {line}")
+    if file:
+        beside = [str(Path(file).with_suffix(".json")), *sorted(set(artifact.files) - {file})]
+        console.print(f"  beside it: {', '.join(beside)}")
 
 
 def _comparison(found: dict[str, Any]) -> Iterator[str]:

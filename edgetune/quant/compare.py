@@ -1,7 +1,7 @@
 """Compares the INT8 network with the FP32 one that it stands for: input by input, in one pass.
 
 What is kept per input is a few numbers, whatever the size of the outputs. It knows nothing of images, labels
-or how a network was made. It may import errors, engines and latency's statistics.
+or how a network was made. It may import errors, engines, latency's statistics and quant.large.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +15,7 @@ from onnx import ModelProto
 from edgetune.engines.onnxruntime import Batch, Session
 from edgetune.errors import StageError
 from edgetune.latency.statistics import mean_interval, wilson
+from edgetune.quant.large import open_model
 
 # Stands for "no error at all"; float32 itself ends near 150 dB.
 SQNR_CEILING_DB = 200.0
@@ -168,7 +169,7 @@ def share_agreed(agreed: int, count: int) -> dict[str, Any]:
 
 
 def _session(model: Model, exact: bool = False) -> Session:
-    return Session(model.SerializeToString() if isinstance(model, ModelProto) else model, exact=exact)
+    return open_model(model, exact=exact) if isinstance(model, ModelProto) else Session(model, exact=exact)
 
 
 def _parts(batches: Iterable[Batch], session: Session) -> Iterator[Batch]:

@@ -17,11 +17,8 @@ from edgetune.errors import ConfigError, StageError
 from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime
 from edgetune.quant.compare import compare
 from edgetune.quant.graph import opset_of
+from edgetune.quant.large import fits, save_beside
 from edgetune.quant.quantizer import quantize_model
-
-# One ONNX file holds no more than 2 GiB; above, weights lie in a file beside it.
-LARGEST_BYTES = (1 << 31) - (1 << 24)
-_SMALL_BYTES = 1024
 
 
 def quantize_file(
@@ -99,18 +96,11 @@ def write(model: ModelProto, path: Path) -> None:
         StageError: it is not valid ONNX, or the disk is full.
         ArtifactError: it does not load.
     """
-    large = sum(len(item.raw_data) for item in model.graph.initializer) > LARGEST_BYTES
     try:
-        if large:
-            onnx.save_model(
-                model,
-                path,
-                save_as_external_data=True,
-                location=f"{path.name}.data",
-                size_threshold=_SMALL_BYTES,
-            )
-        else:
+        if fits(model):
             path.write_bytes(model.SerializeToString(deterministic=True))
+        else:
+            save_beside(model, path)
         onnx.checker.check_model(path, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise StageError(f"the quantized network is not valid ONNX: {str(error).splitlines()[0]}") from error
