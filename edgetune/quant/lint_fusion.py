@@ -143,26 +143,22 @@ def isolated(view: View) -> Iterator[Hit]:
 
 def repeated(view: View) -> Iterator[Hit]:
     """Tensors that are quantized twice: again behind their own DQ, or in two pairs."""
-    for tensor, nodes in view.graph.consumers.items():
-        pairs = [node for node in nodes if is_qdq(node, "QuantizeLinear")]
-        source = view.graph.producers.get(tensor)
-        again = source is not None and is_qdq(source, "DequantizeLinear")
-        for node in pairs[1:]:
-            scales = [view.graph.constants.get(n.input[1]) for n in (pairs[0], node)]
-            if all(s is not None for s in scales) and np.array_equal(scales[0], scales[1]):  # type: ignore[arg-type]
-                yield Hit(
-                    node.name, f"{tensor!r} is quantized by {pairs[0].name!r} already, with the same scale"
-                )
-            else:
-                yield Hit(
-                    node.name, f"{tensor!r} is quantized by {pairs[0].name!r} already, with another scale"
-                )
-        if again and source is not None and pairs:
-            scales = [view.graph.constants.get(n.input[1]) for n in (source, pairs[0])]
-            if scales[0] is not None and scales[1] is not None and np.array_equal(scales[0], scales[1]):
-                yield Hit(
-                    pairs[0].name, f"{tensor!r} is what {source.name!r} has just made of the same integers"
-                )
+    first: dict[str, NodeProto] = {}
+    for node in view.graph.nodes:
+        if not is_qdq(node, "QuantizeLinear"):
+            continue
+        tensor = node.input[0]
+        source, other = view.graph.producers.get(tensor), first.setdefault(tensor, node)
+        if other is not node:
+            which = "the same scale" if _equal_scales(view, node, other) else "another scale"
+            yield Hit(node.name, f"{tensor!r} is quantized by {other.name!r} already, with {which}")
+        elif source is not None and is_qdq(source, "DequantizeLinear") and _equal_scales(view, node, source):
+            yield Hit(node.name, f"{tensor!r} is what {source.name!r} has just made of the same integers")
+
+
+def _equal_scales(view: View, first: NodeProto, second: NodeProto) -> bool:
+    ours, theirs = (view.graph.constants.get(node.input[1]) for node in (first, second))
+    return ours is not None and theirs is not None and np.array_equal(ours, theirs)
 
 
 def no_kernel(view: View) -> Iterator[Hit]:

@@ -238,9 +238,19 @@ def invalid(view: View) -> Iterator[Hit]:
     """What ONNX's own checker objects to."""
     if _bytes(view) > LARGEST_BYTES:
         return
+    work = ModelProto()
+    work.CopyFrom(view.graph.model)
+    for value in work.graph.output:
+        value.type.tensor_type.shape.SetInParent()  # an output without a shape is read all the same
     try:
-        onnx.checker.check_model(view.source)
+        onnx.checker.check_model(work, full_check=True)
     except onnx.checker.ValidationError as error:
-        yield Hit("", f"ONNX's checker: {str(error).strip().splitlines()[0]}")
+        yield Hit("", f"ONNX's checker: {_first_line(error)}")
+    except onnx.shape_inference.InferenceError as error:
+        yield Hit("", f"types or shapes that contradict each other: {_first_line(error)}", "warning")
     except (ValueError, TypeError) as error:
         yield Hit("", f"ONNX's checker cannot read it: {error}")
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")

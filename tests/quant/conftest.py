@@ -129,3 +129,65 @@ def run(model: ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
 def kit() -> SimpleNamespace:
     """What tests of graphs share."""
     return SimpleNamespace(feeds=feeds, peaks=peaks, write=write, run=run)
+
+
+FINE, ZERO = np.float32(0.05), np.int8(0)
+
+
+class QNet(Net):
+    """Builds a model with Q/DQ written by hand, right ones or wrong ones."""
+
+    def pair(
+        self,
+        x: str,
+        scale: Any = FINE,
+        zero: Any = ZERO,
+        name: str = "",
+        ahead: Any = None,
+        **attributes: Any,
+    ) -> str:
+        """Put Q and DQ behind a tensor; `ahead` is the Q's own scale, where it is another one."""
+        name = name or f"pair{len(self.nodes)}"
+        scale = scale if isinstance(scale, str) else self.constant(np.asarray(scale), f"{name}_scale")
+        first = scale if ahead is None else self.constant(np.asarray(ahead), f"{name}_ahead")
+        rest = [] if zero is None else [self.constant(np.asarray(zero), f"{name}_zero")]
+        levels = self.op("QuantizeLinear", x, first, *rest, name=f"{name}_q", **attributes)
+        return self.op("DequantizeLinear", levels, scale, *rest, name=f"{name}_dq", **attributes)
+
+    def stored(
+        self, levels: np.ndarray, scale: Any, zero: Any = None, name: str = "", **attributes: Any
+    ) -> str:
+        """Return constants behind a DQ."""
+        name = name or f"stored{len(self.nodes)}"
+        zero = np.zeros(np.shape(scale), levels.dtype) if zero is None else zero
+        values = (levels, np.asarray(scale), np.asarray(zero))
+        names = [self.constant(v, f"{name}_{i}") for i, v in enumerate(values)]
+        return self.op("DequantizeLinear", *names, name=name, **attributes)
+
+    def qconv(
+        self,
+        x: str,
+        out: int = 16,
+        into: int = 16,
+        kernel: int = 3,
+        group: int = 1,
+        name: str = "",
+        scale: Any = None,
+        axis: int = 0,
+        bias: str = "",
+        pads: int | None = None,
+        **more: Any,
+    ) -> str:
+        """Return a convolution with weights behind DQ, per channel unless a scale is given, and a float bias."""
+        name = name or f"conv{len(self.nodes)}"
+        levels = self.noise.integers(-127, 128, (out, into // group, kernel, kernel)).astype(np.int8)
+        scale = np.linspace(0.5, 1, levels.shape[axis], dtype=np.float32) / 1000 if scale is None else scale
+        weight = self.stored(levels, scale, name=f"{name}_weight", axis=axis)
+        bias = bias or self.constant(self.noise.standard_normal(out).astype(np.float32), f"{name}_bias")
+        edge = kernel // 2 if pads is None else pads
+        return self.op("Conv", x, weight, bias, name=name, group=group, pads=[edge] * 4, **more)
+
+
+@pytest.fixture(scope="session")
+def qnet() -> Callable[..., QNet]:
+    return QNet
