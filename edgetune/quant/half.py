@@ -47,6 +47,8 @@ HALF_OPS = (
 # Inputs that have to be FP32 whatever the node's type is.
 _FLOAT_INPUTS = {"Resize": (1, 2)}
 _SMALLEST_NORMAL = 2.0**-14
+# Of a tensor that nowhere gets above, FP16 leaves no more than INT8 does.
+_SMALLEST_PEAK = 127 * 2.0**-20
 _NAMED = 3
 
 
@@ -108,7 +110,7 @@ def _beyond_half(graph: Graph, peaks: Mapping[str, float]) -> dict[str, str]:
             elif node.op_type != "Clip" and not _holds(value):
                 told[node.name] = f"constant {name!r} of {float(np.abs(value).max()):.3g}"
     for tensor, peak in (_peaks_of_scales(graph) | dict(peaks)).items():
-        if peak > LARGEST_HALF:
+        if peak > LARGEST_HALF or 0 < peak < _SMALLEST_PEAK:
             for node in [*_makers(graph, tensor), *graph.consumers.get(tensor, [])]:
                 told.setdefault(node.name, f"{tensor!r} reaches {peak:.3g}")
     return told
