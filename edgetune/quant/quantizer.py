@@ -13,6 +13,7 @@ from onnx import ModelProto, helper
 
 from edgetune.errors import ConfigError, nearest
 from edgetune.machine import has_vnni
+from edgetune.profile import LEAST_OPSET, STRONG_OPSET
 from edgetune.quant import cpu, half, placement, tensorrt
 from edgetune.quant.choose import METHODS, Grid, find_ranges
 from edgetune.quant.collect import Batch
@@ -73,7 +74,7 @@ def quantize_model(
     """Quantize a network.
 
     Args:
-        model: FP32, opset 13 or later; it stays as it is.
+        model: FP32; it stays as it is. An opset that Q/DQ needs is given to it where its own is older.
         batches: calibration inputs, preprocessed, in any batch size: `[N, ...]`, or by the inputs' names.
         rendering: `weak` or `strong` (TensorRT), or `cpu` (ONNX Runtime).
         ranges: how an activation's range is found: one of `choose.METHODS`.
@@ -93,7 +94,7 @@ def quantize_model(
         if value not in known:
             raise ConfigError(f"{what}: unknown {value!r}", hint=nearest(value, known))
     how = RENDERINGS[rendering]
-    graph = prepare(model)
+    graph = prepare(model, STRONG_OPSET if rendering == "strong" else LEAST_OPSET)
     plan = how.place(graph, check_names(graph, exclude))
     if not plan.weighted:
         raise ConfigError(
