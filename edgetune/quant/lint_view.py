@@ -190,8 +190,17 @@ class View:
         return tensor in self.graph.constants
 
     def dequantizer(self, tensor: str) -> NodeProto | None:
-        """Return the DequantizeLinear that a tensor comes from, looked at through copies."""
+        """Return the DequantizeLinear that a tensor comes from, looked at through what only moves bytes.
+
+        Through copies, that is, and through a Concat of what comes from equal scales.
+        """
         node = self.graph.producers.get(copied_from(self.graph, tensor))
+        if node is not None and node.op_type == "Concat":
+            scales = [self.scale_of(name) for name in node.input]
+            same = scales[0] is not None and all(
+                scale is not None and np.array_equal(scale, scales[0]) for scale in scales
+            )
+            return self.dequantizer(node.input[0]) if same else None
         return node if node is not None and is_qdq(node, _QDQ[1]) else None
 
     def scale_of(self, tensor: str) -> NDArray[Any] | None:

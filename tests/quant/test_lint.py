@@ -449,6 +449,17 @@ def test_pairs_are_seen_through_copies(qnet: Nets) -> None:
     assert not faults(n.model(n.qconv(moved)))
 
 
+def test_pairs_are_seen_through_a_concat_of_equal_scales(qnet: Nets) -> None:
+    for other in (0.05, 0.06):
+        n = qnet()
+        parts = [
+            n.pair(n.op("Relu", n.qconv(n.pair("x"))), np.float32(s), name=f"p{s}{i}")
+            for i, s in enumerate((0.05, other))
+        ]
+        told = faults(n.model(n.qconv(n.op("Concat", *parts, axis=1), into=32, name="conv")))
+        assert told == ({} if other == 0.05 else {"half-quantized": ["conv"]})
+
+
 def test_equal_scales_around_copies_are_right_and_others_are_told(qnet: Nets) -> None:
     for scale in (0.05, 0.07):
         n = qnet()
