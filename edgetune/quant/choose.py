@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgetune.engines.onnxruntime import Session
+from edgetune.engines.onnxruntime import Feed, Session
 from edgetune.errors import ConfigError, nearest
 from edgetune.machine import cores
-from edgetune.quant.collect import Batch, Collected, Feed, Tapped, collect
+from edgetune.quant.collect import Batch, Collected, Tapped, collect
 from edgetune.quant.graph import Graph, opset_of
 from edgetune.quant.plan import ACTIVATIONS, Plan, Scale, quantize_weights, weight_axis
 from edgetune.quant.ranges import RANGES, Range, Statistics

@@ -1,7 +1,8 @@
 """Runs the FP32 network over calibration inputs and keeps statistics of some of its tensors.
 
 In memory at a time: one batch, the activations of one input, statistics of fixed size. It knows nothing of
-placement or hardware. It may import errors, engines, quant.graph and quant.ranges.
+placement or hardware. It may import errors, engines, quant.graph,
+quant.large and quant.ranges.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,16 +14,16 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
 from edgetune.artifact import TensorSpec
-from edgetune.engines.onnxruntime import Session
+from edgetune.engines.onnxruntime import Feed
 from edgetune.errors import ConfigError, StageError
 from edgetune.quant.graph import Graph
+from edgetune.quant.large import open_model
 from edgetune.quant.ranges import Statistics
 
 # One array for a network with one input, `[N, ...]`; or for any network an array for each input's name, with
 # N rows each. (Where the inputs have no common batch dimension, arrays that fit as they are.) What holds them
 # is gone through more than once by some methods: a list, or an object whose `__iter__` begins anew.
 Batch = NDArray[Any] | Mapping[str, NDArray[Any]]
-Feed = dict[str, NDArray[Any]]
 
 
 class Part(NamedTuple):
@@ -98,7 +99,7 @@ class Tapped:
     def __init__(self, graph: Graph, tensors: list[str]) -> None:
         """Load it; `tensors` are computed ones."""
         self._tensors = tensors
-        self._session = Session(_with_outputs(graph, tensors).SerializeToString())
+        self._session = open_model(_with_outputs(graph, tensors))
         self.inputs = self._session.inputs
 
     def run(self, feed: Feed) -> Feed:
