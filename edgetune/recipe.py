@@ -135,6 +135,10 @@ class ExportSection(Section):
     opset: Annotated[int, Field(ge=0, le=25)] = 0
 
 
+Ranges = Literal["minmax", "mean", "percentile", "entropy", "mse", "auto"]
+Choose = Literal["balanced", "diverse", "random"]
+
+
 class QuantizeSection(Section):
     """INT8. The preset is a file of calibration/; the other keys override it.
 
@@ -142,15 +146,15 @@ class QuantizeSection(Section):
         preset: how many images, how chosen, which ranges.
         ranges: how an activation's range is found.
         images: how many training images are looked at.
-        choose: `balanced` takes as many of each class.
+        choose: `balanced` takes as many of each class, `diverse` also images unlike each other.
         manifest: a pinned calibration set, relative to the recipe's folder.
         exclude: names of nodes that stay in float.
     """
 
     preset: str = "standard"
-    ranges: Literal["minmax", "percentile", "entropy"] | None = None
+    ranges: Ranges | None = None
     images: Annotated[int, Field(ge=1)] | None = None
-    choose: Literal["balanced", "random"] | None = None
+    choose: Choose | None = None
     seed: Seed = 0
     manifest: str = ""
     exclude: tuple[str, ...] = ()

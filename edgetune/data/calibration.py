@@ -7,17 +7,27 @@ this package.
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field, ValidationError
 
 from edgetune.artifact import sha256_of, write_atomic
 from edgetune.data.cut import order
+from edgetune.data.decode import decode
 from edgetune.data.folders import Dataset, Sample
 from edgetune.errors import ArtifactError, ConfigError, nearest
-from edgetune.recipe import Section
+from edgetune.machine import cores
+from edgetune.recipe import Choose, Ranges, Section
 from edgetune.yaml import load_yaml, validate
+
+# So many images are looked at to choose diverse ones, evenly of all classes; others follow them.
+LOOKED_AT = 2000
+THUMBNAIL_PX = 8
 
 
 class Preset(Section):
@@ -25,7 +35,7 @@ class Preset(Section):
 
     Attributes:
         images: how many are looked at.
-        choose: `balanced` (as many of each class) or `random`.
+        choose: a key of `CHOICES`.
         ranges: how an activation's range is found.
     """
 
@@ -33,8 +43,8 @@ class Preset(Section):
     name: str
     about: str
     images: Annotated[int, Field(ge=1)]
-    choose: Literal["balanced", "random"]
-    ranges: Literal["minmax", "percentile", "entropy"]
+    choose: Choose
+    ranges: Ranges
 
 
 class PinnedSample(Section):
@@ -77,8 +87,8 @@ def load_preset(name: str) -> Preset:
 def choose_samples(dataset: Dataset, images: int, choose: str, seed: int) -> tuple[Sample, ...]:
     """Choose calibration images from the training split.
 
-    The choice depends on seed and content alone, and takes no content twice: adding an image to one class
-    changes no other class's.
+    The choice depends on seed and content alone, and takes no content twice. More images than before are the
+    same ones and others behind them.
 
     Args:
         dataset: whose training split is chosen from.
@@ -87,28 +97,68 @@ def choose_samples(dataset: Dataset, images: int, choose: str, seed: int) -> tup
         seed: decides which.
 
     Raises:
-        ConfigError: an unknown way to choose.
+        ConfigError: an unknown way to choose, or an image cannot be read any more.
     """
     if choose not in CHOICES:
         raise ConfigError(f"quantize.choose: unknown choice {choose!r}", hint=nearest(choose, CHOICES))
     samples = sorted(dataset.splits["train"], key=lambda sample: sample.path, reverse=True)
     distinct = {sample.sha256: sample for sample in samples}.values()
     ordered = sorted(distinct, key=lambda sample: order(sample.sha256, seed))
-    return tuple(CHOICES[choose](ordered)[:images])
+    return tuple(CHOICES[choose](dataset.root, ordered, images)[:images])
 
 
-def _balanced(samples: list[Sample]) -> list[Sample]:
-    """Take one of each class in turn."""
-    classes: dict[int, list[Sample]] = defaultdict(list)
+def _random(root: Path, samples: list[Sample], images: int) -> list[Sample]:
+    del root, images
+    return samples
+
+
+def _balanced(root: Path, samples: list[Sample], images: int) -> list[Sample]:
+    """Take one of each class in turn; where there are more classes than images, of any of them."""
+    del root, images
+    taken: dict[int, int] = defaultdict(int)
+    turns = []
     for sample in samples:
-        classes[sample.label].append(sample)
-    turns = [(turn, label, sample) for label, own in classes.items() for turn, sample in enumerate(own)]
-    return [sample for _, _, sample in sorted(turns, key=lambda entry: entry[:2])]
+        turns.append(taken[sample.label])
+        taken[sample.label] += 1
+    return [samples[index] for index in np.argsort(turns, kind="stable")]
 
 
-CHOICES: dict[str, Callable[[list[Sample]], list[Sample]]] = {
+def _diverse(root: Path, samples: list[Sample], images: int) -> list[Sample]:
+    """Take one of each class in turn, every time the image that is least like those taken already.
+
+    Likeness is the distance of thumbnails, so that it takes no network (greedy k-center: T. Gonzalez,
+    Clustering to minimize the maximum intercluster distance, 1985).
+    """
+    ordered = _balanced(root, samples, images)
+    looked_at, beyond = ordered[:LOOKED_AT], ordered[LOOKED_AT:]
+    with ThreadPoolExecutor(cores()) as pool:
+        thumbnails = np.stack(list(pool.map(lambda sample: _thumbnail(root / sample.path), looked_at)))
+    labels = np.array([sample.label for sample in looked_at])
+    away = np.full(len(looked_at), np.inf)
+    left = np.ones(len(looked_at), bool)
+    due = left.copy()
+    chosen: list[Sample] = []
+    while len(chosen) < min(images, len(looked_at)):
+        if not due.any():
+            due = left.copy()
+        index = int(np.argmax(np.where(due, away, -1)))
+        chosen.append(looked_at[index])
+        left[index] = False
+        due &= left & (labels != labels[index])
+        away = np.minimum(away, np.square(thumbnails - thumbnails[index]).sum(axis=1))
+    return chosen + beyond
+
+
+def _thumbnail(path: Path) -> NDArray[np.float32]:
+    size = (THUMBNAIL_PX, THUMBNAIL_PX)
+    small = decode(path, 3, 2 * THUMBNAIL_PX).resize(size, Image.Resampling.BOX)
+    return np.asarray(small, np.float32).reshape(-1)
+
+
+CHOICES: dict[str, Callable[[Path, list[Sample], int], list[Sample]]] = {
     "balanced": _balanced,
-    "random": list,
+    "diverse": _diverse,
+    "random": _random,
 }
 
 

@@ -21,8 +21,6 @@ from edgetune.errors import ArtifactError, ConfigError, StageError
 from edgetune.machine import cores
 
 Feed = dict[str, NDArray[Any]]
-# One run's inputs: `[N, ...]`, or an array for each input by its name.
-Batch = NDArray[Any] | Mapping[str, NDArray[Any]]
 
 # ONNX Runtime raises one class per status code, which share no base of their own.
 _REFUSALS = (
@@ -79,7 +77,7 @@ class Session:
         self.inputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in self._session.get_outputs())
 
-    def run(self, batch: Batch) -> list[NDArray[Any]]:
+    def run(self, batch: NDArray[Any] | Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Run a batch of any size through a network with one input, or an array for each of several.
 
         A network with a static batch of another size is fed in parts, the last one filled up with

@@ -1,10 +1,11 @@
 """Compares the INT8 network with the FP32 one that it stands for: input by input, in one pass.
 
 What is kept per input is a few numbers, whatever the size of the outputs. It knows nothing of images, labels
-or how a network was made. It may import errors, engines, latency's statistics and quant.large.
+or how a network was made. It may import errors, engines, latency's statistics, quant.collect
+and quant.large.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from edgetune.engines.onnxruntime import Batch, Session
+from edgetune.engines.onnxruntime import Session
 from edgetune.errors import StageError
 from edgetune.latency.statistics import mean_interval, wilson
+from edgetune.quant.collect import Batch, Part, parts
 from edgetune.quant.large import open_model
 
 # Stands for "no error at all"; float32 itself ends near 150 dB.
@@ -31,7 +33,7 @@ def compare(fp32: Model, int8: Model, batches: Iterable[Batch], *, exact: bool =
     Args:
         fp32: the network that is right by definition.
         int8: the one made of it, with the same inputs and outputs.
-        batches: preprocessed inputs `[N, ...]`; or an array per input by its name, for one run each.
+        batches: preprocessed inputs `[N, ...]`, or an array for each input by its name.
         exact: run INT8 without the optimisations that change rounding: where it stands for a TensorRT engine.
 
     Returns:
@@ -47,9 +49,10 @@ def compare(fp32: Model, int8: Model, batches: Iterable[Batch], *, exact: bool =
     names = [spec.name for spec in reference.outputs]
     sums = {name: Output() for name in names}
     images, agreed, classifier = 0, 0, len(names) == 1
-    for batch in _parts(batches, reference):
-        count = len(batch) if isinstance(batch, np.ndarray) else _count(batch, reference)
-        pairs = list(zip(names, reference.run(batch), other.run(batch), strict=True))
+    for part in parts(batches, reference.inputs):
+        count = part.rows
+        results = zip(names, reference.run(part.feed), other.run(part.feed), strict=True)
+        pairs = [(name, _counted(right, part), _counted(found, part)) for name, right, found in results]
         for name, right, found in pairs:
             _refuse_unsound(name, right, "FP32")
             _refuse_unsound(name, found, "INT8")
@@ -178,22 +181,9 @@ def _session(model: Model, exact: bool = False) -> Session:
     return open_model(model, exact=exact) if isinstance(model, ModelProto) else Session(model, exact=exact)
 
 
-def _parts(batches: Iterable[Batch], session: Session) -> Iterator[Batch]:
-    """Cut batches to the size that the network takes, so that each run's outputs belong to its inputs."""
-    shape = session.inputs[0].shape
-    size = shape[0] if shape and isinstance(shape[0], int) else 0
-    for batch in batches:
-        if not isinstance(batch, np.ndarray) or not size:
-            yield batch
-            continue
-        for start in range(0, len(batch), size):
-            yield batch[start : start + size]
-
-
-def _count(batch: Mapping[str, Values], session: Session) -> int:
-    """Return how many inputs an array per name holds: the rows of the first that has any."""
-    shapes = (batch[spec.name].shape for spec in session.inputs if spec.name in batch)
-    return next((shape[0] for shape in shapes if shape), 1)
+def _counted(values: Values, part: Part) -> Values:
+    """Return the rows of an output that belong to inputs, not to repetitions that fill up a static batch."""
+    return values[: part.rows] if values.shape[:1] == (part.slots,) else values
 
 
 def _are_logits(values: Values, count: int) -> bool:

@@ -145,7 +145,7 @@ def _error(net: TorchGraph, fed: Mapping[str, Tensor], wanted: str, aim: Tensor)
 
 def _layer_by_layer(
     model: ModelProto, fp32: Graph, inputs: Mapping[str, Tensor],
-    step: Callable[[TorchGraph, Weight, Tensor, Tensor], None], told: Told,
+    step: Callable[[TorchGraph, Weight, Tensor, Tensor], None], told: Told | None,
 ) -> ModelProto:  # fmt: skip
     """Give each weighted node, in order, the input it now gets and the output that FP32 has."""
     net, reference = TorchGraph(model), TorchGraph(fp32.model)

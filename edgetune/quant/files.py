@@ -12,9 +12,10 @@ import onnx
 from onnx import ModelProto, helper
 
 from edgetune.artifact import disk_error
-from edgetune.engines.onnxruntime import Batch, Session
+from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError, StageError
-from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime
+from edgetune.profile import Runtime
+from edgetune.quant.collect import Batch
 from edgetune.quant.compare import compare
 from edgetune.quant.graph import opset_of
 from edgetune.quant.large import fits, save_beside
@@ -75,13 +76,11 @@ def read(path: Path, runtime: Runtime) -> ModelProto:
     Session(path)  # whatever is wrong with the file is said there
     model = onnx.load_model(path)
     opset = opset_of(model)
-    least = STRONG_OPSET if runtime.rendering == "strong" else 0
     most = runtime.opset_max or (opset if runtime.rendering == "cpu" else runtime.opset)
-    if not least <= opset <= most:
-        least = least or LEAST_OPSET
+    if opset > most:
         raise ConfigError(
-            f"{path}: opset {opset}, where this profile takes {least}{f' to {most}' if most > least else ''}",
-            hint=f"export it again: edgetune export --profile ..., or torch.onnx.export(..., "
+            f"{path}: opset {opset}, where this profile reads {most} at most",
+            hint="export it again: edgetune export --profile NAME, or torch.onnx.export(..., "
             f"opset_version={runtime.opset})",
         )
     return model

@@ -30,7 +30,7 @@ LEAST_GAIN_DB = 0.05
 # Every fourth calibration input judges the rungs instead, at most so many.
 HELD_SHARE, HELD_MOST = 4, 128
 # Inputs that corrections look at.
-CORRECTED_ON = 64
+CORRECTED_ON = 128
 # Of mixed precision: inputs on which single layers are tried, layers left in float at most, by share.
 TRIED_ON, FLOAT_SHARE = 8, 0.25
 

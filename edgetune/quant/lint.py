@@ -81,7 +81,6 @@ RULES: dict[str, Rule] = {
         "warning",
         "onnx-tensorrt ModelImporter.cpp (warns); onnxruntime issue 20559 (refuses)",
         "write the older IR version; --fix does",
-        _ALL,
     ),
     "file-size": Rule(
         lint_model.file_size,

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgetune.quant.graph import Graph, attribute, is_standard, reads
+from edgetune.quant.graph import Graph, attribute, is_standard, opset_of, reads
+from edgetune.quant.lint_model import OPSET_CHANNELS
 from edgetune.quant.lint_opset import write_ir, write_opset
 from edgetune.quant.lint_qdq import weight_scales
 from edgetune.quant.lint_view import Reader, is_qdq, normalized, view_of
@@ -229,6 +230,8 @@ def _one_scale(model: ModelProto, reader: Reader) -> Done:
 
 
 def _channel_scales(model: ModelProto, reader: Reader) -> Done:
+    if opset_of(model) < OPSET_CHANNELS:
+        return []
     view, done = view_of(model, reader), []
     found = {dq.name: (node, dq, axis) for node, dq, count, axis in weight_scales(view) if count == 1}
     for node, dequantize, axis in found.values():
@@ -239,6 +242,7 @@ def _channel_scales(model: ModelProto, reader: Reader) -> Done:
         )
         source = view.graph.producers.get(dequantize.input[0])
         chain = [dequantize] + ([source] if source is not None and is_qdq(source, _Q) else [])
+        alike = alike and (source is None or view.graph.sole_consumer(dequantize.input[0]) is not None)
         if channels < 2 or not alike or any(_parameters(view.graph, item)[0] is None for item in chain):
             continue
         for item in (n for n in model.graph.node if n.name in {part.name for part in chain}):
@@ -259,9 +263,8 @@ def _set_axis(node: NodeProto, axis: int) -> None:
 
 def _behind_relu(model: ModelProto, _: Reader) -> Done:
     """Conv, Q, DQ, Relu becomes Conv, Relu, Q, DQ: with a zero point of 0 the two commute, exactly."""
-    done = []
+    done, graph = [], Graph(model)
     for quantize in [node for node in model.graph.node if is_qdq(node, _Q)]:
-        graph = Graph(model)
         source = graph.producers.get(quantize.input[0])
         dequantize = graph.sole_consumer(quantize.output[0])
         if source is None or source.op_type not in WEIGHTED or graph.sole_consumer(quantize.input[0]) is None:
@@ -282,6 +285,7 @@ def _behind_relu(model: ModelProto, _: Reader) -> Done:
         dequantize.output[0] = result
         model.graph.node.insert(list(model.graph.node).index(quantize), relu)
         done.append((quantize.name, f"moved behind {relu.name!r}"))
+        graph = Graph(model)
     return done
 
 

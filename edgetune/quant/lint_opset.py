@@ -47,6 +47,8 @@ def write_opset(model: ModelProto, reader: Reader) -> list[tuple[str, str]]:
 
 def write_ir(model: ModelProto, reader: Reader) -> list[tuple[str, str]]:
     """Write the IR version that was made sure of, if nothing in the file is newer."""
+    if reader.typing == "cpu":
+        return []  # ONNX Runtime here reads what the onnx package here writes
     found, wanted = model.ir_version, needed_ir(model, reader)
     used = {item.data_type for item in model.graph.initializer} | set(element_types(model).values())
     names = {name: getattr(TensorProto, name, -1) for name in _NEWER_TYPES}

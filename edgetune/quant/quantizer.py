@@ -14,6 +14,7 @@ from onnx import ModelProto, helper
 
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError, nearest
+from edgetune.profile import LEAST_OPSET, STRONG_OPSET
 from edgetune.progress import Progress
 from edgetune.quant import placement
 from edgetune.quant.choose import METHODS as RANGES
@@ -46,7 +47,7 @@ def quantize_model(
     """Quantize a network.
 
     Args:
-        model: FP32, opset 13 or later; it stays as it is.
+        model: FP32; it stays as it is. An opset that Q/DQ needs is given to it where its own is older.
         batches: calibration inputs, preprocessed, in any batch size: `[N, ...]`, or by the inputs' names.
         rendering: `weak` or `strong` (TensorRT), or `cpu` (ONNX Runtime).
         ranges: how an activation's range is found: one of `choose.METHODS`.
@@ -74,7 +75,7 @@ def quantize_model(
         if value not in names:
             raise ConfigError(f"{what}: unknown {value!r}", hint=nearest(value, names))
     how = RENDERINGS[rendering]
-    graph = prepare(model)
+    graph = prepare(model, STRONG_OPSET if rendering == "strong" else LEAST_OPSET)
     excluded = check_names(graph, exclude)
     climbed = None
     if method == "plain":

@@ -20,7 +20,8 @@ CHUNK = 8
 # Rows of inputs (positions of images) that a layer's statistics are made of, per weight of an output.
 ROWS_PER_WEIGHT = 24
 LEAST_ROWS = 4096
-# Share of the mean square that is added to every input's own: keeps rare inputs from being overfitted.
+# Share of the mean square that is added to every input's own: keeps rare inputs from being overfitted. Where
+# rows are few beside the weights that they decide on, it grows, and weights stay where they are.
 DAMPING = 0.02
 
 
@@ -54,7 +55,8 @@ def rounded(net: TorchGraph, weight: Weight, x: Tensor, y: Tensor) -> dict[str, 
     gram = rows.transpose(1, 2) @ rows / rows.shape[1]
     aim = (aims / unit) @ rows / rows.shape[1]
     own = gram.diagonal(dim1=1, dim2=2)
-    damp = DAMPING * own.mean(1, keepdim=True).clamp_min(1e-12)
+    few = rows.shape[2] / rows.shape[1]
+    damp = (DAMPING + few) * own.mean(1, keepdim=True).clamp_min(1e-12)
     gram = gram + torch.diag_embed(damp.expand_as(own))
     # Least squares, drawn to the weights as they are.
     best = torch.linalg.solve(gram, (aim + damp[:, None] * real).transpose(1, 2)).transpose(1, 2)

@@ -76,6 +76,8 @@ def quantize(
     material = from_images(data, settings, manifest, network.preprocess, shown)
     save_manifest(material.samples, data, into / CALIBRATION_FILE)
     details = _quantize(source, into / MODEL_FILE, runtime, settings, material, shown)
+    for warning in details["warnings"]:
+        shown.line(f"quantize: {warning}")
     return Artifact(
         kind="qdq",
         classes=network.classes,
@@ -198,8 +200,6 @@ def _quantize(
         )  # fmt: skip
     finally:
         shown.end()
-    for warning in details["warnings"]:
-        shown.line(f"quantize: {warning}")
     details["comparison"]["on"] = material.judged_on
     return details | material.details | {"preset": settings.preset}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from edgetune.data import calibration
 from edgetune.data.calibration import (
     CHOICES,
     choose_samples,
@@ -17,7 +18,7 @@ from edgetune.data.calibration import (
     presets,
     save_manifest,
 )
-from edgetune.data.folders import Dataset, scan
+from edgetune.data.folders import Dataset, Sample, scan
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.recipe import DataSection, QuantizeSection
 
@@ -49,8 +50,9 @@ def test_an_unknown_preset_is_answered_with_the_known() -> None:
     assert "standard" in caught.value.hint
 
 
-def test_balanced_takes_as_many_of_each_class(dataset: Dataset) -> None:
-    chosen = choose_samples(dataset, 9, "balanced", 0)
+@pytest.mark.parametrize("choose", ["balanced", "diverse"])
+def test_as_many_of_each_class_are_taken(dataset: Dataset, choose: str) -> None:
+    chosen = choose_samples(dataset, 9, choose, 0)
     assert Counter(sample.label for sample in chosen) == {0: 3, 1: 3, 2: 3}
     assert set(chosen) <= set(dataset.splits["train"])
 
@@ -68,6 +70,48 @@ def test_an_image_of_one_class_changes_no_other_choice(dataset: Dataset, class_f
     Image.new("RGB", (20, 20), (1, 2, 3)).save(class_folders / "red" / "new.png")
     after = choose_samples(scan(SECTION, class_folders), 9, "balanced", 0)
     assert [s.sha256 for s in before if s.label == 0] == [s.sha256 for s in after if s.label == 0]
+
+
+def many_classes(root: Path, classes: int, colours: list[tuple[int, int, int]]) -> Dataset:
+    """A data set of flat images, the i-th of class `i % classes`."""
+    samples = []
+    for index, colour in enumerate(colours):
+        path = root / f"{index:03d}.png"
+        Image.new("RGB", (20, 20), colour).save(path)
+        content = f"{index:064x}"
+        samples.append(Sample(path.name, index % classes, content, path.stat().st_size, 0))
+    names = tuple(f"class {index}" for index in range(classes))
+    return Dataset(root, names, {"train": tuple(samples), "val": (), "test": ()})
+
+
+def test_where_classes_are_more_than_images_any_of_them_may_be_taken(tmp_path: Path) -> None:
+    wide = many_classes(tmp_path, 40, [(index, 0, 0) for index in range(80)])
+    labels = [sample.label for sample in choose_samples(wide, 10, "balanced", 0)]
+    assert len(set(labels)) == 10
+    assert max(labels) >= 20
+    assert labels != [sample.label for sample in choose_samples(wide, 10, "balanced", 1)]
+
+
+def test_diverse_takes_what_is_unlike_the_others_first(tmp_path: Path) -> None:
+    colours = [(200 + index % 9, index % 7, 0) for index in range(30)]
+    odd = {4: (0, 0, 255), 17: (0, 255, 0), 23: (255, 255, 255)}
+    pool = many_classes(tmp_path, 1, [odd.get(index, colour) for index, colour in enumerate(colours)])
+    for seed in range(3):
+        chosen = {int(sample.path[:3]) for sample in choose_samples(pool, 4, "diverse", seed)}
+        assert set(odd) <= chosen
+
+
+def test_diverse_looks_at_no_more_images_than_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = many_classes(tmp_path, 3, [(index, 0, 0) for index in range(30)])
+    monkeypatch.setattr(calibration, "LOOKED_AT", 12)
+    looked_at = []
+    thumbnail = calibration._thumbnail
+    monkeypatch.setattr(calibration, "_thumbnail", lambda path: (looked_at.append(path), thumbnail(path))[1])
+    assert len(choose_samples(pool, 9, "diverse", 0)) == 9
+    assert len(looked_at) == 12
+    assert len(choose_samples(pool, 20, "diverse", 0)) == 20
 
 
 def test_a_pinned_set_is_found_again_also_where_files_moved(

@@ -109,6 +109,12 @@ def peaks(
     return {name: (float(values[name].min()), float(values[name].max())) for name in tensors}
 
 
+def magnitudes(graph: Graph, feed: dict[str, np.ndarray]) -> dict[str, float]:
+    """The largest magnitude of every float tensor on one input."""
+    tensors = [name for node in graph.nodes for name in node.output if graph.is_known_float(name)]
+    return {name: max(abs(low), abs(high)) for name, (low, high) in peaks(graph, tensors, feed).items()}
+
+
 def write(graph: Graph, how: str, feed: dict[str, np.ndarray]) -> ModelProto:
     """A prepared network with Q/DQ, scales from the extremes of one input: `weak`, `strong` or `cpu`."""
     plan = (cpu.place if how == "cpu" else placement.place)(graph)
@@ -117,7 +123,8 @@ def write(graph: Graph, how: str, feed: dict[str, np.ndarray]) -> ModelProto:
         return cpu.render(graph, plan, cpu.scales_of(found))
     if how == "weak":
         return tensorrt.render(graph, plan, tensorrt.scales_of(found))
-    return half.to_half(tensorrt.render(graph, plan, tensorrt.half_scales_of(found), half=True))[0]
+    made = tensorrt.render(graph, plan, tensorrt.half_scales_of(found), half=True)
+    return half.to_half(made, magnitudes(graph, feed))[0]
 
 
 def run(model: ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -128,7 +135,7 @@ def run(model: ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
 @pytest.fixture(scope="session")
 def kit() -> SimpleNamespace:
     """What tests of graphs share."""
-    return SimpleNamespace(feeds=feeds, peaks=peaks, write=write, run=run)
+    return SimpleNamespace(feeds=feeds, peaks=peaks, magnitudes=magnitudes, write=write, run=run)
 
 
 FINE, ZERO = np.float32(0.05), np.int8(0)

@@ -72,7 +72,7 @@ def test_opsets_are_taken_up_to_the_runtimes(
         assert read(path, runtime).opset_import[0].version == opset
     else:
         with pytest.raises(
-            ConfigError, match=rf"net\.onnx: opset {opset}, where this profile takes"
+            ConfigError, match=rf"net\.onnx: opset {opset}, where this profile reads"
         ) as found:
             read(path, runtime)
         assert "opset_version=17" in found.value.hint

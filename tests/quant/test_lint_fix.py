@@ -265,6 +265,17 @@ def test_a_bias_may_be_shared_and_scaled_by_one_number(qnet: Nets) -> None:
     same(model, made, n.inputs(1))
 
 
+def test_a_q_that_two_read_keeps_its_one_scale(qnet: Nets) -> None:
+    n = qnet()
+    weight = n.constant(n.noise.standard_normal((16, 16, 3, 3)).astype(np.float32), "w")
+    n.pair(weight, np.float32(0.03), name="both")
+    second = n.op("DequantizeLinear", "both_q_out", "both_scale", "both_zero", name="second")
+    outs = [n.op("Conv", n.pair("x", name=f"x{i}"), w) for i, w in enumerate(("both_dq_out", second))]
+    model = n.model(*outs)
+    made, _, _ = repair(model, PLAIN_READER)
+    same(model, made, n.inputs(1))
+
+
 def spoil_uint8(model: ModelProto) -> None:
     """Write every int8 activation around 128."""
     values = {item.name: item for item in model.graph.initializer}
