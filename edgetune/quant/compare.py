@@ -21,6 +21,7 @@ from edgetune.quant.large import open_model
 
 # Stands for "no error at all"; float32 itself ends near 150 dB.
 SQNR_CEILING_DB = 200.0
+_LEAST = 1e-30
 
 Model = Path | bytes | ModelProto
 Values = NDArray[Any]
@@ -102,6 +103,7 @@ class Comparison:
 
     def __init__(self) -> None:
         self._cosines: list[NDArray[np.float64]] = []
+        self._decibels: list[NDArray[np.float64]] = []
         self._values = 0
         self._mean = self._spread = self._square = self._error = self._largest = 0.0
 
@@ -115,6 +117,8 @@ class Comparison:
         self._cosines.append(
             np.where(norms > 0, inner / np.where(norms > 0, norms, 1), np.where(equal, 1.0, 0.0))
         )
+        ratio = ((a * a).sum(axis=1) + _LEAST) / (((a - b) ** 2).sum(axis=1) + _LEAST)
+        self._decibels.append(np.clip(10 * np.log10(ratio), -SQNR_CEILING_DB, SQNR_CEILING_DB))
         self._add_spread(a)
         self._square += float((a * a).sum())
         self._error += float(((a - b) ** 2).sum())
@@ -123,7 +127,8 @@ class Comparison:
     def figures(self) -> dict[str, Any]:
         """Return the figures over all that was added; differences are in the output's own unit.
 
-        The signal-to-quantization-noise ratio is 10 log10(sum of squared reference / sum of squared error).
+        The signal-to-quantization-noise ratio is 10 log10(sum of squared reference / sum of squared error);
+        `sqnr_mean_db` is the mean of each input's own, which a few inputs with large errors cannot sway.
         """
         cosines = np.clip(np.concatenate(self._cosines), -1.0, 1.0)
         deviation = (self._spread / self._values) ** 0.5
@@ -137,6 +142,7 @@ class Comparison:
             "cosine_high": min(ends.high, 1.0) if ends else None,
             "cosine_min": float(cosines.min()),
             "sqnr_db": self._sqnr_db(),
+            "sqnr_mean_db": float(np.concatenate(self._decibels).mean()),
         }
 
     def _add_spread(self, values: NDArray[np.float64]) -> None:

@@ -4,63 +4,30 @@ It may import errors, machine, progress, engines and the rest of quant.
 """
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto, helper
 
+from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError, nearest
-from edgetune.machine import has_vnni
 from edgetune.profile import LEAST_OPSET, STRONG_OPSET
-from edgetune.quant import cpu, half, placement, tensorrt
-from edgetune.quant.choose import METHODS, Grid, find_ranges
-from edgetune.quant.collect import Batch
-from edgetune.quant.graph import Graph
-from edgetune.quant.plan import Plan, Scale, check_names
+from edgetune.progress import Progress
+from edgetune.quant import placement
+from edgetune.quant.choose import METHODS as RANGES
+from edgetune.quant.collect import Batch, parts
+from edgetune.quant.draft import RENDERINGS, Draft, draft
+from edgetune.quant.ladder import METHODS, Climb, Limits, climb, split
+from edgetune.quant.plan import Scale, check_names
 from edgetune.quant.prepare import prepare
-from edgetune.quant.ranges import Range
+from edgetune.quant.sensitivity import Layer, noise_by_layer
 
 RENDERING_KEY = "edgetune.rendering"
-NO_VNNI_WARNING = (
-    "this CPU has no VNNI: weights have 7 bits instead of 8, so that its kernels do not overflow, "
-    "and INT8 is not much faster than FP32"
-)
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """How the same network is written down for one kind of runtime.
-
-    Attributes:
-        render: writes Q/DQ, everything outside of it in FP32, for corrections to work on.
-        finish: writes the types that the runtime reads; also gives warnings.
-    """
-
-    place: Callable[[Graph, frozenset[str]], Plan]
-    scales: Callable[[dict[str, Range]], dict[str, Scale]]
-    symmetric: bool
-    render: Callable[[Graph, Plan, dict[str, Scale]], ModelProto]
-    finish: Callable[[ModelProto], tuple[ModelProto, list[str]]]
-
-
-def _render_cpu(graph: Graph, plan: Plan, scales: dict[str, Scale]) -> ModelProto:
-    return cpu.render(graph, plan, scales, cpu.FULL_WEIGHT if has_vnni() else cpu.REDUCED_WEIGHT)
-
-
-def _finish_cpu(model: ModelProto) -> tuple[ModelProto, list[str]]:
-    return model, [] if has_vnni() else [NO_VNNI_WARNING]
-
-
-# What Runtime.rendering may name.
-RENDERINGS: dict[str, Rendering] = {
-    "weak": Rendering(placement.place, tensorrt.scales_of, True, tensorrt.render, lambda model: (model, [])),
-    "strong": Rendering(
-        placement.place, tensorrt.half_scales_of, True, partial(tensorrt.render, half=True), half.to_half
-    ),
-    "cpu": Rendering(cpu.place, cpu.scales_of, False, _render_cpu, _finish_cpu),
-}
+# Inputs on which the layers of the result are compared with FP32's.
+LOOKED_AT = 8
 
 
 def quantize_model(
@@ -70,6 +37,12 @@ def quantize_model(
     ranges: str = "percentile",
     exclude: Iterable[str] = (),
     tensorrt: str = "",
+    *,
+    method: str = "plain",
+    limits: Limits | None = None,
+    device: str = "cpu",
+    resume: Path | None = None,
+    progress: Progress | None = None,
 ) -> tuple[ModelProto, dict[str, Any]]:
     """Quantize a network.
 
@@ -80,57 +53,87 @@ def quantize_model(
         ranges: how an activation's range is found: one of `choose.METHODS`.
         exclude: names of nodes that stay in float.
         tensorrt: version of TensorRT that will read the file, where known; kernels it lacks are warned of.
+        method: `plain` (ranges alone), `auto` (corrections until the limits are met) or `best` (all of them
+            that cost no speed); of the inputs of the last two, a quarter judges the corrections.
+        limits: when `auto` is good enough.
+        device: `cpu` or `cuda`, for training.
+        resume: a file in which training keeps its state, to go on from.
+        progress: is told how far corrections are.
 
     Returns:
         The quantized network, and what there is to tell: `layers`, `activations`, `images`, `seconds`,
-        `convergence` and `enough_images` (how ranges settle), `quantized_ops`, `float_ops`, `warnings`.
+        `convergence` and `enough_images` (how ranges settle), `ladder` (what each correction gained and
+        cost), `quantized_ops`, `float_ops`, `warnings`.
 
     Raises:
         ConfigError: an unknown name, a network that is quantized already, or nothing to quantize.
         StageError: no batches, or activations that are NaN or infinite.
     """
     started = time.perf_counter()
-    for value, known, what in ((rendering, RENDERINGS, "rendering"), (ranges, METHODS, "ranges")):
-        if value not in known:
-            raise ConfigError(f"{what}: unknown {value!r}", hint=nearest(value, known))
+    known = ((rendering, RENDERINGS, "rendering"), (ranges, RANGES, "ranges"), (method, METHODS, "method"))
+    for value, names, what in known:
+        if value not in names:
+            raise ConfigError(f"{what}: unknown {value!r}", hint=nearest(value, names))
     how = RENDERINGS[rendering]
     graph = prepare(model, STRONG_OPSET if rendering == "strong" else LEAST_OPSET)
-    plan = how.place(graph, check_names(graph, exclude))
-    if not plan.weighted:
-        raise ConfigError(
-            "nothing to quantize: no operator with weights can run in INT8", hint=_reasons(plan)
+    excluded = check_names(graph, exclude)
+    climbed = None
+    if method == "plain":
+        made = draft(graph, how, batches, ranges, excluded)
+        few = [part.feed for part in islice(parts(batches, _inputs(graph)), LOOKED_AT)]
+    else:
+        chosen, held = split(batches, _inputs(graph))
+        first = draft(graph, how, chosen, ranges, excluded)
+        climbed = climb(
+            first, how, chosen, held, ranges, method, limits, device=device, resume=resume, progress=progress
         )
-    largest = cpu.FULL_WEIGHT if how.symmetric or has_vnni() else cpu.REDUCED_WEIGHT
-    found = find_ranges(graph, plan, batches, ranges, Grid(how.scales, how.symmetric, largest))
-    scales = how.scales(found.ranges)
-    made, warnings = how.finish(how.render(graph, plan, scales))
-    properties = {item.key: item.value for item in made.metadata_props} | {RENDERING_KEY: rendering}
-    helper.set_model_props(made, properties)
-    details = {
+        made, few = climbed.best, held[:LOOKED_AT]
+    finished, warnings = how.finish(made.model)
+    properties = {item.key: item.value for item in finished.metadata_props} | {RENDERING_KEY: rendering}
+    helper.set_model_props(finished, properties)
+    warnings += [*placement.missing_kernels(made.graph, made.plan, tensorrt), *made.found.warnings]
+    return finished, {
         "rendering": rendering,
         "ranges": ranges,
-        "images": found.collected.images,
-        "convergence": found.convergence,
-        "enough_images": found.enough_images,
+        "method": method,
         "seconds": time.perf_counter() - started,
-        "layers": [layer.dump() for layer in plan.layers],
-        "activations": [
-            _describe(name, scale) | {"ranges": found.estimators[name]} for name, scale in scales.items()
-        ],
-        "quantized_ops": sum(layer.precision == "INT8" for layer in plan.layers),
-        "float_ops": sum(layer.precision != "INT8" for layer in plan.layers),
-        "warnings": [
-            *warnings,
-            *placement.missing_kernels(graph, plan, tensorrt),
-            *found.warnings,
-        ],
+        **_account(made, noise_by_layer(made, few), climbed),
+        "warnings": warnings,
     }
-    return made, details
+
+
+def _account(made: Draft, noise: list[Layer], climbed: Climb | None) -> dict[str, Any]:
+    heard = {layer.name: layer for layer in noise}
+    gains = {layer.name: layer.gain_db for layer in (climbed.layers if climbed else [])}
+    layers = [
+        layer.dump()
+        | (
+            {"sqnr_db": heard[layer.name].sqnr_db, "operations": heard[layer.name].operations}
+            if layer.name in heard
+            else {}
+        )
+        | ({"gain_db": gains[layer.name]} if layer.name in gains else {})
+        for layer in made.plan.layers
+    ]
+    return {
+        "images": made.found.collected.images,
+        "held_images": len(climbed.held) if climbed else 0,
+        "convergence": made.found.convergence,
+        "enough_images": made.found.enough_images,
+        "ladder": climbed.rungs if climbed else [],
+        "layers": layers,
+        "activations": [
+            _describe(name, scale) | {"ranges": made.found.estimators.get(name, "")}
+            for name, scale in made.scales.items()
+        ],
+        "quantized_ops": sum(layer.precision == "INT8" for layer in made.plan.layers),
+        "float_ops": sum(layer.precision != "INT8" for layer in made.plan.layers),
+    }
+
+
+def _inputs(graph: Any) -> Any:
+    return Session(graph.model.SerializeToString()).inputs
 
 
 def _describe(tensor: str, scale: Scale) -> dict[str, Any]:
     return {"tensor": tensor, **asdict(scale), "scale": float(scale.scale)}
-
-
-def _reasons(plan: Plan) -> str:
-    return "; ".join(dict.fromkeys(layer.why for layer in plan.layers if layer.why)) or "the network is empty"

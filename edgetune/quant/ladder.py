@@ -1,0 +1,274 @@
+"""Climbs from plain ranges to training, rung by rung, and keeps what helps on inputs that decided nothing.
+
+It may import errors, progress, engines and the rest of quant. What needs torch is imported where it is used:
+a network that is good enough with ranges alone never loads it.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgetune.engines.onnxruntime import node_seconds
+from edgetune.errors import ConfigError, StageError
+from edgetune.progress import Progress, Silent
+from edgetune.quant.collect import Batch, Feed, parts
+from edgetune.quant.compare import compare
+from edgetune.quant.draft import Draft, Rendering, draft
+from edgetune.quant.sensitivity import Layer, leave_out, noise_by_layer, rank, sqnr_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Ways to quantize: ranges alone; rungs until the limits are met; every rung that costs no speed.
+METHODS = ("plain", "auto", "best")
+# A rung is kept for at least this much.
+LEAST_GAIN_DB = 0.05
+# Every fourth calibration input judges the rungs instead, at most so many.
+HELD_SHARE, HELD_MOST = 4, 128
+# Inputs that corrections look at.
+CORRECTED_ON = 128
+# Of mixed precision: inputs on which single layers are tried, layers left in float at most, by share.
+TRIED_ON, FLOAT_SHARE = 8, 0.25
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When an INT8 network is good enough.
+
+    Attributes:
+        agreement: least share of inputs on which it names FP32's class; None: not looked at.
+        cosine: least mean cosine with FP32's outputs; None: not looked at.
+    """
+
+    agreement: float | None = 0.95
+    cosine: float | None = 0.99
+
+
+@dataclass
+class Climb:
+    """Where a climb has got to.
+
+    Attributes:
+        best: the draft that is kept.
+        comparison: its figures on held-out inputs.
+        rungs: what each rung gained and cost.
+        layers: how much the layers of `best` hurt, where that was looked at.
+    """
+
+    rendering: Rendering
+    batches: Sequence[Feed]
+    held: Sequence[Feed]
+    ranges: str
+    progress: Progress
+    device: str
+    resume: Path | None
+    best: Draft
+    comparison: dict[str, Any] = field(default_factory=dict)
+    rungs: list[dict[str, Any]] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+
+    def meets(self, limits: Limits) -> bool:
+        """Say whether the network is good enough on held-out inputs."""
+        found = self.comparison
+        cosines = [entry["cosine_mean"] for entry in found["outputs"].values() if "cosine_mean" in entry]
+        agrees = limits.agreement is None or found.get("agreement", 1.0) >= limits.agreement
+        return agrees and (limits.cosine is None or min(cosines, default=1.0) >= limits.cosine)
+
+    def offer(self, rung: str, made: Draft, seconds: float, told: str = "") -> bool:
+        """Judge a draft; keep it where it is better."""
+        found = compare(made.graph.model, made.model, self.held, exact=self.rendering.symmetric)
+        better = not self.rungs or _better(found, self.comparison)
+        self.rungs.append(
+            {
+                "rung": rung, "kept": better, "seconds": seconds, "sqnr_db": sqnr_of(found),
+                "agreement": found.get("agreement"), "why": told,
+            }
+        )  # fmt: skip
+        if better:
+            self.best, self.comparison = made, found
+        return better
+
+    def skip(self, rung: str, why: str) -> None:
+        """Note a rung that could not be tried."""
+        self.rungs.append(
+            {"rung": rung, "kept": False, "seconds": 0.0, "sqnr_db": None, "agreement": None, "why": why}
+        )
+
+
+def _better(found: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether outputs are nearer to FP32's, and no more than one input has another class for it."""
+    nearer = sqnr_of(found) >= sqnr_of(before) + LEAST_GAIN_DB
+    return nearer and found.get("agreed", 0) >= before.get("agreed", 0) - 1
+
+
+def climb(
+    first: Draft,
+    rendering: Rendering,
+    batches: Sequence[Feed],
+    held: Sequence[Feed],
+    ranges: str,
+    method: str = "auto",
+    limits: Limits | None = None,
+    *,
+    device: str = "cpu",
+    resume: Path | None = None,
+    progress: Progress | None = None,
+) -> Climb:
+    """Improve a quantized network.
+
+    Args:
+        first: quantized with ranges alone.
+        rendering: how it is written down.
+        batches: calibration inputs, as the network takes them.
+        held: inputs that decide which rungs are kept; they calibrate nothing.
+        ranges: how the ranges of `first` were found.
+        method: `auto` (until the limits are met) or `best` (all that costs no speed).
+        limits: for `auto`.
+        device: `cpu` or `cuda`, for training.
+        resume: a file in which training keeps its state.
+        progress: is told how far it is.
+    """
+    state = Climb(rendering, batches, held, ranges, progress or Silent(), device, resume, first)
+    state.offer("ranges", first, 0.0)
+    rungs = RUNGS if method == "auto" else {name: rung for name, rung in RUNGS.items() if name != "mixed"}
+    for name, rung in rungs.items():
+        if method == "auto" and state.meets(limits or Limits()):
+            break
+        started = time.perf_counter()
+        try:
+            made, told = rung(state, limits or Limits())
+        except (ConfigError, StageError) as error:
+            state.skip(name, error.message)
+            continue
+        if made is None:
+            state.skip(name, told)
+        else:
+            state.offer(name, made, time.perf_counter() - started, told)
+    return state
+
+
+Rung = Callable[[Climb, Limits], tuple[Draft | None, str]]
+
+
+def _equalize(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    from edgetune.quant.equalize import channelwise, equalize
+    from edgetune.quant.graph import Graph
+
+    best = state.best
+    seen = channelwise(best.graph, list(best.plan.reads), state.batches[:CORRECTED_ON])
+    model, factors = equalize(best.graph, seen)
+    if not factors:
+        return None, "no channels can be scaled: nothing but ReLU, pooling or additions may stand between"
+    made = draft(Graph(model), state.rendering, state.batches, state.ranges, best.excluded)
+    return made, f"{factors} channels scaled"
+
+
+def _correct_bias(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    from edgetune.quant.corrections import correct_bias
+
+    best = state.best
+    model = correct_bias(best.model, best.graph, _tensors(state, CORRECTED_ON), _bar(state, "correct biases"))
+    return replace(best, model=model), ""
+
+
+def _round(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    from edgetune.quant.corrections import round_weights
+
+    best = state.best
+    model = round_weights(best.model, best.graph, _tensors(state, CORRECTED_ON), _bar(state, "round weights"))
+    return replace(best, model=model), ""
+
+
+def _reconstruct(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    from edgetune.quant.corrections import reconstruct_ranges
+
+    best = state.best
+    model = reconstruct_ranges(
+        best.model, best.graph, _tensors(state, CORRECTED_ON), best.plan.groups, state.rendering.half,
+        _bar(state, "reconstruct ranges"),
+    )  # fmt: skip
+    return replace(best, model=model), ""
+
+
+def _train(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    from edgetune.quant.qat import train
+
+    best = state.best
+    model, history = train(
+        best.model, best.graph, _tensors(state, len(state.batches)), best.plan.groups,
+        half=state.rendering.half, device=state.device, resume=state.resume, told=_bar(state, "train"),
+    )  # fmt: skip
+    return replace(best, model=model), f"loss {history[0]['loss']:.4f} to {history[-1]['loss']:.4f}"
+
+
+def _mix(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    """Leave layers in float, the most gain for its cost first, until the limits are met."""
+    best, rendering = state.best, state.rendering
+    few = list(state.held[:TRIED_ON])
+    seconds = node_seconds(best.graph.model, few[0])
+    state.layers = rank(best, rendering, noise_by_layer(best, few), few, seconds)
+    useful = [layer.name for layer in state.layers if (layer.gain_db or 0) > 0]
+    most = max(1, int(FLOAT_SHARE * len(state.layers)))
+    made = None
+    for count in range(1, min(most, len(useful)) + 1):
+        made = leave_out(best, rendering, useful[:count])
+        trial = replace(state, best=made, rungs=[], comparison={})
+        trial.offer("mixed", made, 0.0)
+        if trial.meets(limits):
+            break
+    if made is None:
+        return None, "no layer gains anything by staying in float"
+    return made, f"in float: {', '.join(sorted(made.excluded - best.excluded))}"
+
+
+# In the order in which they are tried: what costs least comes first.
+RUNGS: dict[str, Rung] = {
+    "equalization": _equalize,
+    "bias": _correct_bias,
+    "rounding": _round,
+    "reconstruction": _reconstruct,
+    "mixed": _mix,
+    "training": _train,
+}
+
+
+def _bar(state: Climb, what: str) -> Callable[[int, int], None]:
+    """Return what shows how far a correction is."""
+
+    def told(done: int, total: int) -> None:
+        if done == 1:
+            state.progress.begin(what, total, "step")
+        state.progress.advance()
+        if done == total:
+            state.progress.end()
+
+    return told
+
+
+def _tensors(state: Climb, most: int) -> "dict[str, Tensor]":
+    """Return calibration inputs as torch takes them, `[N, ...]` each."""
+    import torch
+
+    some = state.batches[:most]
+    return {name: torch.from_numpy(np.concatenate([feed[name] for feed in some])) for name in some[0]}
+
+
+def split(batches: Iterable[Batch], inputs: Any) -> tuple[list[Feed], list[Feed]]:
+    """Part calibration inputs into those that calibrate and those that judge, one run of the network each.
+
+    Raises:
+        ConfigError: fewer inputs than two.
+    """
+    feeds = [part.feed for part in parts(batches, inputs)]
+    if len(feeds) < 2:
+        raise ConfigError(
+            "one calibration image cannot both calibrate and judge",
+            hint="give more images, or quantize.method: plain",
+        )
+    held = feeds[HELD_SHARE - 1 :: HELD_SHARE][:HELD_MOST] or feeds[-1:]
+    chosen = {id(feed) for feed in held}
+    return [feed for feed in feeds if id(feed) not in chosen], held

@@ -1,0 +1,172 @@
+"""What may change in a Q/DQ graph after it is written: integers, biases and scales, by their initializers.
+
+The graph itself stays: what a correction or a training finds is written into the file that is deployed. It
+may import quant.graph, quant.plan, quant.torch_graph and torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, numpy_helper
+from torch import Tensor
+
+from edgetune.quant.graph import Graph, attribute
+from edgetune.quant.plan import WEIGHTED, half_scale
+from edgetune.quant.torch_graph import TorchGraph, round_through
+
+
+@dataclass(frozen=True)
+class Weight:
+    """The weights of one node of a Q/DQ graph. Names are those of initializers, empty where there is none.
+
+    Attributes:
+        node: the node, which has the same name in the FP32 network.
+        made: the tensor that the node reads: its weights, dequantized.
+        levels: the integers.
+        scale: their scale, one per channel or a single one.
+        axis: of the channels.
+        bias: the bias as float, or as what a DequantizeLinear makes of `bias_levels` and `bias_scale`.
+        input_scale: the scale of the node's other input.
+        real: the FP32 network's weights.
+        largest: magnitude of the largest integer.
+    """
+
+    node: NodeProto
+    made: str
+    levels: str
+    scale: str
+    axis: int
+    bias: str
+    bias_levels: str
+    bias_scale: str
+    input_scale: str
+    real: Tensor
+    largest: int
+
+
+def weights_of(net: TorchGraph, fp32: Graph) -> list[Weight]:
+    """Find the nodes whose weights are integers, in running order.
+
+    Args:
+        net: the Q/DQ graph.
+        fp32: the prepared network it was made from.
+    """
+    originals = {node.name: node for node in fp32.nodes}
+    found = []
+    for node in net.steps:
+        made = net.graph.producers.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type not in WEIGHTED or made is None or made.op_type != "DequantizeLinear":
+            continue
+        if made.input[0] in net.constants and node.name in originals:
+            found.append(_weight(net, node, made, fp32.constants[originals[node.name].input[1]]))
+    return found
+
+
+def _weight(net: TorchGraph, node: NodeProto, made: NodeProto, real: NDArray[Any]) -> Weight:
+    bias = _bias(net, node)
+    integer = net.graph.producers.get(bias)
+    fed = net.graph.producers.get(node.input[0])
+    return Weight(
+        node=node,
+        made=node.input[1],
+        levels=made.input[0],
+        scale=made.input[1],
+        axis=attribute(made, "axis", 1),
+        bias=bias,
+        bias_levels=integer.input[0] if integer else "",
+        bias_scale=integer.input[1] if integer else "",
+        input_scale=fed.input[1] if fed is not None and fed.op_type == "DequantizeLinear" else "",
+        real=torch.from_numpy(np.array(real, np.float32)).to(net.device),
+        largest=64 if int(net.constants[made.input[0]].abs().max()) <= 64 else 127,
+    )
+
+
+def _bias(net: TorchGraph, node: NodeProto) -> str:
+    """Return the node's own bias, or the constant that alone is added to its result."""
+    if len(node.input) > 2 and node.input[2]:
+        return str(node.input[2])
+    follower = net.graph.sole_consumer(node.output[0])
+    if follower is None or follower.op_type != "Add":
+        return ""
+    name = next((str(n) for n in follower.input if n in net.constants), "")
+    shared = len(net.graph.consumers.get(name, [])) != 1
+    return "" if not name or shared or net.constants[name].ndim != 1 else name
+
+
+def spread(values: Tensor, weight: Weight) -> Tensor:
+    """Return one value per channel (or a single one) so that it meets the weights channel by channel."""
+    if values.numel() == 1:
+        return values.reshape(())
+    return values.reshape([-1 if place == weight.axis else 1 for place in range(weight.real.ndim)])
+
+
+def dequantized(weight: Weight, latent: Tensor, scale: Tensor) -> Tensor:
+    """Return weights as the graph will hold them; the gradient passes through the rounding.
+
+    Args:
+        weight: whose.
+        latent: real numbers in units of the scale.
+        scale: of the integers.
+    """
+    return torch.clamp(round_through(latent), -weight.largest, weight.largest) * spread(scale, weight)
+
+
+def real_bias(net: TorchGraph, weight: Weight) -> Tensor | None:
+    """Return a node's bias as real numbers `[channels]`; None where it has none."""
+    if weight.bias_levels:
+        return net.constants[weight.bias_levels].float() * net.constants[weight.bias_scale]
+    return net.constants[weight.bias].float() if weight.bias in net.constants else None
+
+
+def bias_values(net: TorchGraph, weight: Weight, bias: Tensor) -> dict[str, Tensor]:
+    """Return the initializers that make up a bias, integers at the scale of the products where it has them."""
+    if not weight.bias_levels:
+        return {weight.bias: bias}
+    scale = net.constants[weight.input_scale].float() * net.constants[weight.scale].float()
+    return {weight.bias_scale: scale.reshape(-1), weight.bias_levels: torch.round(bias.double() / scale)}
+
+
+def tied_scales(net: TorchGraph, groups: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the scales of activations, by group: those of a group stay equal.
+
+    Args:
+        net: the Q/DQ graph.
+        groups: of `Plan`: a representative for every quantized tensor.
+    """
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(n.input[1] for n in net.steps if n.op_type == "QuantizeLinear"):
+        found.setdefault(groups.get(name.removesuffix("/scale"), name), []).append(name)
+    return found
+
+
+def fp16(scale: Tensor) -> Tensor:
+    """Return the nearest scales that FP16 can write down."""
+    return torch.from_numpy(np.asarray(half_scale(scale.cpu().numpy()), np.float32)).to(scale.device)
+
+
+def put(net: TorchGraph, values: Mapping[str, Tensor]) -> None:
+    """Give constants of a graph in execution new values; integers are rounded and limited."""
+    for name, value in values.items():
+        net.constants[name] = _fitted(value.detach(), net.constants[name])
+
+
+def _fitted(value: Tensor, old: Tensor) -> Tensor:
+    if not old.is_floating_point():
+        limits = torch.iinfo(old.dtype)
+        value = torch.clamp(torch.round(value.double()), max(limits.min, -limits.max), limits.max)
+    return value.to(old.dtype).reshape(old.shape).clone()
+
+
+def written(model: ModelProto, net: TorchGraph) -> ModelProto:
+    """Return a model with the constants that its execution now has."""
+    made = ModelProto()
+    made.CopyFrom(model)
+    for item in made.graph.initializer:
+        now = net.constants[item.name].cpu().numpy()
+        if not np.array_equal(now, numpy_helper.to_array(item)):
+            item.CopyFrom(numpy_helper.from_array(now, item.name))
+    return made

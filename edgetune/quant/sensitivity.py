@@ -1,0 +1,164 @@
+"""Which layers hurt, and which of them to leave in float.
+
+It may import quant's draft, collect, compare, graph and plan, and engines.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, NodeProto
+
+from edgetune.quant.collect import Batch, Tapped, parts
+from edgetune.quant.compare import compare
+from edgetune.quant.draft import Draft, Rendering
+from edgetune.quant.graph import Graph
+
+CEILING_DB = 200.0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A weighted node that runs in INT8.
+
+    Attributes:
+        name: the node.
+        sqnr_db: of its output inside the quantized network: everything up to it.
+        gain_db: what the network's outputs gain where it alone stays in float; None: not tried.
+        operations: multiply-accumulates of one input; 0 where shapes are not known.
+    """
+
+    name: str
+    sqnr_db: float
+    gain_db: float | None
+    operations: int
+
+
+def noise_by_layer(drafted: Draft, batches: Iterable[Batch]) -> list[Layer]:
+    """Compare the outputs of all quantized layers with those of FP32, in running order."""
+    graph = drafted.graph
+    nodes = [node for node in graph.nodes if node.name in drafted.plan.weighted]
+    tensors = [node.output[0] for node in nodes]
+    exact = Tapped(graph, [name for name in tensors if name not in graph.outputs])
+    rounded = Tapped(Graph(drafted.model), [name for name in tensors if name not in graph.outputs])
+    signal, noise = np.zeros(len(nodes)), np.zeros(len(nodes))
+    for part in parts(batches, exact.inputs):
+        right, found = exact.run(part.feed), rounded.run(part.feed)
+        for place, name in enumerate(tensors):
+            if name in right and name in found:
+                signal[place] += float(np.square(right[name], dtype=np.float64).sum())
+                noise[place] += float(np.square(right[name] - found[name], dtype=np.float64).sum())
+    return [
+        Layer(node.name, _decibel(signal[place], noise[place]), None, operations(graph, node))
+        for place, node in enumerate(nodes)
+    ]
+
+
+def _decibel(signal: float, noise: float) -> float:
+    if noise == 0:
+        return CEILING_DB
+    return float(10 * np.log10(max(signal / noise, 1e-20)))
+
+
+def operations(graph: Graph, node: NodeProto) -> int:
+    """Return the multiply-accumulates of a weighted node for one input."""
+    shape = graph.shape(node.output[0]) or ()
+    sizes = [size for size in shape[1:] if isinstance(size, int)]
+    weight = graph.constants[node.input[1]]
+    if len(sizes) < len(shape) - 1:
+        return 0
+    if node.op_type == "Conv":
+        return int(np.prod(sizes) * np.prod(weight.shape[1:]))
+    if node.op_type == "ConvTranspose":
+        inner = [size for size in (graph.shape(node.input[0]) or ())[1:] if isinstance(size, int)]
+        return int(np.prod(inner) * np.prod(weight.shape[1:]))
+    return int(np.prod(sizes[:-1]) * weight.size) if sizes else weight.size
+
+
+def leave_out(drafted: Draft, rendering: Rendering, names: Iterable[str]) -> Draft:
+    """Return the draft with more nodes in float; what was corrected in the others stays."""
+    excluded = drafted.excluded | frozenset(names)
+    plan = rendering.place(drafted.graph, excluded)
+    scales = {tensor: drafted.scales[tensor] for tensor in plan.reads if tensor in drafted.scales}
+    if len(scales) < len(plan.reads):
+        # A float neighbour can make a tensor cross into INT8 where it did not before: its range is known
+        # from the members of its group, or not at all, and then the node takes its readers along.
+        missing = [tensor for tensor in plan.reads if tensor not in scales]
+        readers = {name for tensor in missing for name in plan.reads[tensor]}
+        return leave_out(drafted, rendering, excluded | readers)
+    model = rendering.render(drafted.graph, plan, scales)
+    return replace(
+        drafted,
+        plan=plan,
+        scales=scales,
+        excluded=excluded,
+        model=_carried(drafted.model, model, drafted.graph),
+    )
+
+
+def _carried(old: ModelProto, new: ModelProto, fp32: Graph) -> ModelProto:
+    """Take over corrected constants of layers that are quantized in both."""
+    known = {item.name: item for item in old.graph.initializer}
+    integers = {node.name for node in new.graph.node if _reads_integers(node)}
+    float_now = {
+        name
+        for node in fp32.nodes
+        if node.name not in integers
+        for name in node.input
+        if name in fp32.constants
+    }
+    for item in new.graph.initializer:
+        before = known.get(item.name)
+        if before is not None and item.name not in float_now and list(before.dims) == list(item.dims):
+            item.CopyFrom(before)
+    return new
+
+
+def _reads_integers(node: NodeProto) -> bool:
+    return len(node.input) > 1 and node.input[1].endswith("/dequantized")
+
+
+def rank(
+    drafted: Draft,
+    rendering: Rendering,
+    layers: Sequence[Layer],
+    batches: Sequence[Batch],
+    seconds: dict[str, float],
+) -> list[Layer]:
+    """Try every layer in float by itself; the most gain for its cost comes first.
+
+    The cost of leaving a layer in float is the mean of its shares of the network's operations and of the
+    FP32 network's time on this machine.
+
+    Args:
+        drafted: quantized.
+        rendering: how it is written down.
+        layers: from `noise_by_layer`.
+        batches: held-out inputs; a few are enough.
+        seconds: time of each node of the FP32 network here, by name.
+    """
+    base = _network_sqnr(drafted, batches)
+    all_operations = max(sum(layer.operations for layer in layers), 1)
+    all_seconds = max(sum(seconds.values()), 1e-12)
+    tried = []
+    for layer in layers:
+        gain = _network_sqnr(leave_out(drafted, rendering, [layer.name]), batches) - base
+        tried.append(replace(layer, gain_db=gain))
+
+    def worth(layer: Layer) -> float:
+        share = 0.5 * layer.operations / all_operations + 0.5 * seconds.get(layer.name, 0.0) / all_seconds
+        return (layer.gain_db or 0.0) / (share + 1e-3)
+
+    return sorted(tried, key=worth, reverse=True)
+
+
+def _network_sqnr(drafted: Draft, batches: Sequence[Batch]) -> float:
+    found = compare(drafted.graph.model, drafted.model, batches, exact=True)
+    return sqnr_of(found)
+
+
+def sqnr_of(comparison: dict[str, Any]) -> float:
+    """Return the least SQNR over a network's float outputs, mean of the inputs' own, in dB."""
+    found = comparison["outputs"].values()
+    return min((entry["sqnr_mean_db"] for entry in found if "sqnr_mean_db" in entry), default=0.0)
