@@ -166,7 +166,7 @@ def test_weights_have_seven_bits_where_kernels_would_overflow(
     n, out = block(net)
     largest = {}
     for vnni in (True, False):
-        monkeypatch.setattr("edgetune.quant.quantizer.has_vnni", lambda found=vnni: found)
+        monkeypatch.setattr("edgetune.quant.draft.has_vnni", lambda found=vnni: found)
         made, details = quantize_model(n.model(out), [n.inputs()], "cpu", "minmax")
         integers = [v for v in constants(made).values() if v.dtype == np.int8 and v.size > 1]
         largest[vnni] = max(int(np.abs(v.astype(int)).max()) for v in integers)
