@@ -157,6 +157,8 @@ def _comparison(found: dict[str, Any]) -> Iterator[str]:
             yield f"  {name}: not comparable, {figures['unlike']}"
         elif "same" in figures:
             yield f"  {name}: {100 * figures['same']:.1f}% of the values the same"
+        elif figures["difference"] == 0:
+            yield f"  {name}: no difference"
         else:
             yield (
                 f"  {name}: SQNR {figures['sqnr_db']:.1f} dB, cosine {figures['cosine_mean']:.4f} "

@@ -39,6 +39,10 @@ WAYS = (
     "or give its parts: --resize 256 --crop 224 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225\n"
     'in Python: preprocess="imagenet", or an edgetune.Preprocess'
 )
+UINT8 = (
+    "it scales pixels itself, and edgetune would have to know how images are resized for it",
+    f"export it without that part, or {ARRAYS}",
+)
 # The parts that must be said, by the options of the command line.
 OPTIONS = {"resize_px": "--resize", "size_px": "--crop", "mean": "--mean", "std": "--std"}
 Side = Annotated[int, Field(gt=0, le=8192)]
@@ -135,7 +139,8 @@ def image_input(inputs: Sequence[TensorSpec]) -> ImageInput:
         )
     spec = inputs[0]
     if spec.dtype != "float32":
-        raise ConfigError(f"input {spec.name!r} takes {spec.dtype}, not float32{_reason(spec.dtype)}")
+        wrong, way = UINT8 if spec.dtype == "uint8" else ("it is no FP32 network", "export it again in FP32")
+        raise ConfigError(f"input {spec.name!r} takes {spec.dtype}, not float32: {wrong}", hint=way)
     first, last = (spec.shape[1], spec.shape[3]) if len(spec.shape) == 4 else ("", "")
     channels_last = first not in (1, 3) and last in (1, 3)
     channels = last if channels_last else first
@@ -148,15 +153,6 @@ def image_input(inputs: Sequence[TensorSpec]) -> ImageInput:
     sides = spec.shape[1:3] if channels_last else spec.shape[2:]
     height, width, count = (side if isinstance(side, int) else None for side in (*sides, channels))
     return ImageInput(spec.name, spec.shape, count, height, width, channels_last)
-
-
-def _reason(dtype: str) -> str:
-    if dtype == "uint8":
-        return (
-            ": it normalises pixels itself, and edgetune would have to know which part of it that is; "
-            "export the network without that part"
-        )
-    return ": it is no FP32 network; export it as one"
 
 
 def preprocess_as(given: Preprocess | Given | str | None, wanted: ImageInput) -> Preprocess:

@@ -2,5 +2,6 @@
 
     prepare (graph) -> place (placement | cpu) -> collect (ranges) -> scales -> render (tensorrt | cpu)
 
-It knows nothing of images, recipes or where a network came from. It may import errors, progress and engines.
+It knows nothing of images, recipes or where a network came from. It may import errors, progress, profile,
+engines and latency (for statistics).
 """

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import onnx
 from pydantic import ValidationError
 
 from edgetune.artifact import (
@@ -17,6 +18,7 @@ from edgetune.artifact import (
     Artifact,
     Preprocess,
     disk_error,
+    hash_json,
     library_versions,
     sha256_of,
 )
@@ -30,10 +32,13 @@ from edgetune.errors import ArtifactError, ConfigError
 from edgetune.profile import Runtime, load_target
 from edgetune.progress import Progress, Silent
 from edgetune.quant.files import quantize_file
+from edgetune.quant.ladder import Limits
 from edgetune.recipe import QuantizeSection
 
 MODEL_FILE = "model.onnx"
 CALIBRATION_FILE = "calibration.json"
+# What training needs to go on after it was stopped; no part of the artifact.
+RESUME_FILE = ".training.safetensors"
 
 
 def quantize(
@@ -43,6 +48,8 @@ def quantize(
     runtime: Runtime,
     *,
     into: Path,
+    limits: Limits | None = None,
+    accelerator: str = "auto",
     manifest: Path | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
@@ -54,6 +61,8 @@ def quantize(
         settings: a preset, and what overrides it.
         runtime: whose rendering is written.
         into: where `model.onnx` and `calibration.json` (the images that were used) go.
+        limits: when corrections are good enough.
+        accelerator: `auto`, `cpu` or `cuda`, for training.
         manifest: a pinned calibration set; takes the place of the choice.
         progress: counts images.
 
@@ -75,7 +84,11 @@ def quantize(
     into.mkdir(parents=True, exist_ok=True)
     material = from_images(data, settings, manifest, network.preprocess, shown)
     save_manifest(material.samples, data, into / CALIBRATION_FILE)
-    details = _quantize(source, into / MODEL_FILE, runtime, settings, material, shown)
+    resume = into / RESUME_FILE
+    details = _quantize(
+        source, into / MODEL_FILE, runtime, settings, material, shown, limits, accelerator, resume
+    )
+    resume.unlink(missing_ok=True)
     for warning in details["warnings"]:
         shown.line(f"quantize: {warning}")
     return Artifact(
@@ -98,6 +111,7 @@ def quantize_onnx(
     preprocess: Preprocess | Given | str | None = None,
     settings: QuantizeSection | None = None,
     compare_on: Sequence[Batch] | None = None,
+    accelerator: str = "auto",
     progress: Progress | None = None,
 ) -> Artifact:
     """Quantize any ONNX network; a description and the calibration set are written beside the result.
@@ -111,6 +125,7 @@ def quantize_onnx(
         preprocess: how images become inputs: whole, in parts, or a preset's name. Artifacts know theirs.
         settings: a preset, and what overrides it; `manifest` pins the images.
         compare_on: with batches: those on which INT8 is compared with FP32; default: those that calibrate.
+        accelerator: `auto`, `cpu` or `cuda`, for training.
         progress: counts images.
 
     Returns:
@@ -140,7 +155,10 @@ def quantize_onnx(
     else:
         material = from_arrays(data, compare_on, shown)
     with _all_or_nothing(final) as scratch:
-        details = _quantize(source, scratch / final.name, target.runtime, settings, material, shown)
+        details = _quantize(
+            source, scratch / final.name, target.runtime, settings, material, shown,
+            Limits.of(target.profile.gates), accelerator,
+        )  # fmt: skip
         if images:
             save_manifest(material.samples, images, scratch / final.with_suffix(".calibration.json").name)
         made = Artifact(
@@ -149,7 +167,7 @@ def quantize_onnx(
             inputs=session.inputs,
             outputs=session.outputs,
             preprocess=used,
-            parents={"onnx": origin.digest if origin else sha256_of(source)},
+            parents={"onnx": origin.digest if origin else _digest(source)},
             made_by="quantize_onnx",
             versions=library_versions("edgetune", "numpy", "onnx", "onnxruntime", "pillow"),
             details=details | {"file": final.name, "profile": target.label},
@@ -189,19 +207,35 @@ def _preprocess(
 
 
 def _quantize(
-    source: Path, into: Path, runtime: Runtime, settings: QuantizeSection, material: Material, shown: Progress
-) -> dict[str, Any]:
+    source: Path, into: Path, runtime: Runtime, settings: QuantizeSection, material: Material, shown: Progress,
+    limits: Limits | None, accelerator: str, resume: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Make the file; return what there is to tell."""
-    ranges = settings.ranges or load_preset(settings.preset).ranges
+    preset = load_preset(settings.preset)
     try:
         details = quantize_file(
             source, into, runtime, material.calibration, material.judges,
-            ranges=ranges, exclude=settings.exclude,
+            ranges=settings.ranges or preset.ranges, exclude=settings.exclude,
+            method=settings.method or preset.method, limits=limits, device=accelerator, resume=resume,
+            progress=shown,
         )  # fmt: skip
     finally:
         shown.end()
     details["comparison"]["on"] = material.judged_on
     return details | material.details | {"preset": settings.preset}
+
+
+def _digest(source: Path) -> str:
+    """Hash a network's file, and with it the files beside it that hold its weights."""
+    bare = onnx.load_model(source, load_external_data=False)
+    places = [
+        entry.value
+        for item in bare.graph.initializer
+        for entry in item.external_data
+        if entry.key == "location"
+    ]
+    whole = {name: sha256_of(source.parent / name) for name in {source.name, *places}}
+    return hash_json(whole) if places else whole[source.name]
 
 
 def _source(model: Path, told: bool) -> tuple[Path, Artifact | None]:

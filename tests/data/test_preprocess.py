@@ -119,8 +119,8 @@ def test_layouts_are_told_apart(shape: tuple[int | str, ...], last: bool) -> Non
     [
         ([taking(1, 3, 8, 8), taking(1, 7)], r"2 inputs \(x \[1, 3, 8, 8\], x \[1, 7\]\)", "{name: array"),
         ([], "0 inputs", "quantize_onnx"),
-        ([taking(1, 8, 8, 3, dtype="uint8")], "uint8, not float32: it normalises pixels itself", ""),
-        ([taking(1, 3, 8, 8, dtype="float16")], "float16, not float32: it is no FP32 network", ""),
+        ([taking(1, 8, 8, 3, dtype="uint8")], "uint8, not float32: it scales pixels itself", "quantize_onnx"),
+        ([taking(1, 3, 8, 8, dtype="float16")], "float16, not float32: it is no FP32 network", "FP32"),
         ([taking(1, 10)], r"\[1, 10\]: no images", "quantize_onnx"),
         ([taking(1, 4, 8, 8)], r"\[1, 4, 8, 8\]: no images", "quantize_onnx"),
     ],

@@ -133,6 +133,19 @@ def test_a_pinned_set_is_used_again(classifier: Path, pictures: Path, tmp_path: 
     assert again.details["choose"] == "pinned"
 
 
+def test_weights_beside_the_file_count_for_its_digest(classifier: Path, pictures: Path) -> None:
+    big = classifier.with_name("big.onnx")
+    made = []
+    for scale in (1, 2):
+        model = onnx.load(classifier)
+        weight = numpy_helper.from_array(WEIGHTS["w"] * np.float32(scale), "w")
+        model.graph.initializer[0].CopyFrom(weight)
+        (classifier.parent / "big.data").unlink(missing_ok=True)
+        onnx.save_model(model, big, save_as_external_data=True, location="big.data", size_threshold=0)
+        made.append(edgetune.quantize_onnx(big, pictures, preprocess=HOW, settings=FEW).parents["onnx"])
+    assert made[0] != made[1]
+
+
 def test_with_no_image_left_the_comparison_says_on_what(classifier: Path, pictures: Path) -> None:
     made = edgetune.quantize_onnx(
         classifier, pictures, preprocess=HOW, settings=QuantizeSection(ranges="minmax")
@@ -244,7 +257,12 @@ def refuse(
 def test_networks_that_take_no_images_are_refused(tmp_path: Path, pictures: Path) -> None:
     cast = ("Cast", ["y"], "x", {"to": FLOAT})
     uint8 = save(tmp_path / "u.onnx", cast, CONV, *HEAD, inputs={"y": (TensorProto.UINT8, SHAPE)})
-    refuse(uint8, pictures, r"u\.onnx: input 'y' takes uint8, not float32: it normalises")
+    refuse(uint8, pictures, r"u\.onnx: input 'y' takes uint8, not float32: it scales pixels")
+    pixels = [NOISE.integers(0, 255, SHAPE, dtype=np.uint8) for _ in range(4)]
+    made = edgetune.quantize_onnx(uint8, pixels, settings=FEW)
+    assert made.details["comparison"]["outputs"]["logits"]["sqnr_db"] > 10
+    for left in tmp_path.glob("u.int8.*"):
+        left.unlink()
     two = save(
         tmp_path / "t.onnx", CONV, ("Add", ["c", "z"], "logits", {}),
         inputs={"x": (FLOAT, SHAPE), "z": (FLOAT, [1, 16, 1, 1])},
