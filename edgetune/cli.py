@@ -184,7 +184,12 @@ def quantize(
         typer.Option("--data", help="A folder of images, in classes or not; an artifact has one."),
     ] = None,
     preset: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "standard",
-    ranges: Annotated[str, typer.Option(help="minmax, percentile or entropy; default: the preset's.")] = "",
+    ranges: Annotated[
+        str, typer.Option(help="minmax, mean, percentile, entropy, mse or auto; default: the preset's.")
+    ] = "",
+    method: Annotated[
+        str, typer.Option(help="plain, auto (corrections until it is good) or best; default: the preset's.")
+    ] = "",
     images: Annotated[int, typer.Option(min=0, help="Calibration images; 0: the preset's.")] = 0,
     manifest: Annotated[Path | None, typer.Option(help="A pinned calibration set.")] = None,
     exclude: Annotated[
@@ -199,6 +204,7 @@ def quantize(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The .onnx file, or an artifact's folder, to write.")
     ] = None,
+    accelerator: Accelerator = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -210,12 +216,14 @@ def quantize(
     values = {
         "preset": preset,
         "ranges": ranges or None,
+        "method": method or None,
         "images": images or None,
         "exclude": tuple(exclude or ()),
     }
     settings = section_from("quantize", values | {"manifest": str(manifest.absolute()) if manifest else ""})
     given = given_as(preprocess, resize, crop, mean, std, interpolation)
-    _show_artifact(quantize_alone(network, profile, settings, data, out, _progress(quiet), given), as_json)
+    made = quantize_alone(network, profile, settings, data, out, _progress(quiet), given, accelerator)
+    _show_artifact(made, as_json)
 
 
 @app.command(rich_help_panel=STAGES)

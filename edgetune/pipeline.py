@@ -4,7 +4,7 @@ It knows the order of the stages and nothing of how they work. It may import eve
 """
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from edgetune.store import Store
 
 TRAINING = ("torch", "torchvision", "pillow", "numpy")
 EXPORTING = (*TRAINING, "onnx", "onnxruntime")
-RUNNING = ("numpy", "onnx", "onnxruntime")
+RUNNING = ("numpy", "onnx", "onnxruntime", "pillow")
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def run(
         checkpoint = make_checkpoint(keep, recipe, data, accelerator, progress)
         scratch = make_scratch(keep, recipe, data, accelerator, progress)
         network = make_onnx(keep, recipe, checkpoint, target.runtime, data, progress)
-        int8 = make_int8(keep, recipe, network, target.runtime, data, progress)
+        int8 = make_int8(keep, recipe, network, target, data, accelerator, progress)
         measures = make_check(keep, recipe, checkpoint, network, int8, data, progress)
         transfer = make_transfer(keep, checkpoint, scratch, data) if scratch else None
         latency = make_bench(keep, recipe, target, network, int8, progress) if target.is_host else None
@@ -250,23 +250,30 @@ def make_onnx(
 
 
 def make_int8(
-    keep: Store, recipe: Recipe, network: Artifact, runtime: Runtime, data: Dataset, progress: Progress,
-    name: str = "int8",
+    keep: Store, recipe: Recipe, network: Artifact, target: Target, data: Dataset, accelerator: str,
+    progress: Progress, name: str = "int8",
 ) -> Artifact:  # fmt: skip
     """Quantize, or find the INT8 file of an earlier call."""
+    from edgetune.quant.ladder import Limits
     from edgetune.stages.quantize import quantize
 
-    settings = recipe.quantize
+    settings, runtime = recipe.quantize, target.runtime
     manifest = manifest_path(recipe)
+    preset = load_preset(settings.preset)
+    method = settings.method or preset.method
+    limits = Limits.of(merged_gates(target.profile.gates, recipe.gates))
     also = {
-        "preset": load_preset(settings.preset).model_dump(mode="json"),
+        "preset": preset.model_dump(mode="json"),
+        # Only the ladder's end depends on the gates.
+        "limits": asdict(limits) if method == "auto" else None,
         "manifest": sha256_of(manifest) if manifest else "",
         # Without VNNI the file for the CPU has weights of 7 bits.
         "vnni": has_vnni() if runtime.rendering == "cpu" else None,
     }
     return keep(
         name, quantize, network, data, settings, runtime,
-        uses=(*RUNNING, "pillow"), also=also, manifest=manifest, progress=progress,
+        uses=RUNNING if method == "plain" else (*RUNNING, "torch"), also=also,
+        limits=limits, accelerator=accelerator, manifest=manifest, progress=progress,
     )  # fmt: skip
 
 

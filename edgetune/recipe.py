@@ -137,6 +137,7 @@ class ExportSection(Section):
 
 Ranges = Literal["minmax", "mean", "percentile", "entropy", "mse", "auto"]
 Choose = Literal["balanced", "diverse", "random"]
+Method = Literal["plain", "auto", "best"]
 
 
 class QuantizeSection(Section):
@@ -145,6 +146,8 @@ class QuantizeSection(Section):
     Attributes:
         preset: how many images, how chosen, which ranges.
         ranges: how an activation's range is found.
+        method: `plain` (ranges alone), `auto` (corrections, one after the other, until the limits of the gates
+            are met on images held out), `best` (every correction that costs no speed).
         images: how many training images are looked at.
         choose: `balanced` takes as many of each class, `diverse` also images unlike each other.
         manifest: a pinned calibration set, relative to the recipe's folder.
@@ -153,6 +156,7 @@ class QuantizeSection(Section):
 
     preset: str = "standard"
     ranges: Ranges | None = None
+    method: Method | None = None
     images: Annotated[int, Field(ge=1)] | None = None
     choose: Choose | None = None
     seed: Seed = 0

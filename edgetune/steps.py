@@ -72,6 +72,7 @@ def quantize_alone(
     out: Path | None,
     progress: Progress,
     preprocess: Given | None = None,
+    accelerator: str = "auto",
 ) -> Artifact:
     """Quantize a network for a profile.
 
@@ -91,8 +92,9 @@ def quantize_alone(
                 hint="name a folder of images such as the network will see: --data DIR",
             )
         return quantize_onnx(
-            network, data, out, profile=profile, preprocess=given, settings=settings, progress=progress
-        )
+            network, data, out, profile=profile, preprocess=given, settings=settings,
+            accelerator=accelerator, progress=progress,
+        )  # fmt: skip
     if given:
         raise ConfigError(f"{network}: the artifact says itself how inputs are preprocessed")
     exported = Artifact.load(network, "onnx")
@@ -101,7 +103,7 @@ def quantize_alone(
     folder = out or network.parent / "int8"
     with Store(folder.parent, progress.line).locked() as keep:
         images = find_data(exported, data, progress)
-        return pipeline.make_int8(keep, recipe, exported, target.runtime, images, progress, folder.name)
+        return pipeline.make_int8(keep, recipe, exported, target, images, accelerator, progress, folder.name)
 
 
 def check_alone(

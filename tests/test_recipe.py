@@ -76,8 +76,8 @@ def test_recipe_from_reports_mistakes_as_its_own_error() -> None:
 
 
 def test_options_of_the_command_line_are_checked_alike() -> None:
-    with pytest.raises(ConfigError, match=r"--ranges.*'mse'"):
-        section_from("quantize", {"ranges": "mse"})
+    with pytest.raises(ConfigError, match=r"--ranges.*'msee'"):
+        section_from("quantize", {"ranges": "msee"})
 
 
 def test_shipped_recipes_are_valid() -> None:

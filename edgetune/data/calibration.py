@@ -22,7 +22,7 @@ from edgetune.data.decode import decode
 from edgetune.data.folders import Dataset, Sample
 from edgetune.errors import ArtifactError, ConfigError, nearest
 from edgetune.machine import cores
-from edgetune.recipe import Choose, Ranges, Section
+from edgetune.recipe import Choose, Method, Ranges, Section
 from edgetune.yaml import load_yaml, validate
 
 # So many images are looked at to choose diverse ones, evenly of all classes; others follow them.
@@ -37,6 +37,7 @@ class Preset(Section):
         images: how many are looked at.
         choose: a key of `CHOICES`.
         ranges: how an activation's range is found.
+        method: which corrections follow.
     """
 
     schema_version: Literal[1]
@@ -45,6 +46,7 @@ class Preset(Section):
     images: Annotated[int, Field(ge=1)]
     choose: Choose
     ranges: Ranges
+    method: Method
 
 
 class PinnedSample(Section):

@@ -15,9 +15,11 @@ from edgetune.artifact import disk_error
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError, StageError
 from edgetune.profile import Runtime
+from edgetune.progress import Progress
 from edgetune.quant.collect import Batch
 from edgetune.quant.compare import compare
 from edgetune.quant.graph import opset_of
+from edgetune.quant.ladder import Limits
 from edgetune.quant.large import fits, save_beside
 from edgetune.quant.quantizer import quantize_model
 
@@ -31,6 +33,11 @@ def quantize_file(
     *,
     ranges: str,
     exclude: Iterable[str] = (),
+    method: str = "plain",
+    limits: Limits | None = None,
+    device: str = "auto",
+    resume: Path | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Quantize a network and compare the result, as it was written, with what it was made of.
 
@@ -42,6 +49,11 @@ def quantize_file(
         judges: inputs that decide nothing.
         ranges: how an activation's range is found.
         exclude: names of nodes that stay in float.
+        method: which corrections follow; with the four below as for `quantize_model`.
+        limits: when `auto` is good enough.
+        device: for training.
+        resume: in which training keeps its state.
+        progress: is told how far corrections are.
 
     Returns:
         The account of `quantize_model`, and the figures of `compare` as `comparison`.
@@ -54,8 +66,9 @@ def quantize_file(
     model = read(source, runtime)
     try:
         made, details = quantize_model(
-            model, calibration, runtime.rendering, ranges, exclude, runtime.tensorrt
-        )
+            model, calibration, runtime.rendering, ranges, exclude, runtime.tensorrt,
+            method=method, limits=limits, device=device, resume=resume, progress=progress,
+        )  # fmt: skip
     except ConfigError as error:
         raise ConfigError(f"{source}: {error.message}", hint=error.hint) from error
     standard = [item for item in made.opset_import if item.domain in ("", "ai.onnx")]

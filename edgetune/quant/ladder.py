@@ -8,17 +8,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from edgetune.engines.onnxruntime import node_seconds
+from edgetune.artifact import TensorSpec
+from edgetune.engines.onnxruntime import Feed, node_seconds
 from edgetune.errors import ConfigError, StageError
 from edgetune.progress import Progress, Silent
-from edgetune.quant.collect import Batch, Feed, parts
+from edgetune.quant.collect import Batch, parts
 from edgetune.quant.compare import compare
 from edgetune.quant.draft import Draft, Rendering, draft
 from edgetune.quant.sensitivity import Layer, leave_out, noise_by_layer, rank, sqnr_of
+from edgetune.recipe import Gates
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 METHODS = ("plain", "auto", "best")
 # A rung is kept for at least this much.
 LEAST_GAIN_DB = 0.05
-# Every fourth calibration input judges the rungs instead, at most so many.
-HELD_SHARE, HELD_MOST = 4, 128
+# Every fourth calibration input judges the rungs instead: at least and at most so many.
+HELD_SHARE, HELD_LEAST, HELD_MOST = 4, 4, 128
 # Inputs that corrections look at.
 CORRECTED_ON = 128
 # Of mixed precision: inputs on which single layers are tried, layers left in float at most, by share.
@@ -46,6 +48,12 @@ class Limits:
 
     agreement: float | None = 0.95
     cosine: float | None = 0.99
+
+    @classmethod
+    def of(cls, gates: Gates) -> Self:
+        """Return what the gates of a run ask of INT8, as far as it is known without labels."""
+        share = gates.int8_agreement_percent_min
+        return cls(None if share is None else share / 100, gates.int8_cosine_min)
 
 
 @dataclass
@@ -114,7 +122,7 @@ def climb(
     method: str = "auto",
     limits: Limits | None = None,
     *,
-    device: str = "cpu",
+    device: str = "auto",
     resume: Path | None = None,
     progress: Progress | None = None,
 ) -> Climb:
@@ -128,7 +136,7 @@ def climb(
         ranges: how the ranges of `first` were found.
         method: `auto` (until the limits are met) or `best` (all that costs no speed).
         limits: for `auto`.
-        device: `cpu` or `cuda`, for training.
+        device: `auto`, `cpu` or `cuda`, for training.
         resume: a file in which training keeps its state.
         progress: is told how far it is.
     """
@@ -195,12 +203,17 @@ def _reconstruct(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
 
 
 def _train(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    import torch
+
     from edgetune.quant.qat import train
 
     best = state.best
+    device = state.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     model, history = train(
         best.model, best.graph, _tensors(state, len(state.batches)), best.plan.groups,
-        half=state.rendering.half, device=state.device, resume=state.resume, told=_bar(state, "train"),
+        half=state.rendering.half, device=device, resume=state.resume, told=_bar(state, "train"),
     )  # fmt: skip
     return replace(best, model=model), f"loss {history[0]['loss']:.4f} to {history[-1]['loss']:.4f}"
 
@@ -257,18 +270,15 @@ def _tensors(state: Climb, most: int) -> "dict[str, Tensor]":
     return {name: torch.from_numpy(np.concatenate([feed[name] for feed in some])) for name in some[0]}
 
 
-def split(batches: Iterable[Batch], inputs: Any) -> tuple[list[Feed], list[Feed]]:
+def split(batches: Iterable[Batch], inputs: tuple[TensorSpec, ...]) -> tuple[list[Feed], list[Feed]]:
     """Part calibration inputs into those that calibrate and those that judge, one run of the network each.
 
-    Raises:
-        ConfigError: fewer inputs than two.
+    Returns:
+        Both; none to judge where there are too few of them for it.
     """
     feeds = [part.feed for part in parts(batches, inputs)]
-    if len(feeds) < 2:
-        raise ConfigError(
-            "one calibration image cannot both calibrate and judge",
-            hint="give more images, or quantize.method: plain",
-        )
-    held = feeds[HELD_SHARE - 1 :: HELD_SHARE][:HELD_MOST] or feeds[-1:]
+    if len(feeds) < HELD_SHARE * HELD_LEAST:
+        return feeds, []
+    held = feeds[HELD_SHARE - 1 :: HELD_SHARE][:HELD_MOST]
     chosen = {id(feed) for feed in held}
     return [feed for feed in feeds if id(feed) not in chosen], held

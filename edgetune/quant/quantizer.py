@@ -6,21 +6,21 @@ It may import errors, machine, progress, engines and the rest of quant.
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from onnx import ModelProto, helper
 
-from edgetune.engines.onnxruntime import Session
+from edgetune.engines.onnxruntime import Feed
 from edgetune.errors import ConfigError, nearest
 from edgetune.profile import LEAST_OPSET, STRONG_OPSET
 from edgetune.progress import Progress
 from edgetune.quant import placement
 from edgetune.quant.choose import METHODS as RANGES
-from edgetune.quant.collect import Batch, parts
+from edgetune.quant.collect import Batch
 from edgetune.quant.draft import RENDERINGS, Draft, draft
-from edgetune.quant.ladder import METHODS, Climb, Limits, climb, split
+from edgetune.quant.ladder import HELD_LEAST, HELD_SHARE, METHODS, Climb, Limits, climb, split
+from edgetune.quant.large import open_model
 from edgetune.quant.plan import Scale, check_names
 from edgetune.quant.prepare import prepare
 from edgetune.quant.sensitivity import Layer, noise_by_layer
@@ -28,6 +28,10 @@ from edgetune.quant.sensitivity import Layer, noise_by_layer
 RENDERING_KEY = "edgetune.rendering"
 # Inputs on which the layers of the result are compared with FP32's.
 LOOKED_AT = 8
+TOO_FEW_WARNING = (
+    f"fewer than {HELD_SHARE * HELD_LEAST} calibration inputs are too few to judge corrections by: "
+    "there are none"
+)
 
 
 def quantize_model(
@@ -40,7 +44,7 @@ def quantize_model(
     *,
     method: str = "plain",
     limits: Limits | None = None,
-    device: str = "cpu",
+    device: str = "auto",
     resume: Path | None = None,
     progress: Progress | None = None,
 ) -> tuple[ModelProto, dict[str, Any]]:
@@ -56,7 +60,7 @@ def quantize_model(
         method: `plain` (ranges alone), `auto` (corrections until the limits are met) or `best` (all of them
             that cost no speed); of the inputs of the last two, a quarter judges the corrections.
         limits: when `auto` is good enough.
-        device: `cpu` or `cuda`, for training.
+        device: `auto`, `cpu` or `cuda`, for training.
         resume: a file in which training keeps its state, to go on from.
         progress: is told how far corrections are.
 
@@ -78,19 +82,22 @@ def quantize_model(
     graph = prepare(model, STRONG_OPSET if rendering == "strong" else LEAST_OPSET)
     excluded = check_names(graph, exclude)
     climbed = None
-    if method == "plain":
-        made = draft(graph, how, batches, ranges, excluded)
-        few = [part.feed for part in islice(parts(batches, _inputs(graph)), LOOKED_AT)]
-    else:
-        chosen, held = split(batches, _inputs(graph))
-        first = draft(graph, how, chosen, ranges, excluded)
+    chosen: list[Feed] = []
+    held: list[Feed] = []
+    if method != "plain":
+        chosen, held = split(batches, open_model(graph.model).inputs)
+    made = draft(graph, how, chosen or batches, ranges, excluded)
+    few = made.found.collected.kept[:LOOKED_AT]
+    if held:
         climbed = climb(
-            first, how, chosen, held, ranges, method, limits, device=device, resume=resume, progress=progress
+            made, how, chosen, held, ranges, method, limits, device=device, resume=resume, progress=progress
         )
         made, few = climbed.best, held[:LOOKED_AT]
     finished, warnings = how.finish(made.model)
     properties = {item.key: item.value for item in finished.metadata_props} | {RENDERING_KEY: rendering}
     helper.set_model_props(finished, properties)
+    if method != "plain" and not held:
+        warnings.append(TOO_FEW_WARNING)
     warnings += [*placement.missing_kernels(made.graph, made.plan, tensorrt), *made.found.warnings]
     return finished, {
         "rendering": rendering,
@@ -129,10 +136,6 @@ def _account(made: Draft, noise: list[Layer], climbed: Climb | None) -> dict[str
         "quantized_ops": sum(layer.precision == "INT8" for layer in made.plan.layers),
         "float_ops": sum(layer.precision != "INT8" for layer in made.plan.layers),
     }
-
-
-def _inputs(graph: Any) -> Any:
-    return Session(graph.model.SerializeToString()).inputs
 
 
 def _describe(tensor: str, scale: Scale) -> dict[str, Any]:
