@@ -40,15 +40,13 @@ def noise_by_layer(drafted: Draft, batches: Iterable[Batch]) -> list[Layer]:
     graph = drafted.graph
     nodes = [node for node in graph.nodes if node.name in drafted.plan.weighted]
     tensors = [node.output[0] for node in nodes]
-    exact = Tapped(graph, [name for name in tensors if name not in graph.outputs])
-    rounded = Tapped(Graph(drafted.model), [name for name in tensors if name not in graph.outputs])
+    exact, rounded = Tapped(graph, tensors), Tapped(Graph(drafted.model), tensors)
     signal, noise = np.zeros(len(nodes)), np.zeros(len(nodes))
     for part in parts(batches, exact.inputs):
         right, found = exact.run(part.feed), rounded.run(part.feed)
         for place, name in enumerate(tensors):
-            if name in right and name in found:
-                signal[place] += float(np.square(right[name], dtype=np.float64).sum())
-                noise[place] += float(np.square(right[name] - found[name], dtype=np.float64).sum())
+            signal[place] += float(np.square(right[name], dtype=np.float64).sum())
+            noise[place] += float(np.square(right[name] - found[name], dtype=np.float64).sum())
     return [
         Layer(node.name, _decibel(signal[place], noise[place]), None, operations(graph, node))
         for place, node in enumerate(nodes)

@@ -1,78 +1,20 @@
-"""Charts as SVG that lies inside a page: curves, classes, latencies.
+"""Charts of a run: curves of training and transfer, classes, latencies.
 
-Drawn with matplotlib in stand-in colours, which become the page's CSS variables, so that a chart follows
-light, dark and print. Text stays text. The same numbers give the same bytes. Every id carries the chart's
-name. It knows nothing of the page. It may import errors, the report's schema and its wording.
+It knows nothing of the page. It may import the report's drawing, schema and wording.
 """
 
-import io
 import itertools
-import logging
-import re
-import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
-from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from edgetune.report.drawing import FIRST, INK, MUTED, PERCENT, SECOND, STYLE, figure, legend, svg
 from edgetune.report.schema import ClassRow, Epoch, Latency, Training, Transfer
 from edgetune.report.wording import middle, milliseconds, percent
-
-# Chart units are CSS pixels on a phone of 380 px; a wider column scales the drawing up, text and all.
-WIDTH = 380
-
-# Stand-ins: colours nobody would choose, each replaced by a variable of the page.
-INK, MUTED, RULE, PANEL = "#010001", "#010002", "#010003", "#010004"
-FIRST, SECOND = "#010005", "#010006"
-VARIABLES = {
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    RULE: "var(--rule)",
-    PANEL: "var(--panel)",
-    FIRST: "var(--first)",
-    SECOND: "var(--second)",
-}
-
-# On top of matplotlib's defaults: what someone set up for other drawings has no say here.
-STYLE: dict[Any, Any] = {
-    **{key: value for key, value in mpl.rcParamsDefault.items() if "backend" not in key},
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": 12.5,
-    "axes.edgecolor": RULE,
-    "axes.facecolor": "none",
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.unicode_minus": True,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.8,
-    "text.color": INK,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.labelsize": 11.5,
-    "ytick.labelsize": 11.5,
-    "legend.frameon": False,
-    "legend.fontsize": 11.5,
-    "legend.labelcolor": INK,
-    "lines.linewidth": 2.0,
-    "hatch.linewidth": 0.8,
-}
-
-# It says on stderr that it builds its font cache, once per machine; the progress bar is enough.
-logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-
-PERCENT = FuncFormatter(lambda value, _: f"{value:g}%")
 
 Curve = tuple[str, Sequence[tuple[int, float | None]]]
 
@@ -114,7 +56,7 @@ def class_chart(rows: Sequence[ClassRow]) -> str:
     int8 = [100 * (row.int8 or 0) / row.images for row in known]
     places = list(range(len(known)))
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(58 + 22 * len(known))
+        canvas, axes = figure(58 + 22 * len(known))
         axes.hlines(places, fp32, int8, color=MUTED, linewidth=2)
         axes.plot(fp32, places, "o", color=FIRST, fillstyle="none", markersize=10, mew=2, label="FP32")
         axes.plot(int8, places, "o", color=SECOND, markersize=5.5, label="INT8")
@@ -127,9 +69,9 @@ def class_chart(rows: Sequence[ClassRow]) -> str:
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_formatter(PERCENT)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        _legend(axes)
+        legend(axes)
         label = f"Accuracy of {len(known)} classes, FP32 and INT8; lowest {low:.0f}%. Figures in the table."
-        return _svg(figure, "classes", label)
+        return svg(canvas, "classes", label)
 
 
 def latency_chart(latency: Latency) -> str:
@@ -146,7 +88,7 @@ def latency_chart(latency: Latency) -> str:
     total = sum(len(s) for s in everything)
     beyond = sum(int((s > edges[-1]).sum()) for s in everything)
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(220)
+        canvas, axes = figure(220)
         for samples, (key, timing) in zip(everything, shown, strict=True):
             colour, hatch = (FIRST, "////") if key == "FP32" else (SECOND, "")
             heights, _ = np.histogram(samples, edges)
@@ -174,9 +116,9 @@ def latency_chart(latency: Latency) -> str:
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="x", visible=False)
         axes.set_ylim(bottom=0)
-        _legend(axes)
+        legend(axes)
         medians = ", ".join(f"{key} {milliseconds(timing.p50_ms)}" for key, timing in shown)
-        return _svg(figure, "latency", f"Distribution of latencies; medians: {medians}.")
+        return svg(canvas, "latency", f"Distribution of latencies; medians: {medians}.")
 
 
 def _fence(samples: NDArray[np.float64]) -> float:
@@ -201,7 +143,7 @@ def _curves(
         return ""
     styles = ((SECOND, "-", "o", 4.5), (FIRST, (0, (4, 2)), "s", 3.5))
     with mpl.rc_context(STYLE):
-        figure, axes = _figure(220)
+        canvas, axes = figure(220)
         for (label, line), (colour, dashes, marker, size) in zip(known, styles, strict=False):
             few = len(line) <= 30
             axes.plot(
@@ -218,10 +160,10 @@ def _curves(
         axes.grid(axis="x", visible=False)
         if shares:
             axes.yaxis.set_major_formatter(PERCENT)
-        _legend(axes)
+        legend(axes)
         unit = "%" if shares else ""
         ends = ", ".join(f"{label} {line[-1][1]:.3g}{unit}" for label, line in known)
-        return _svg(figure, name, f"{title} over the epochs; at the end: {ends}.")
+        return svg(canvas, name, f"{title} over the epochs; at the end: {ends}.")
 
 
 def _phases(axes: Axes, epochs: Sequence[Epoch]) -> None:
@@ -229,60 +171,3 @@ def _phases(axes: Axes, epochs: Sequence[Epoch]) -> None:
     for before, after in itertools.pairwise(epochs):
         if before.phase != after.phase:
             axes.axvline((before.epoch + after.epoch) / 2, color=MUTED, linewidth=0.8, linestyle=(0, (1, 2)))
-
-
-def _figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH / 72, height / 72), facecolor="none", layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.2,
-                handlelength=1.6, columnspacing=1.4, handletextpad=0.5)  # fmt: skip
-
-
-def _svg(figure: Figure, name: str, label: str) -> str:
-    """Return the drawing as an `<svg>` element for a page: no size, no fonts, no colours, no foreign ids."""
-    drawn = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
-        # The page's fonts draw the text; that matplotlib's own lacks a letter does not matter.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-        figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
-    root = ElementTree.fromstring(drawn.getvalue())
-    for parent in root.iter():
-        for child in list(parent):
-            if child.tag.endswith(("}metadata", "}style")):
-                parent.remove(child)
-    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', drawn.getvalue()))
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        element.attrib = {
-            key.rpartition("}")[2]: _attribute(key, value, name)
-            for key, value in element.attrib.items()
-            if key != "id" or value in used
-        }
-        element.tail = None
-        if element.tag != "text":
-            element.text = None
-    root.attrib = {"viewBox": root.attrib["viewBox"], "class": "chart", "role": "img", "aria-label": label}
-    text = ElementTree.tostring(root, encoding="unicode")
-    for stand_in, variable in VARIABLES.items():
-        text = text.replace(stand_in, variable)
-    return text
-
-
-def _attribute(key: str, value: str, name: str) -> str:
-    if key == "id":
-        return f"{name}-{value}"
-    if key.endswith("href"):
-        return f"#{name}-{value.removeprefix('#')}"
-    if key == "clip-path":
-        return value.replace("url(#", f"url(#{name}-")
-    if key == "d":
-        return " ".join(value.split())
-    return (
-        re.sub(r"font-family:[^;]*;?\s*", "", value.replace("url(#", f"url(#{name}-"))
-        if key == "style"
-        else value
-    )

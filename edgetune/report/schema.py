@@ -1,31 +1,19 @@
 """What report.json holds, as models in which every part may be missing.
 
-A stage that was not run leaves its part out, an older report lacks newer keys, and a report that cannot be
-drawn helps nobody: so missing, null and not-a-number are the same here, and unknown keys are passed over.
-Names come from the user's folders: characters that steer a terminal, a page or the direction of text are
-shown as escapes. It may import errors only.
+It may import errors, the report's part and schema_int8.
 """
 
-import math
-import unicodedata
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from edgetune.errors import ArtifactError
+from edgetune.report.part import Part, present
+from edgetune.report.schema_int8 import Calibration, Layer, Quantization
 
 SCHEMA_VERSION = 1
 
-# The zero-width joiners build letters and emoji; every other invisible character is escaped.
-JOINERS = "\u200c\u200d"
-
 Status = Literal["pass", "fail", "uncertain", "not judged"]
-
-
-class Part(BaseModel):
-    """A part of the report."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
 class Verdict(Part):
@@ -184,12 +172,14 @@ class Parity(Part):
 
 
 class Right(Part):
-    """Accuracy of one network, a share, with its interval."""
+    """Accuracy of one network, a share, with its interval; how sure it is, and how wrong about that."""
 
     right: int | None = None
     top1: float | None = None
     low: float | None = None
     high: float | None = None
+    confidence: float | None = None
+    ece: float | None = None
 
 
 class Drop(Part):
@@ -204,12 +194,13 @@ class Drop(Part):
 
 
 class ClassRow(Part):
-    """One class: how many images, and how many each network got right."""
+    """One class: its images, how many each network got right, on how many INT8 says another class."""
 
     name: str = ""
     images: int = 0
     fp32: int | None = None
     int8: int | None = None
+    flips: int | None = None
 
 
 class Confusion(Part):
@@ -241,25 +232,6 @@ class Accuracy(Part):
     per_class: tuple[ClassRow, ...] = ()
     confusion: Confusion = Confusion()
     confused: tuple[Pair, ...] = ()
-
-
-class Layer(Part):
-    """One node of the INT8 network, and why it is not INT8 where it is not."""
-
-    name: str = ""
-    op: str = ""
-    precision: str = ""
-    why: str = ""
-    weight_bytes: int | None = None
-
-
-class Calibration(Part):
-    """What the activations' ranges come from."""
-
-    images: int | None = None
-    ranges: str = ""
-    preset: str = ""
-    warnings: tuple[str, ...] = ()
 
 
 class Timing(Part):
@@ -328,6 +300,7 @@ class Report(Part):
     accuracy: Accuracy | None = None
     layers: tuple[Layer, ...] = ()
     calibration: Calibration = Calibration()
+    quantization: Quantization = Quantization()
     latency: Latency | None = None
     size: Size = Size()
     gates: tuple[Gate, ...] = ()
@@ -345,40 +318,16 @@ def read_report(content: dict[str, Any], where: str = "report") -> Report:
     Raises:
         ArtifactError: made by another schema version, or a value of the wrong kind; names the key.
     """
-    present = _present(content)
-    version = present.get("schema_version", SCHEMA_VERSION)
+    found = present(content)
+    version = found.get("schema_version", SCHEMA_VERSION)
     if version != SCHEMA_VERSION:
         raise ArtifactError(
             f"{where}: schema_version {version!r}, where this edgetune reads {SCHEMA_VERSION}",
             hint="run the recipe again, or read it with the edgetune that wrote it",
         )
     try:
-        return Report.model_validate(present)
+        return Report.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         raise ArtifactError(f"{where}: {key}: {first['msg']}", hint="run the recipe again") from None
-
-
-def visible(text: str) -> str:
-    """Return the text with every control, direction or otherwise invisible character as an escape."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        c
-        if c.isprintable() or c in JOINERS or unicodedata.category(c) == "Zs"
-        else c.encode("unicode_escape").decode()
-        for c in text
-    )
-
-
-def _present(value: Any) -> Any:
-    """Copy JSON without what is null or not a number, its texts made visible, its keys sorted."""
-    if isinstance(value, dict):
-        items = ((visible(str(key)), _present(value[key])) for key in sorted(value, key=str))
-        return {key: item for key, item in items if item is not None}
-    if isinstance(value, list | tuple):
-        return [item for item in map(_present, value) if item is not None]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return visible(value) if isinstance(value, str) else value

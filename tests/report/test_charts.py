@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgetune.report import charts
+from edgetune.report import charts, drawing
 from edgetune.report.schema import ClassRow, Epoch, Latency, Timing, Training, Transfer, read_report
 
 
@@ -33,7 +33,7 @@ def test_charts_are_svg_with_text_and_a_label(any_report: dict[str, Any]) -> Non
         assert root.tag == "svg", name
         assert root.get("role") == "img"
         assert root.get("aria-label")
-        assert root.get("viewBox", "").startswith(f"0 0 {charts.WIDTH} ")
+        assert root.get("viewBox", "").startswith(f"0 0 {drawing.WIDTH} ")
         assert root.get("width") is None, "the page decides"
         assert list(root.iter("text")), "text stays text"
         assert "font-family" not in chart

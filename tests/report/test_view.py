@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edgetune.errors import ArtifactError
 from edgetune.report import sentences, view
+from edgetune.report.part import visible
 from edgetune.report.schema import (
     Accuracy,
     ClassRow,
@@ -18,14 +19,13 @@ from edgetune.report.schema import (
     Epoch,
     Flip,
     Gate,
-    Layer,
     Pair,
     Report,
     Target,
     Transfer,
     read_report,
-    visible,
 )
+from edgetune.report.schema_int8 import Layer
 
 Samples = dict[str, Callable[[], dict[str, Any]]]
 
