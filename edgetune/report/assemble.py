@@ -20,6 +20,10 @@ from edgetune.report.gates import exit_code, judge, verdict
 
 SCHEMA_VERSION = 1
 
+# What a report takes over of what the INT8 network's maker told.
+CALIBRATION = ("images", "ranges", "preset", "warnings", "convergence", "enough_images")
+QUANTIZATION = ("method", "held_images", "seconds", "ladder")
+
 
 def assemble(
     recipe: Recipe,
@@ -68,7 +72,8 @@ def assemble(
             for role, made in roles.items()
         ],
         "layers": int8.details.get("layers"),
-        "calibration": {key: int8.details.get(key) for key in ("images", "ranges", "preset", "warnings")},
+        "calibration": {key: int8.details.get(key) for key in CALIBRATION},
+        "quantization": {key: int8.details.get(key) for key in QUANTIZATION},
         "gates": [gate.model_dump(mode="json") for gate in gates],
         "left_to_do": left_to_do(target, network.inputs),
         "reproduce": _reproduce(command),

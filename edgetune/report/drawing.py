@@ -22,7 +22,7 @@ WIDTH = 380
 
 # Stand-ins: colours nobody would choose, each replaced by a variable of the page.
 INK, MUTED, RULE, PANEL = "#010001", "#010002", "#010003", "#010004"
-FIRST, SECOND = "#010005", "#010006"
+FIRST, SECOND, WRONG = "#010005", "#010006", "#010007"
 VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -30,6 +30,7 @@ VARIABLES = {
     PANEL: "var(--panel)",
     FIRST: "var(--first)",
     SECOND: "var(--second)",
+    WRONG: "var(--wrong)",
 }
 
 # On top of matplotlib's defaults: what someone set up for other drawings has no say here.

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.cells import cell_len
 
-from edgetune.report import sentences, view, wording
-from edgetune.report.schema import ClassRow, Data, Flip, Latency, Layer, Pair, Report, Training
+from edgetune.report import sentences, view, view_int8, wording
+from edgetune.report.schema import ClassRow, Data, Flip, Latency, Pair, Report, Training
+from edgetune.report.schema_int8 import Layer
 
 # Characters that Markdown would act on. An underscore inside a word is none of them.
 SPECIAL = re.compile(r"[\\|<*\[\]`~]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|^(?=[#>+-])")
@@ -40,13 +41,14 @@ def table(header: Cells, rows: Sequence[Cells], left: int = 1) -> str:
     """Return a table whose first columns are aligned to the left, the rest to the right.
 
     Args:
-        header: a title per column.
+        header: a title per column; a column in which every row has None is left out.
         rows: of texts or numbers, which are escaped here.
         left: how many columns are texts.
     """
-    cells = [[escaped(cell) for cell in row] for row in [header, *rows]]
+    known = [i for i in range(len(header)) if not rows or any(row[i] is not None for row in rows)]
+    cells = [[escaped("" if row[i] is None else row[i]) for i in known] for row in [header, *rows]]
     widths = [
-        max(min(max(cell_len(row[column]) for row in cells), WIDEST), 3) for column in range(len(header))
+        max(min(max(cell_len(row[column]) for row in cells), WIDEST), 3) for column in range(len(known))
     ]
     rule = "|".join("-" * (w + 2) if i < left else "-" * (w + 1) + ":" for i, w in enumerate(widths))
     lines = [_line(row, widths, left) for row in cells]
@@ -94,6 +96,7 @@ def _classes(classes: Sequence[ClassRow]) -> list[Cells]:
             wording.count(row.fp32),
             wording.count(row.int8),
             wording.signed(view.change(row)),
+            row.flips,
         )
         for row in classes
     ]
@@ -143,7 +146,7 @@ def _environment() -> Environment:
         epochs=_epochs, classes=_classes, pairs=_pairs, flips=_flips, layers=_layers, latency=_latency,
         counts=_counts, artifacts=_artifacts,
     )  # fmt: skip
-    shared = {"view": view, "sentences": sentences, "wording": wording}
+    shared = {"view": view, "int8": view_int8, "sentences": sentences, "wording": wording}
     environment.globals |= shared | {"rows": rows, "table": table, "fenced": fenced, "code": code}
     environment.filters["md"] = escaped
     return environment

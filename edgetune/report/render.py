@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from edgetune.artifact import disk_error, write_atomic
 from edgetune.errors import ArtifactError
-from edgetune.report import sentences, view, wording
+from edgetune.report import sentences, view, view_int8, wording
 from edgetune.report.markdown import markdown
 from edgetune.report.schema import Report, read_report
 
@@ -70,7 +70,7 @@ def load_report(path: Path) -> dict[str, Any]:
 
 def html(report: Report) -> str:
     """Return the report as one HTML page."""
-    from edgetune.report import charts
+    from edgetune.report import charts, charts_int8
 
     accuracy = report.accuracy
     worst = view.worst_classes(accuracy.per_class) if accuracy else []
@@ -79,6 +79,8 @@ def html(report: Report) -> str:
         "training": charts.training_charts(report.training) if report.training else [],
         "classes": charts.class_chart(worst),
         "latency": charts.latency_chart(report.latency) if report.latency else "",
+        "layers": charts_int8.layer_chart(report.layers),
+        "settling": charts_int8.settling_chart(report.calibration),
     }
     recipe = json.dumps(report.recipe, indent=2, ensure_ascii=False) if report.recipe else ""
     template = _environment().get_template("report.html.j2")
@@ -94,7 +96,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"view": view, "sentences": sentences, "wording": wording, "markup": Markup}
+    shared = {"view": view, "int8": view_int8, "sentences": sentences, "wording": wording}
+    environment.globals |= shared | {"markup": Markup}
     return environment
 
 

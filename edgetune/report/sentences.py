@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from edgetune.report import wording
-from edgetune.report.schema import Accuracy, Calibration, ClassRow, Data, Parity, Report, Training, Transfer
+from edgetune.report.schema import Accuracy, ClassRow, Data, Parity, Report, Right, Training, Transfer
+from edgetune.report.schema_int8 import Calibration, Quantization
 from edgetune.report.view import MATRIX_CLASSES, data_classes, planned, splits
+from edgetune.report.view_int8 import decibels, settling, short_name, worst_layers
 
 
 def subtitle(report: Report) -> list[str]:
@@ -48,12 +50,31 @@ def drop_sentence(accuracy: Accuracy) -> str:
             )
         parts.append(f"{images}INT8 gets {drop.worse} wrong that FP32 gets right, "
                      f"and {drop.better} right that FP32 gets wrong")  # fmt: skip
+    if drop.points is not None:
+        span = wording.interval(drop.low, drop.high, "points").removesuffix(" points")
+        parts.append(f"a drop of {wording.points(drop.points)} points" + (f" (95%: {span})" if span else ""))
+    sentence = ": ".join(parts)
+    said = [f"{sentence[0].upper()}{sentence[1:]}."] if sentence else []
     if drop.p_value is not None:
-        parts.append(
-            f"a difference this large comes by chance with probability {wording.number(drop.p_value, 2)}"
-        )
-    sentence = "; ".join(parts)
-    return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
+        p = wording.number(drop.p_value, 2)
+        said.append(f"McNemar's exact test: p = {p}, how likely chance alone brings a difference this large.")
+    return " ".join(said)
+
+
+def confidence_sentence(accuracy: Accuracy) -> str:
+    """Say how far each network's confidence lies from its accuracy."""
+    fp32, int8 = (accuracy.models.get(name, Right()) for name in ("fp32", "int8"))
+    if int8.ece is None:
+        return ""
+    before = "" if fp32.ece is None else f"{wording.percent(fp32.ece)} with FP32, "
+    said = (
+        "Expected calibration error (how far confidence lies from accuracy, mean over 15 bins): "
+        f"{before}{wording.percent(int8.ece)} with INT8."
+    )
+    if int8.confidence is None or int8.top1 is None:
+        return said
+    sure, right = wording.percent(int8.confidence), wording.percent(int8.top1)
+    return f"{said} INT8 is {sure} sure on average, and right in {right}."
 
 
 def transfer_sentence(transfer: Transfer) -> str:
@@ -113,7 +134,7 @@ def classes_sentence(rows: Sequence[ClassRow], shown: Sequence[ClassRow]) -> str
         return f"the {judged} of {wording.count(len(rows), 'class', 'classes')}{some}"
     return (
         f"the {len(shown)} of {wording.count(judged, 'class', 'classes')}{some} "
-        "that INT8 gets right least often"
+        "that lose most from FP32 to INT8"
     )
 
 
@@ -151,7 +172,54 @@ def calibration_sentence(calibration: Calibration) -> str:
         return ""
     how = f", by {calibration.ranges}" if calibration.ranges else ""
     preset = f" (preset {calibration.preset})" if calibration.preset else ""
-    return f"Ranges come from {wording.count(calibration.images, 'training image')}{how}{preset}."
+    come = f"Ranges come from {wording.count(calibration.images, 'training image')}{how}{preset}."
+    return f"{come} {_settled(calibration)}".rstrip()
+
+
+def _settled(calibration: Calibration) -> str:
+    """Say how many images were enough, where that was looked at."""
+    steps = settling(calibration.convergence)
+    if len(steps) < 2:
+        return ""
+    enough, last = calibration.enough_images, steps[-1][0]
+    apart = [p95 for images, _, p95 in steps[:-1] if enough is not None and images >= enough]
+    if not apart:
+        return f"{wording.count(last, 'image').capitalize()} were not enough for them to settle."
+    return (
+        f"{wording.count(enough)} were enough: from there on, 95 of 100 scales stayed within "
+        f"{wording.percent(max(apart))} of the final ones."
+    )
+
+
+def noise_sentence(report: Report) -> str:
+    """Say which layers hurt, or nothing where that was not looked at."""
+    worst = worst_layers(report.layers, 1)
+    if not worst:
+        return ""
+    return (
+        "Signal to noise compares each layer's output inside the INT8 network with FP32's, so everything up to "
+        f"it counts; 6 dB less is twice the error. Lowest: {short_name(worst[0])}, "
+        f"{decibels(worst[0].sqnr_db)}."
+    )
+
+
+def ladder_sentence(quantization: Quantization) -> str:
+    """Say what corrections brought, or why there are none."""
+    ladder = quantization.ladder
+    if not ladder:
+        return "Corrections were not asked for (quantize.method: plain)." if quantization.method else ""
+    if len(ladder) == 1:
+        return "Ranges alone met the limits on held-out training images, so nothing was corrected."
+    kept = [rung for rung in ladder[1:] if rung.kept]
+    on = (
+        f" on {wording.count(quantization.held_images, 'held-out input')}" if quantization.held_images else ""
+    )
+    came = f"{len(kept)} of {wording.count(len(ladder) - 1, 'correction')} helped{on} and were kept"
+    first, last = ladder[0].sqnr_db, (kept or ladder)[-1].sqnr_db
+    if kept and first is not None and last is not None:
+        came += f": signal to noise of the outputs went from {decibels(first)} to {decibels(last)}"
+    took = f"; quantizing took {wording.seconds(quantization.seconds)}" if quantization.seconds else ""
+    return f"{came}{took}."
 
 
 def latency_sentence(report: Report) -> str:

@@ -18,13 +18,13 @@ from edgetune.report.schema import (
     Data,
     Gate,
     Latency,
-    Layer,
     Pair,
     Parity,
     Report,
     Right,
     Timing,
 )
+from edgetune.report.schema_int8 import Layer
 
 # A matrix of more classes is unreadable; the pairs that are confused most say more.
 MATRIX_CLASSES = 25
@@ -147,6 +147,7 @@ def comparison(report: Report) -> list[Row]:
     size, ms = wording.size, wording.milliseconds
     rows = [
         Row("top-1 accuracy", wording.percent(before.top1), wording.percent(after.top1), change),
+        Row("calibration error (ECE)", wording.percent(before.ece), wording.percent(after.ece), ""),
         Row("latency, median", ms(slow.p50_ms), ms(fast.p50_ms), times),
         Row("latency, p99", ms(slow.p99_ms), ms(fast.p99_ms), ""),
         Row("peak memory", _unit(slow.peak_memory_mb, "MB"), _unit(fast.peak_memory_mb, "MB"), ""),
@@ -211,13 +212,11 @@ def confused(report: Report, most: int = WORST) -> list[Pair]:
 
 
 def worst_classes(rows: Sequence[ClassRow], most: int = WORST) -> list[ClassRow]:
-    """Return all classes in their order, or of many those with images that INT8 gets right least often."""
+    """Return all classes in their order, or of many those with images that lose most from FP32 to INT8."""
     if len(rows) <= most:
         return list(rows)
     judged = [row for row in rows if row.images > 0]
-    return sorted(judged, key=lambda row: ((row.int8 or 0) / row.images, (row.int8 or 0) - (row.fp32 or 0)))[
-        :most
-    ]
+    return sorted(judged, key=lambda row: (change(row) / row.images, (row.int8 or 0) / row.images))[:most]
 
 
 def is_command(text: str) -> bool:

@@ -32,6 +32,8 @@ BATCH = 32
 SUBSET_SEED = 0
 FLIPS = 50
 PAIRS = 50
+# As in the paper that made the measure known.
+ECE_BINS = 15
 # Confusion matrices beyond this many classes are megabytes that nobody reads.
 CONFUSION_CLASSES = 200
 TITLES = {"torch": "torch", "fp32": "FP32 ONNX", "int8": "INT8"}
@@ -39,6 +41,7 @@ TITLES = {"torch": "torch", "fp32": "FP32 ONNX", "int8": "INT8"}
 Logits = NDArray[np.float32]
 Run = Callable[[NDArray[np.float32]], Logits]
 Predictions = dict[str, NDArray[np.int64]]
+Confidences = dict[str, NDArray[np.float64]]
 
 
 def check(
@@ -93,7 +96,7 @@ def check(
         "int8": _first_output(Session(qdq.file("model.onnx"), exact=standing_in)),
     }
     inputs = batches(data.root, samples, network.preprocess, BATCH)
-    against_torch, against_fp32, top1 = _compare(runs, inputs, samples, len(network.classes), shown)
+    against_torch, against_fp32, top1, sure = _compare(runs, inputs, samples, len(network.classes), shown)
     measures = {
         "parity": {
             "fp32_vs_torch": against_torch.figures() | agreement(top1["torch"], top1["fp32"]),
@@ -101,7 +104,7 @@ def check(
             | agreement(top1["fp32"], top1["int8"])
             | {"exact": standing_in, "flips": _flips(samples, top1, network.classes)},
         },
-        "accuracy": accuracy(samples, top1, network.classes) | {"of": len(data.splits["test"])},
+        "accuracy": accuracy(samples, top1, network.classes, sure) | {"of": len(data.splits["test"])},
     }
     write_atomic(into / "measures.json", json.dumps(measures, indent=1, allow_nan=False) + "\n")
     parents = {"checkpoint": checkpoint.digest, "onnx": network.digest, "qdq": qdq.digest}
@@ -128,13 +131,19 @@ def chosen(samples: Sequence[Sample], images: int) -> tuple[Sample, ...]:
     return tuple(samples[index] for index in sorted(np.argsort(place, kind="stable")[:images]))
 
 
-def accuracy(samples: Sequence[Sample], top1: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+def accuracy(
+    samples: Sequence[Sample],
+    top1: Predictions,
+    classes: Sequence[str],
+    confidences: Confidences | None = None,
+) -> dict[str, Any]:
     """Return accuracy per network and class, the drop from FP32 to INT8, and where images ended up.
 
     Args:
         samples: in the order of the predictions.
         top1: of `torch`, `fp32` and `int8`, [N] each.
         classes: names, by label.
+        confidences: in those predictions, [N] each: then also how far they are from the truth.
     """
     truth = np.array([sample.label for sample in samples])
     right = {name: predicted == truth for name, predicted in top1.items()}
@@ -143,12 +152,16 @@ def accuracy(samples: Sequence[Sample], top1: Predictions, classes: Sequence[str
         count = int(hits.sum())
         low, high = wilson(count, truth.size)
         models[name] = {"right": count, "top1": count / truth.size, "low": low, "high": high}
+        if confidences:
+            mean, error = float(confidences[name].mean()), calibration_error(confidences[name], hits)
+            models[name] |= {"confidence": mean, "ece": error}
     per_class = [
         {
             "name": name,
             "images": int((truth == label).sum()),
             "fp32": int(right["fp32"][truth == label].sum()),
             "int8": int(right["int8"][truth == label].sum()),
+            "flips": int((top1["fp32"] != top1["int8"])[truth == label].sum()),
         }
         for label, name in enumerate(classes)
     ]
@@ -163,6 +176,28 @@ def accuracy(samples: Sequence[Sample], top1: Predictions, classes: Sequence[str
         else None,
         "confused": confused(truth, top1, classes),
     }
+
+
+def confidence(logits: Logits) -> NDArray[np.float64]:
+    """Return the softmax of the largest of logits [N, K], [N]."""
+    exact = logits.astype(np.float64)
+    largest: NDArray[np.float64] = 1 / np.exp(exact - exact.max(axis=1, keepdims=True)).sum(axis=1)
+    return largest
+
+
+def calibration_error(confidences: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """Return the expected calibration error: how far confidence lies from accuracy, bin by bin.
+
+    Bins are of equal width, each weighed by its images (Guo et al. 2017, arXiv:1706.04599, equation 3).
+
+    Args:
+        confidences: in the class that was named, [N], N at least 1.
+        right: whether that class was right, [N].
+    """
+    # A bin holds its upper end: 1.0 belongs to the last one.
+    bins = np.clip(np.ceil(confidences * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    gaps = np.bincount(bins, weights=confidences - right, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / right.size)
 
 
 def confused(truth: NDArray[np.int64], top1: Predictions, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -199,10 +234,11 @@ def _compare(
     samples: Sequence[Sample],
     classes: int,
     progress: Progress,
-) -> tuple[Comparison, Comparison, Predictions]:
+) -> tuple[Comparison, Comparison, Predictions, Confidences]:
     """Run the three networks side by side over all inputs, once."""
     against_torch, against_fp32 = Comparison(), Comparison()
     predicted: dict[str, list[NDArray[np.int64]]] = {name: [] for name in runs}
+    sure: dict[str, list[NDArray[np.float64]]] = {name: [] for name in runs}
     done = 0
     progress.begin("check", len(samples))
     for batch in inputs:
@@ -210,12 +246,14 @@ def _compare(
         logits = {name: _sound(run(batch), TITLES[name], part, classes) for name, run in runs.items()}
         for name, values in logits.items():
             predicted[name].append(values.argmax(axis=1))
+            sure[name].append(confidence(values))
         against_torch.add(logits["torch"], logits["fp32"])
         against_fp32.add(logits["fp32"], logits["int8"])
         done += len(batch)
         progress.advance(len(batch))
     progress.end()
-    return against_torch, against_fp32, {name: np.concatenate(parts) for name, parts in predicted.items()}
+    top1 = {name: np.concatenate(parts) for name, parts in predicted.items()}
+    return against_torch, against_fp32, top1, {name: np.concatenate(parts) for name, parts in sure.items()}
 
 
 def _relabelled(samples: Sequence[Sample], own: Sequence[str], classes: Sequence[str]) -> list[Sample]:
