@@ -10,13 +10,27 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from edgetune.report import view_int8
-from edgetune.report.drawing import FIRST, INK, MUTED, PERCENT, SECOND, STYLE, WRONG, figure, legend, svg
+from edgetune.report.drawing import (
+    FIRST,
+    INK,
+    MUTED,
+    PERCENT,
+    SECOND,
+    STYLE,
+    WIDTH,
+    WRONG,
+    figure,
+    legend,
+    svg,
+)
 from edgetune.report.schema_int8 import Calibration, Layer
 from edgetune.report.wording import count, middle, percent
 
 # Of a layer's row, in chart units, and of all of them together.
 ROW, LEAST, MOST = 7, 130, 560
 LABEL = 15
+# Between two numbers below an axis.
+TICK = 28
 
 
 def layer_chart(layers: Sequence[Layer]) -> str:
@@ -69,9 +83,9 @@ def settling_chart(calibration: Calibration) -> str:
     with mpl.rc_context(STYLE):
         canvas, axes = figure(210)
         axes.plot(images, [100 * step[1] for step in steps], color=SECOND, marker="o", markersize=4.5,
-                  label="median")  # fmt: skip
+                  clip_on=False, label="median")  # fmt: skip
         axes.plot(images, [100 * step[2] for step in steps], color=FIRST, linestyle=(0, (4, 2)), marker="s",
-                  markersize=3.5, label="95th percentile")  # fmt: skip
+                  markersize=3.5, clip_on=False, label="95th percentile")  # fmt: skip
         if enough is not None:
             axes.axvline(enough, color=INK, linewidth=1.2, linestyle=(0, (2, 2)), label=f"enough: {enough:,}")
         axes.set_xscale("log", base=2)
@@ -124,4 +138,5 @@ def _dodge(places: Sequence[float], gap: float, top: float, bottom: float) -> li
 
 def _apart(images: Sequence[int]) -> list[int]:
     """Return the counts that are written below the axis: the last one, and those that leave it room."""
-    return [number for number in images[:-1] if number * 1.6 <= images[-1]] + [images[-1]]
+    room = (images[-1] / images[0]) ** (TICK / WIDTH)
+    return [number for number in images[:-1] if number * room <= images[-1]] + [images[-1]]

@@ -177,14 +177,11 @@ def calibration_sentence(calibration: Calibration) -> str:
 
 
 def _settled(calibration: Calibration) -> str:
-    """Say how many images were enough, where that was looked at."""
-    steps = settling(calibration.convergence)
-    if len(steps) < 2:
-        return ""
-    enough, last = calibration.enough_images, steps[-1][0]
+    """Say how many images were enough, where that was looked at; that none were is one of the warnings."""
+    steps, enough = settling(calibration.convergence), calibration.enough_images
     apart = [p95 for images, _, p95 in steps[:-1] if enough is not None and images >= enough]
     if not apart:
-        return f"{wording.count(last, 'image').capitalize()} were not enough for them to settle."
+        return ""
     return (
         f"{wording.count(enough)} were enough: from there on, 95 of 100 scales stayed within "
         f"{wording.percent(max(apart))} of the final ones."
@@ -211,10 +208,10 @@ def ladder_sentence(quantization: Quantization) -> str:
     if len(ladder) == 1:
         return "Ranges alone met the limits on held-out training images, so nothing was corrected."
     kept = [rung for rung in ladder[1:] if rung.kept]
-    on = (
-        f" on {wording.count(quantization.held_images, 'held-out input')}" if quantization.held_images else ""
-    )
-    came = f"{len(kept)} of {wording.count(len(ladder) - 1, 'correction')} helped{on} and were kept"
+    held, tried = quantization.held_images, wording.count(len(ladder) - 1, "correction")
+    on = f" on {wording.count(held, 'held-out training image')}" if held else ""
+    were = "was" if len(kept) == 1 else "were"
+    came = f"{len(kept)} of {tried} helped{on} and {were} kept" if kept else f"None of {tried} helped{on}"
     first, last = ladder[0].sqnr_db, (kept or ladder)[-1].sqnr_db
     if kept and first is not None and last is not None:
         came += f": signal to noise of the outputs went from {decibels(first)} to {decibels(last)}"

@@ -110,8 +110,9 @@ def short_name(layer: Layer) -> str:
     parts = [part for part in layer.name.split("/") if part]
     if len(parts) > 1 and parts[-1] == layer.op:
         parts.pop()
-    follow = [*parts[1:], ""]
-    kept = [part for part, after in zip(parts, follow, strict=True) if not after.startswith(f"{part}.")]
+    kept = [
+        part for part, after in zip(parts, [*parts[1:], ""], strict=False) if not after.startswith(f"{part}.")
+    ]
     return "/".join(kept) or layer.name
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgetune.report import charts, drawing
+from edgetune.report import charts, charts_int8, drawing
 from edgetune.report.schema import ClassRow, Epoch, Latency, Timing, Training, Transfer, read_report
 
 
@@ -23,6 +23,9 @@ def drawn(report: dict[str, Any]) -> dict[str, str]:
         found["transfer"] = charts.transfer_chart(typed.transfer)
     if typed.latency:
         found["latency"] = charts.latency_chart(typed.latency)
+    found["layers"] = charts_int8.layer_chart(typed.layers)
+    found["settling"] = charts_int8.settling_chart(typed.calibration)
+    found = {name: chart for name, chart in found.items() if chart}
     assert len(found) >= 3
     return found
 
@@ -105,6 +108,8 @@ def test_any_value_may_be_missing(spoiled: st.SearchStrategy[dict[str, Any]], da
     found.append(charts.transfer_chart(typed.transfer or Transfer()))
     found.append(charts.class_chart(typed.accuracy.per_class if typed.accuracy else []))
     found.append(charts.latency_chart(typed.latency or Latency()))
+    found.append(charts_int8.layer_chart(typed.layers))
+    found.append(charts_int8.settling_chart(typed.calibration))
     for chart in filter(None, found):
         assert "None" not in chart
         ElementTree.fromstring(chart)

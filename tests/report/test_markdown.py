@@ -60,6 +60,12 @@ def test_tables_are_aligned_by_what_is_seen() -> None:
     assert cell_len(lines[4]) > cell_len(lines[0])
 
 
+def test_a_column_that_nobody_knows_is_left_out() -> None:
+    assert table(["a", "b", "c"], [("x", None, None), ("y", None, 2)]).split("\n") == [
+        "| a   |   c |", "|-----|----:|", "| x   |     |", "| y   |   2 |",
+    ]  # fmt: skip
+
+
 def test_escaping_leaves_file_names_alone() -> None:
     assert escaped("train/img_001 (2).jpg") == "train/img_001 (2).jpg"
     assert escaped("_private *bold* [a](b) <i> `c` &lt; ~s~") == (
@@ -82,4 +88,4 @@ def test_many_of_a_kind_are_cut_with_a_word(samples: dict[str, Callable[[], dict
     assert flips > len(near["flips"]) == 50
     text = markdown(read_report(report))
     assert f"{flips} images on which INT8 names another class than FP32, the first 50:" in text
-    assert "The 20 of 30 classes that INT8 gets right least often" in text
+    assert "The 20 of 30 classes that lose most from FP32 to INT8" in text

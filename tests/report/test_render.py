@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgetune.errors import ArtifactError, StageError
-from edgetune.report import charts
+from edgetune.report import charts, charts_int8
 from edgetune.report.markdown import markdown
 from edgetune.report.render import TEMPLATES, html, load_report, write_report
 from edgetune.report.schema import read_report
@@ -88,6 +88,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages without charts, which take most of the time and have tests of their own."""
     for name in ("transfer_chart", "class_chart", "latency_chart"):
         monkeypatch.setattr(charts, name, lambda _: "<svg></svg>")
+    for name in ("layer_chart", "settling_chart"):
+        monkeypatch.setattr(charts_int8, name, lambda _: "<svg></svg>")
     monkeypatch.setattr(charts, "training_charts", lambda _: [("Loss", "<svg></svg>")])
 
 
@@ -230,11 +232,11 @@ def test_any_names_are_only_text(samples: Samples, quick: None, names: list[str]
 
 @pytest.mark.parametrize("gone", [
     "schema_version", "edgetune", "made_at", "name", "command", "verdict", "recipe", "profile", "machine",
-    "data", "training", "transfer", "artifacts", "parity", "accuracy", "layers", "calibration", "latency",
-    "size", "gates", "left_to_do", "reproduce",
+    "data", "training", "transfer", "artifacts", "parity", "accuracy", "layers", "calibration", "quantization",
+    "latency", "size", "gates", "left_to_do", "reproduce",
 ])  # fmt: skip
 def test_every_part_may_be_missing(samples: Samples, quick: None, gone: str) -> None:
-    report = samples["jetson"]()
+    report = samples["jetson"]() | {"quantization": samples["quickstart"]()["quantization"]}
     null = html(read_report(report | {gone: None}))
     del report[gone]
     assert html(read_report(report)) == null
@@ -298,6 +300,17 @@ def test_the_page_counts_flips_that_it_does_not_list(samples: Samples) -> None:
     near = quick["parity"]["int8_vs_fp32"]
     near |= {"agreed": near["images"], "agreement": 1.0, "flips": []}
     assert "INT8 names the same class as FP32 on every image." in Page(draw(quick)).texts
+
+
+def test_what_an_older_report_does_not_know_is_not_shown(samples: Samples) -> None:
+    older, newer = (Page(draw(samples[name]())).texts for name in ("jetson", "quickstart"))
+    for words in ("Which layers hurt", "Flips", "Signal to noise", "How far scales lie from the final ones"):
+        assert words in newer
+        assert words not in older
+    assert "Layers" in older
+    text = markdown(read_report(samples["jetson"]()))
+    assert "flips" not in text
+    assert "calibration error" not in text
 
 
 def test_layers_for_a_device_are_planned(samples: Samples) -> None:

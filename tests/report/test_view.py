@@ -97,6 +97,12 @@ def test_few_classes_keep_their_order_and_of_many_the_worst_stand() -> None:
     worst = view.worst_classes(rows)
     assert len(worst) == 20
     assert [row.int8 for row in worst] == sorted(row.int8 or 0 for row in rows)[:20]
+    poor = [
+        ClassRow(name="hard", images=10, fp32=1, int8=1),
+        ClassRow(name="lost", images=10, fp32=10, int8=8),
+    ]
+    kept = [ClassRow(name=str(i), images=10, fp32=9, int8=9) for i in range(30)]
+    assert [row.name for row in view.worst_classes([*kept, *poor])[:2]] == ["lost", "hard"]
 
 
 def test_a_class_without_images_is_not_among_the_worst() -> None:
@@ -105,13 +111,13 @@ def test_a_class_without_images_is_not_among_the_worst() -> None:
     assert len(worst) == 20
     assert all(row.images for row in worst)
     assert sentences.classes_sentence(rows, worst) == (
-        "the 20 of 30 classes with test images that INT8 gets right least often"
+        "the 20 of 30 classes with test images that lose most from FP32 to INT8"
     )
     few = view.worst_classes(rows[:30])
     assert sentences.classes_sentence(rows[:30], few) == "the 15 of 30 classes with test images"
     full = [row.model_copy(update={"images": 10}) for row in rows]
     assert sentences.classes_sentence(full, view.worst_classes(full)) == (
-        "the 20 of 60 classes that INT8 gets right least often"
+        "the 20 of 60 classes that lose most from FP32 to INT8"
     )
     assert sentences.classes_sentence(rows[:20], view.worst_classes(rows[:20])) == ""
 

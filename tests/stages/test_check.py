@@ -22,10 +22,13 @@ from edgetune.quant.compare import SQNR_CEILING_DB, agreement
 from edgetune.recipe import CheckSection
 from edgetune.stages import check as module_of_check
 from edgetune.stages.check import (
+    ECE_BINS,
     PAIRS,
     accuracy,
+    calibration_error,
     check,
     chosen,
+    confidence,
     confused,
     confusion,
 )
@@ -135,7 +138,9 @@ def test_equal_networks_differ_in_nothing(make: Make, tmp_path: Path) -> None:
     assert int8_side["agreement_low"] < 1 == int8_side["agreement_high"]
     assert int8_side["flips"] == []
     accuracy = found["accuracy"]
-    assert accuracy["models"]["int8"] == accuracy["models"]["fp32"] == accuracy["models"]["torch"]
+    assert accuracy["models"]["int8"] == accuracy["models"]["fp32"]
+    assert accuracy["models"]["torch"] == pytest.approx(accuracy["models"]["fp32"])
+    assert [row["flips"] for row in accuracy["per_class"]] == [0, 0, 0]
     assert accuracy["models"]["fp32"]["top1"] == 1
     assert accuracy["drop"] | {"low": 0, "high": 0} == {
         "points": 0, "low": 0, "high": 0, "p_value": 1, "worse": 0, "better": 0,
@@ -177,7 +182,51 @@ def test_a_bent_network_is_measured_right(make: Make, tmp_path: Path, name: str,
     assert accuracy["drop"]["points"] == pytest.approx(100 * (30 - right) / 30)
     assert accuracy["drop"]["worse"] == 30 - right
     assert np.array(accuracy["confusion"]["int8"]).sum(axis=1).tolist() == [10, 10, 10]
+    assert [row["flips"] for row in accuracy["per_class"]] == [flipped[truth == k].sum() for k in range(3)]
+    for network, logits in (("fp32", fp32), ("int8", int8)):
+        shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        measured = accuracy["models"][network]
+        assert measured["confidence"] == pytest.approx(shares.max(axis=1).mean(), abs=1e-6)
+        assert measured["ece"] == pytest.approx(
+            error_by_hand(shares.max(axis=1), logits.argmax(1) == truth), abs=1e-6
+        )
     assert [row["int8"] for row in accuracy["per_class"]] == np.diag(accuracy["confusion"]["int8"]).tolist()
+
+
+def error_by_hand(sure: np.ndarray, right: np.ndarray) -> float:
+    """Bin by bin, as equation 3 of arXiv:1706.04599 has it."""
+    total = 0.0
+    for place in range(ECE_BINS):
+        low, high = place / ECE_BINS, (place + 1) / ECE_BINS
+        inside = (sure > low) & (sure <= high)
+        if inside.any():
+            total += inside.mean() * abs(right[inside].mean() - sure[inside].mean())
+    return float(total)
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 1), st.booleans()), min_size=1, max_size=80))
+def test_calibration_error_is_the_gap_of_each_bin(found: list[tuple[float, bool]]) -> None:
+    sure, right = (np.array(column) for column in zip(*found, strict=True))
+    inside = np.abs(sure * ECE_BINS - np.round(sure * ECE_BINS)) > 1e-9
+    sure, right = np.append(sure[inside], 0.5), np.append(right[inside], True)
+    assert calibration_error(sure, right) == pytest.approx(error_by_hand(sure, right))
+
+
+def test_calibration_error_of_plain_cases() -> None:
+    assert calibration_error(np.ones(4), np.ones(4, bool)) == 0
+    assert calibration_error(np.ones(4), np.zeros(4, bool)) == 1
+    assert calibration_error(np.full(4, 0.75), np.array([True, True, True, False])) == 0
+    # One bin too sure by 0.2 and one too little by 0.1 do not cancel.
+    sure, right = (
+        np.array([0.9] * 10 + [0.5] * 10),
+        np.array([True] * 7 + [False] * 3 + [True] * 6 + [False] * 4),
+    )
+    assert calibration_error(sure, right) == pytest.approx(0.15)
+
+
+def test_confidence_is_the_softmax_of_the_largest_however_large() -> None:
+    logits = np.array([[1.0, 1.0], [1e4, -1e4], [0.0, np.log(3)]], np.float32)
+    assert confidence(logits) == pytest.approx([0.5, 1.0, 0.75])
 
 
 @pytest.mark.parametrize(("rendering", "exact"), [("cpu", False), ("weak", True), ("strong", True)])
@@ -296,4 +345,4 @@ def test_many_classes_have_no_confusion_matrix() -> None:
     found = accuracy(samples, top1, names)
     assert found["confusion"] is None
     assert found["confused"] == []
-    assert found["per_class"][7] == {"name": "7", "images": 1, "fp32": 1, "int8": 1}
+    assert found["per_class"][7] == {"name": "7", "images": 1, "fp32": 1, "int8": 1, "flips": 0}
