@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgetune.report import wording
-from edgetune.report.schema_int8 import Layer, Quantization, Settling
+from edgetune.report.schema_int8 import Layer, Quantization, Rung, Settling
 
 WORST = 5
+# Layers that are named in a sentence.
+FEW = 3
 # Stands for "no error at all" where a signal-to-noise ratio is written down.
 CEILING_DB = 200.0
 # What has weights and so most of the work: in float, it is worth a mark.
@@ -58,7 +60,7 @@ def ladder_rows(quantization: Quantization) -> list[RungRow]:
             RungRow(
                 RUNGS.get(rung.rung, rung.rung),
                 "start" if first else "kept" if rung.kept else "dropped" if tried else "not tried",
-                rung.why,
+                _brief(rung),
                 decibels(rung.sqnr_db),
                 difference(rung.sqnr_db, best),
                 wording.percent(rung.agreement),
@@ -69,6 +71,14 @@ def ladder_rows(quantization: Quantization) -> list[RungRow]:
         if rung.kept and tried:
             best = rung.sqnr_db
     return rows
+
+
+def _brief(rung: Rung) -> str:
+    """Return what a correction did; of many layers left in float, which the table of layers lists, the first."""
+    names = rung.why.split(", ")
+    if rung.rung != "mixed" or len(names) <= FEW:
+        return rung.why
+    return f"{', '.join(names[:FEW])} and {len(names) - FEW} more"
 
 
 def measured(layers: Sequence[Layer]) -> list[Layer]:

@@ -37,6 +37,15 @@ def test_each_correction_is_held_against_the_best_before_it() -> None:
     assert [row.agreement for row in rows] == ["90.0%", "90.0%", "95.0%", wording.NONE]
 
 
+def test_of_many_layers_left_in_float_the_first_are_named() -> None:
+    for count, said in ((3, "in float: n0, n1, n2"), (5, "in float: n0, n1, n2 and 2 more")):
+        why = f"in float: {', '.join(f'n{index}' for index in range(count))}"
+        mixed = Quantization(ladder=(Rung(rung="mixed", sqnr_db=1.0, why=why),))
+        assert view_int8.ladder_rows(mixed)[0].what == said
+    told = Quantization(ladder=(Rung(rung="bias", why="a, b, c, d"),))
+    assert view_int8.ladder_rows(told)[0].what == "a, b, c, d"
+
+
 def test_every_rung_of_the_ladder_has_words() -> None:
     from edgetune.quant.ladder import RUNGS
 
