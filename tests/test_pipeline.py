@@ -265,4 +265,7 @@ def test_scratch_says_what_transfer_bought(class_folders: Path, tmp_path: Path) 
     )
     report = go(made, tmp_path / "run").report
     assert report["transfer"]["images"] == report["accuracy"]["images"]
+    assert 0 <= report["accuracy"]["models"]["int8"]["ece"] <= 1
+    assert report["calibration"]["convergence"][-1]["images"] == report["calibration"]["images"]
+    assert report["quantization"]["method"]
     assert len(report["transfer"]["epochs_scratch"]) == 1
