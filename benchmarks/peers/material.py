@@ -4,6 +4,7 @@ Decoded and normalised once, written as arrays, so that no tool sees another ima
 """
 
 import hashlib
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def decoded(files: list[Path], preprocess: Preprocess, path: Path) -> Path:
     named = "\n".join(map(str, files)) + preprocess.model_dump_json()
     final = path.with_name(f"{path.stem}-{hashlib.sha256(named.encode()).hexdigest()[:12]}.npy")
     if not final.exists():
-        scratch = final.with_suffix(".part.npy")
+        scratch = final.with_suffix(f".{os.getpid()}.npy")
         shape = (len(files), preprocess.channels, preprocess.size_px, preprocess.size_px)
         array = np.lib.format.open_memmap(scratch, "w+", np.float32, shape)
         for index, file in enumerate(files):
@@ -119,7 +120,7 @@ def reference(network: Path, inputs: Path, path: Path) -> Path:
         found: list[NDArray[np.float32]] = [
             session.run(image[None])[0].reshape(1, -1) for image in np.load(inputs, mmap_mode="r")
         ]
-        scratch = path.with_suffix(".part.npy")
+        scratch = path.with_suffix(f".{os.getpid()}.npy")
         np.save(scratch, np.concatenate(found))
         scratch.replace(path)
     return path
