@@ -23,21 +23,23 @@ def table(found: dict[str, list[Row]], out: Path, markdown: bool) -> str:
     labelled = all("top1_int8" in row for rows in ran.values() for row in rows)
     columns = {name: tell for name, tell in COLUMNS.items() if labelled or name != "top-1 drop"}
     peers = {name: rows for name, rows in ran.items() if not name.startswith(OURS) and rows[0]["legal"]}
-    lines = [["", *columns, "points over", "dB over"]]
+    lines = [["", *columns, "points over best", "dB over best"]]
+    beaten: dict[str, set[str]] = {"agreement": set(), "sqnr_db": set()}
     for name, rows in ran.items():
         leads = ["", ""]
         if name.startswith(OURS) and rows[0]["legal"] and peers:
-            leads = [
-                _told(_over_best(rows, peers, figure, out)[index])
-                for index, figure in enumerate(("agreement", "sqnr_db"))
-            ]
+            for index, figure in enumerate(beaten):
+                peer, found_leads = _over_best(rows, peers, figure, out)
+                leads[index] = _told(found_leads[index])
+                beaten[figure].add(peer)
         lines.append([name, *(tell(rows) for tell in columns.values()), *leads])
     lines += [[name, "not run", *[""] * (len(lines[0]) - 2)] for name, rows in found.items() if not rows]
-    return _piped(lines) if markdown else _spaced(lines)
+    told = "; ".join(f"{figure}: {', '.join(sorted(names)) or 'none'}" for figure, names in beaten.items())
+    return f"{_piped(lines) if markdown else _spaced(lines)}\n\nbest legal peer by {told}"
 
 
-def _over_best(ours: list[Row], peers: dict[str, list[Row]], figure: str, out: Path) -> Leads:
-    """Return the leads over the peer with the highest mean of a figure on the same draws.
+def _over_best(ours: list[Row], peers: dict[str, list[Row]], figure: str, out: Path) -> tuple[str, Leads]:
+    """Return the peer with the highest mean of a figure on the same draws, and the leads over it.
 
     Where no peer has them all, over the draws that ours and that peer share.
     """
@@ -48,10 +50,10 @@ def _over_best(ours: list[Row], peers: dict[str, list[Row]], figure: str, out: P
         for name, rows in peers.items()
         if len(chosen := [row for row in rows if row["draw"] in draws]) == most
     }
-    best = max(shared.values(), key=lambda rows: _mean(rows, figure))
-    theirs = {row["draw"]: out / row["arrays"] for row in best}
+    best = max(shared, key=lambda name: _mean(shared[name], figure))
+    theirs = {row["draw"]: out / row["arrays"] for row in shared[best]}
     both = [row for row in ours if row["draw"] in theirs]
-    return lead([out / row["arrays"] for row in both], [theirs[row["draw"]] for row in both])
+    return best, lead([out / row["arrays"] for row in both], [theirs[row["draw"]] for row in both])
 
 
 def _mean(rows: list[Row], figure: str) -> float:
