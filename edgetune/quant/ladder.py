@@ -231,7 +231,7 @@ def _mix(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
     """Leave layers in float, the most gain for its cost first, until the limits are met."""
     best, rendering = state.best, state.rendering
     few = list(state.held[:TRIED_ON])
-    seconds = node_seconds(best.graph.model, few[0])
+    seconds = node_seconds(best.graph.model.SerializeToString(), few[0])
     state.layers = rank(best, rendering, noise_by_layer(best, few), few, seconds)
     useful = [layer.name for layer in state.layers if (layer.gain_db or 0) > 0]
     most = max(1, int(FLOAT_SHARE * len(state.layers)))
