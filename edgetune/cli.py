@@ -32,7 +32,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only th
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Strict = Annotated[bool, typer.Option("--strict", help="What could not be judged counts as failed (exit 7).")]
 ProfileName = Annotated[
-    str, typer.Option("--profile", help="NAME[:MODE][@JETPACK]; see edgetune profiles list.")
+    str, typer.Option("--profile", help=r"NAME\[:MODE]\[@JETPACK]; see edgetune profiles list.")
 ]
 DataFolder = Annotated[
     Path | None, typer.Option("--data", help="Class folders; default: where the artifact's images lay.")
@@ -43,7 +43,6 @@ OutFolder = Annotated[
 ArtifactFolder = Annotated[Path, typer.Argument(help="A folder that a stage made.")]
 FILES = "How images become inputs of a file"
 STAGES, ONE_GO, LOOK = "One stage at a time", "In one go", "Look things up"
-app.command(rich_help_panel=LOOK)(lint)
 
 
 @app.callback(invoke_without_command=True)
@@ -79,7 +78,7 @@ def run(
         Path | None, typer.Option("--out", "-o", help="The run's folder; default: runs/NAME.")
     ] = None,
     profile: Annotated[
-        str, typer.Option("--profile", help="Instead of the recipe's: NAME[:MODE][@JETPACK].")
+        str, typer.Option("--profile", help=r"Instead of the recipe's: NAME\[:MODE]\[@JETPACK].")
     ] = "",
     accelerator: Accelerator = "auto",
     strict: Strict = False,
@@ -295,6 +294,9 @@ def report(
     loaded = current_report(run_folder)
     write_report(loaded, run_folder)
     _show_run(loaded, run_folder, None, as_json)
+
+
+app.command(rich_help_panel=LOOK)(lint)
 
 
 @app.command(rich_help_panel=LOOK)

@@ -32,7 +32,7 @@ def profiles_list(as_json: AsJson = False) -> None:
 
 @profiles_app.command("show")
 def profiles_show(
-    name: Annotated[str, typer.Argument(help="NAME[:MODE][@JETPACK], or a YAML file.")],
+    name: Annotated[str, typer.Argument(help=r"NAME\[:MODE]\[@JETPACK], or a YAML file.")],
     as_json: AsJson = False,
 ) -> None:
     """Show one profile: modes, JetPacks, sources."""
@@ -68,7 +68,7 @@ def models_show(
 def lint(
     model: Annotated[Path, typer.Argument(help="Any .onnx file, or the folder of an artifact.")],
     profile: Annotated[
-        str, typer.Option("--profile", help="NAME[:MODE][@JETPACK]; see edgetune profiles list.")
+        str, typer.Option("--profile", help=r"NAME\[:MODE]\[@JETPACK]; see edgetune profiles list.")
     ],
     dla: Annotated[bool, typer.Option("--dla", help="It is to run on a DLA.")] = False,
     fix: Annotated[bool, typer.Option("--fix", help="Repair what is safe to; needs -o.")] = False,

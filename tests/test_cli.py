@@ -102,3 +102,9 @@ def test_doctor_finds_what_is_needed() -> None:
     assert found["torch"]["status"] == "ok"
     assert all(finding["way"] for finding in found.values() if finding["status"] == "missing")
     assert CliRunner(env=PLAIN).invoke(cli.app, ["doctor"]).exit_code == 0
+
+
+@pytest.mark.parametrize("verb", ["run", "init", "export", "quantize", "lint"])
+def test_help_says_how_a_target_is_written(verb: str) -> None:
+    shown = CliRunner(env=PLAIN | {"COLUMNS": "200"}).invoke(cli.app, [verb, "--help"])
+    assert "NAME[:MODE][@JETPACK]" in shown.stdout

@@ -339,6 +339,10 @@ def _constant(statistics: dict[str, Statistics]) -> list[str]:
 def _unsettled(images: int, enough: int | None, convergence: list[dict[str, Any]]) -> list[str]:
     if enough is not None:
         return []
-    half = f": from {convergence[-2]['images']} to {images} images " if len(convergence) > 1 else ""
-    moved = f"5% of the scales moved by more than {convergence[-2]['p95']:.0%}" if half else ""
-    return [f"{images} images are not enough for ranges to settle{half}{moved}; use more"]
+    if len(convergence) < 2:
+        return ["ranges come from one image, and cannot be said to have settled; use more"]
+    before, moved = convergence[-2]["images"], convergence[-2]["p95"]
+    return [
+        f"{images} images are not enough for ranges to settle: from {before} to {images} images, "
+        f"5% of the scales moved by more than {moved:.0%}; use more"
+    ]

@@ -4,7 +4,7 @@ Outside of Q/DQ a draft is FP32 whatever the runtime; `finish` writes the types 
 errors, machine, and the rest of quant but the ladder.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -34,7 +34,8 @@ class Rendering:
         scales: gives the scale of every range.
         symmetric: signed integers with zero point 0, or unsigned ones with a zero point.
         render: writes Q/DQ, everything outside of it in FP32, for corrections to work on.
-        finish: writes the types that the runtime reads; also gives warnings.
+        finish: writes the types that the runtime reads, given the magnitudes that tensors reach; also gives
+            warnings.
         half: scales are numbers that FP16 can write down.
     """
 
@@ -42,7 +43,7 @@ class Rendering:
     scales: Callable[[dict[str, Range]], dict[str, Scale]]
     symmetric: bool
     render: Callable[[Graph, Plan, dict[str, Scale]], ModelProto]
-    finish: Callable[[ModelProto], tuple[ModelProto, list[str]]]
+    finish: Callable[[ModelProto, Mapping[str, float]], tuple[ModelProto, list[str]]]
     half: bool = False
 
 
@@ -54,13 +55,19 @@ def _render_cpu(graph: Graph, plan: Plan, scales: dict[str, Scale]) -> ModelProt
     return cpu.render(graph, plan, scales, _largest_weight())
 
 
-def _finish_cpu(model: ModelProto) -> tuple[ModelProto, list[str]]:
+def _finish_weak(model: ModelProto, peaks: Mapping[str, float]) -> tuple[ModelProto, list[str]]:
+    del peaks
+    return model, []
+
+
+def _finish_cpu(model: ModelProto, peaks: Mapping[str, float]) -> tuple[ModelProto, list[str]]:
+    del peaks
     return model, [] if has_vnni() else [NO_VNNI_WARNING]
 
 
 # What Runtime.rendering may name.
 RENDERINGS: dict[str, Rendering] = {
-    "weak": Rendering(placement.place, tensorrt.scales_of, True, tensorrt.render, lambda model: (model, [])),
+    "weak": Rendering(placement.place, tensorrt.scales_of, True, tensorrt.render, _finish_weak),
     "strong": Rendering(
         placement.place,
         tensorrt.half_scales_of,
@@ -92,6 +99,11 @@ class Draft:
     scales: dict[str, Scale]
     model: ModelProto
     excluded: frozenset[str]
+
+    @property
+    def peaks(self) -> dict[str, float]:
+        """Magnitudes that tensors reached on calibration inputs."""
+        return {name: max(-s.low, s.high) for name, s in self.found.collected.statistics.items()}
 
 
 def draft(

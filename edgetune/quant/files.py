@@ -14,13 +14,15 @@ from onnx import ModelProto, helper
 from edgetune.artifact import disk_error
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError, StageError
-from edgetune.profile import Runtime
+from edgetune.profile import STRONG_OPSET, Runtime
 from edgetune.progress import Progress
 from edgetune.quant.collect import Batch
 from edgetune.quant.compare import compare
 from edgetune.quant.graph import opset_of
+from edgetune.quant.half import render as render_half
 from edgetune.quant.ladder import Limits
 from edgetune.quant.large import fits, save_beside
+from edgetune.quant.prepare import prepare
 from edgetune.quant.quantizer import quantize_model
 
 
@@ -56,7 +58,8 @@ def quantize_file(
         progress: is told how far corrections are.
 
     Returns:
-        The account of `quantize_model`, and the figures of `compare` as `comparison`.
+        The account of `quantize_model`, the figures of `compare` as `comparison`, and, for strongly typed
+        engines, the name of the FP16 baseline's file beside it as `fp16`.
 
     Raises:
         ArtifactError: the network does not load.
@@ -74,9 +77,21 @@ def quantize_file(
     standard = [item for item in made.opset_import if item.domain in ("", "ai.onnx")]
     made.ir_version = max(runtime.ir, helper.find_min_ir_version_for(standard))
     write(made, into)
+    if runtime.rendering == "strong":
+        # The baseline that INT8 has to beat; a weakly typed engine makes it of FP32 itself.
+        half = render_half(prepare(model, STRONG_OPSET))
+        half.ir_version = made.ir_version
+        write(half, baseline_beside(into))
+        details |= {"fp16": baseline_beside(into).name}
     # ONNX Runtime's optimisations round elsewhere than a TensorRT engine does.
     exact = runtime.rendering != "cpu"
     return details | {"comparison": compare(source, into, judges, exact=exact)}
+
+
+def baseline_beside(int8: Path) -> Path:
+    """Return where the FP16 network lies: `fp16.onnx` in an artifact, else `NAME.fp16.onnx`."""
+    stem = int8.name.removesuffix(".onnx").removesuffix(".int8")
+    return int8.with_name("fp16.onnx" if stem == "model" else f"{stem}.fp16.onnx")
 
 
 def read(path: Path, runtime: Runtime) -> ModelProto:

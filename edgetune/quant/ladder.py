@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # Ways to quantize: ranges alone; rungs until the limits are met; every rung that costs no speed.
 METHODS = ("plain", "auto", "best")
+FIRST = "ranges"
 # A rung is kept for at least this much.
 LEAST_GAIN_DB = 0.05
 # Every fourth calibration input judges the rungs instead: at least and at most so many.
@@ -98,6 +99,8 @@ class Climb:
         )  # fmt: skip
         if better:
             self.best, self.comparison = made, found
+        if rung != FIRST:
+            self.progress.line(f"quantize: {_said(self.rungs[-1])}")
         return better
 
     def skip(self, rung: str, why: str) -> None:
@@ -105,6 +108,12 @@ class Climb:
         self.rungs.append(
             {"rung": rung, "kept": False, "seconds": 0.0, "sqnr_db": None, "agreement": None, "why": why}
         )
+
+
+def _said(rung: dict[str, Any]) -> str:
+    share = "" if rung["agreement"] is None else f", same class {100 * rung['agreement']:.1f}%"
+    outcome = "kept" if rung["kept"] else "no better, dropped"
+    return f"{rung['rung']}: {rung['sqnr_db']:.1f} dB{share} on held-out inputs, {outcome}"
 
 
 def _better(found: dict[str, Any], before: dict[str, Any]) -> bool:
@@ -141,7 +150,7 @@ def climb(
         progress: is told how far it is.
     """
     state = Climb(rendering, batches, held, ranges, progress or Silent(), device, resume, first)
-    state.offer("ranges", first, 0.0)
+    state.offer(FIRST, first, 0.0)
     rungs = RUNGS if method == "auto" else {name: rung for name, rung in RUNGS.items() if name != "mixed"}
     for name, rung in rungs.items():
         if method == "auto" and state.meets(limits or Limits()):
@@ -222,7 +231,7 @@ def _mix(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
     """Leave layers in float, the most gain for its cost first, until the limits are met."""
     best, rendering = state.best, state.rendering
     few = list(state.held[:TRIED_ON])
-    seconds = node_seconds(best.graph.model, few[0])
+    seconds = node_seconds(best.graph.model.SerializeToString(), few[0])
     state.layers = rank(best, rendering, noise_by_layer(best, few), few, seconds)
     useful = [layer.name for layer in state.layers if (layer.gain_db or 0) > 0]
     most = max(1, int(FLOAT_SHARE * len(state.layers)))

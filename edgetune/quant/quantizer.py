@@ -93,7 +93,7 @@ def quantize_model(
             made, how, chosen, held, ranges, method, limits, device=device, resume=resume, progress=progress
         )
         made, few = climbed.best, held[:LOOKED_AT]
-    finished, warnings = how.finish(made.model)
+    finished, warnings = how.finish(made.model, made.peaks)
     properties = {item.key: item.value for item in finished.metadata_props} | {RENDERING_KEY: rendering}
     helper.set_model_props(finished, properties)
     if method != "plain" and not held:

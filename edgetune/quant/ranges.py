@@ -22,7 +22,8 @@ FLOOR = 2.0**-32
 # Values counted per tensor and input, evenly spread over it. Extremes are taken of all.
 COUNTED = 1 << 16
 ENTROPY_BINS = 2048
-ENTROPY_CANDIDATES = 192
+# Thresholds tried over the whole width, and then as many again around the best.
+ENTROPY_CANDIDATES = 40
 # A candidate clips no more than 1% of the values.
 ENTROPY_KEPT = 0.99
 PERCENTILE = 0.9999
@@ -187,14 +188,15 @@ def mse(statistics: Statistics, symmetric: bool) -> Range:
         return statistics.low, statistics.high
     top = max(-statistics.low, statistics.high)
     low, high = (-top, top) if symmetric else (min(statistics.low, 0.0), max(statistics.high, 0.0))
-    histogram = statistics.density()
+    edges, counts = statistics.density()
+    below = np.concatenate([[0.0], np.cumsum(counts)])
 
     def best(narrowed: list[tuple[float, float]]) -> tuple[float, float, float]:
         """Of ranges, each narrowed by octaves on the left and on the right: the least error, and where."""
         ranges = [(low * 2.0**-left, high * 2.0**-right) for left, right in narrowed]
-        # Eight bins to a level of the narrowest range are as good as more.
-        width = min(b - a for a, b in ranges) / 2048
-        errors = squared_errors(*_merged(*histogram, width), ranges, symmetric)
+        # Four bins to a level of the narrowest range are as good as more.
+        width = min(b - a for a, b in ranges) / 1024
+        errors = squared_errors(*_merged(edges, below, width), ranges, symmetric)
         place = int(np.argmin(errors))
         return float(errors[place]), *narrowed[place]
 
@@ -215,12 +217,11 @@ def mse(statistics: Statistics, symmetric: bool) -> Range:
     return max(statistics.low, low * 2.0**-left), min(statistics.high, high * 2.0**-right)
 
 
-def _merged(edges: Floats, counts: Floats, width: float) -> tuple[Floats, Floats]:
-    """Merge neighbouring bins that are narrower than `width`."""
+def _merged(edges: Floats, below: Floats, width: float) -> tuple[Floats, Floats]:
+    """Return edges and counts, neighbouring bins that are narrower than `width` merged."""
     cells = np.floor(edges / width)
-    kept = np.concatenate([[True], cells[1:] != cells[:-1]])
-    kept[-1] = True
-    below = np.concatenate([[0.0], np.cumsum(counts)])
+    kept = np.ones(len(edges), bool)
+    kept[1:-1] = cells[1:-1] != cells[:-2]
     return edges[kept], np.diff(below[kept])
 
 
@@ -276,11 +277,14 @@ def entropy(statistics: Statistics, symmetric: bool) -> Range:
     total = counts.sum()
     # With nearly everything clipped P and Q are one and the same spike, which is no reason to do it.
     fewest = int(np.searchsorted(np.cumsum(counts), ENTROPY_KEPT * total)) + 1
-    candidates = np.linspace(max(levels, fewest), ENTROPY_BINS, ENTROPY_CANDIDATES).round().astype(int)
-    losses = [_divergence(counts, int(bins), levels, total) for bins in np.unique(candidates)]
-    # Of equal losses the widest range: nothing is clipped without a gain.
-    best = int(np.unique(candidates)[len(losses) - 1 - int(np.argmin(losses[::-1]))])
-    threshold = best * top / ENTROPY_BINS
+    first, last = max(levels, fewest), ENTROPY_BINS
+    for _ in range(2):
+        candidates = np.unique(np.linspace(last, first, ENTROPY_CANDIDATES).round().astype(int))[::-1]
+        # Of equal losses the widest range: nothing is clipped without a gain.
+        best = int(np.argmin([_divergence(counts, int(bins), levels, total) for bins in candidates]))
+        threshold = float(candidates[best]) * top / ENTROPY_BINS
+        last = int(candidates[max(best - 1, 0)])
+        first = int(candidates[min(best + 1, len(candidates) - 1)])
     return max(statistics.low, -threshold), min(statistics.high, threshold)
 
 

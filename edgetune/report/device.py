@@ -24,14 +24,23 @@ def left_to_do(target: Target, inputs: tuple[TensorSpec, ...]) -> list[str]:
     number = target.profile.modes[target.mode].nvpmodel_id
     mode = f"sudo nvpmodel -m {'ID' if number is None else number} && sudo jetson_clocks"
     which = " (ID: as in /etc/nvpmodel.conf)" if number is None else ""
+    strong = jetpack.typing == "strong"
+    # Where types are in the graph, the FP16 baseline is a file of its own.
+    other = "int8/fp16.onnx" if strong else "onnx/model.onnx (as fp32.onnx)"
     return [
-        f"Copy onnx/model.onnx (as fp32.onnx) and int8/model.onnx (as int8.onnx) to the {target.profile.title} "
+        f"Copy {other} and int8/model.onnx (as int8.onnx) to the {target.profile.title} "
         f"(JetPack {target.jetpack}, TensorRT {jetpack.tensorrt}): an engine is built where it runs.",
         f"Set the mode {target.mode}{which} before building: engines are tuned to it. It may ask for a reboot.",
         mode,
         "Build INT8, and FP16 beside it: INT8 is not always faster.",
-        _build("int8", jetpack.tensorrt, "--int8 --fp16", inputs),
-        _build("fp16", jetpack.tensorrt, "--fp16", inputs),
+        _build("int8", "int8", jetpack.tensorrt, "--stronglyTyped" if strong else "--int8 --fp16", inputs),
+        _build(
+            "fp16",
+            "fp16" if strong else "fp32",
+            jetpack.tensorrt,
+            "--stronglyTyped" if strong else "--fp16",
+            inputs,
+        ),
         'Time both, and compare the medians of "GPU Compute Time":',
         _time("int8", jetpack.tensorrt),
         _time("fp16", jetpack.tensorrt),
@@ -42,14 +51,14 @@ def _version(tensorrt: str) -> tuple[int, ...]:
     return tuple(int(part) for part in tensorrt.split(".")[:2])
 
 
-def _build(name: str, tensorrt: str, precision: str, inputs: tuple[TensorSpec, ...]) -> str:
+def _build(name: str, source: str, tensorrt: str, precision: str, inputs: tuple[TensorSpec, ...]) -> str:
     """Return the line that builds an engine.
 
-    Below TensorRT 11 the builder's flags choose the types, also for files of a strongly typed profile: their
-    part outside of Q/DQ is FP32, which `--stronglyTyped` would keep. From 11 on there are no such flags.
+    Below TensorRT 11 a flag says where types come from: the builder, or the graph. From 11 on there is no
+    such flag, and they come from the graph.
     """
     version = _version(tensorrt)
-    words = [TRTEXEC, f"--onnx={'int8' if name == 'int8' else 'fp32'}.onnx", f"--saveEngine={name}.plan"]
+    words = [TRTEXEC, f"--onnx={source}.onnx", f"--saveEngine={name}.plan"]
     words += [precision] if version < (11, 0) else []
     words += [f"--{end}Shapes={_shapes(inputs)}" for end in ("min", "opt", "max")] if _free(inputs) else []
     words += [

@@ -16,18 +16,22 @@ def commands(spec: str, inputs: tuple[TensorSpec, ...] = STATIC) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("jetpack", "flags", "ending"),
-    [("5.1", "--int8 --fp16 ", "--buildOnly"), ("6.0", "--int8 --fp16 ", "--skipInference"),
-     ("6.2", "--int8 --fp16 ", "--skipInference"), ("7.2", "--int8 --fp16 ", "--skipInference")],
-)  # fmt: skip
-def test_golden_lines_per_jetpack(jetpack: str, flags: str, ending: str) -> None:
+    ("jetpack", "int8", "fp16", "baseline", "ending"),
+    [
+        ("5.1", "--int8 --fp16", "--fp16", "fp32.onnx", "--buildOnly"),
+        ("6.0", "--int8 --fp16", "--fp16", "fp32.onnx", "--skipInference"),
+        ("6.2", "--int8 --fp16", "--fp16", "fp32.onnx", "--skipInference"),
+        ("7.2", "--stronglyTyped", "--stronglyTyped", "fp16.onnx", "--skipInference"),
+    ],
+)
+def test_golden_lines_per_jetpack(jetpack: str, int8: str, fp16: str, baseline: str, ending: str) -> None:
     found = commands(f"jetson-agx-orin-64gb:MAXN@{jetpack}")
     timing = "--warmUp=2000 --duration=30 --iterations=1000 --percentile=50,90,95,99"
     rest = "--useCudaGraph --useSpinWait --noDataTransfers"
     assert found == [
         "sudo nvpmodel -m 0 && sudo jetson_clocks",
-        f"{T} --onnx=int8.onnx --saveEngine=int8.plan {flags}{ending} --memPoolSize=workspace:512",
-        f"{T} --onnx=fp32.onnx --saveEngine=fp16.plan --fp16 {ending} --memPoolSize=workspace:512",
+        f"{T} --onnx=int8.onnx --saveEngine=int8.plan {int8} {ending} --memPoolSize=workspace:512",
+        f"{T} --onnx={baseline} --saveEngine=fp16.plan {fp16} {ending} --memPoolSize=workspace:512",
         f"{T} --loadEngine=int8.plan {timing} {rest}",
         f"{T} --loadEngine=fp16.plan {timing} {rest}",
     ]
