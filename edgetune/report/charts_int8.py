@@ -57,14 +57,15 @@ def layer_chart(layers: Sequence[Layer]) -> str:
                       transform=edge, clip_on=False, label="in float")  # fmt: skip
         axes.set_xlim(low, high)
         axes.set_ylim(len(shown) - 0.4, -0.6)
-        names = sorted(((places[id(layer)], layer) for layer in worst), key=lambda pair: pair[0])
-        _name(axes, [(place, view_int8.short_name(layer), layer.sqnr_db or 0.0) for place, layer in names],
-              LABEL * len(shown) / height)  # fmt: skip
+        names = view_int8.short_names(shown)
+        rows = sorted((places[id(layer)], layer.sqnr_db or 0.0) for layer in worst)
+        _name(axes, [(place, names[place], sqnr) for place, sqnr in rows], LABEL * len(shown) / height)
         axes.set_xlabel("signal to noise, dB")
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.spines["left"].set_visible(False)
-        legend(axes)
+        # Above the names too: what they leave of the width may be less than the legend's.
+        canvas.legend(loc="outside upper right", ncols=3, borderaxespad=0.2, columnspacing=1.4)
         least = view_int8.decibels(worst[0].sqnr_db)
         label = (
             f"Signal to noise of {count(len(shown), 'layer')} in running order; "

@@ -4,6 +4,7 @@ It knows nothing of how things look. It may import the report's schemas and its 
 """
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import NamedTuple
 
 from edgetune.report import wording
@@ -124,6 +125,14 @@ def short_name(layer: Layer) -> str:
         part for part, after in zip(parts, [*parts[1:], ""], strict=False) if not after.startswith(f"{part}.")
     ]
     return "/".join(kept) or layer.name
+
+
+def short_names(layers: Sequence[Layer]) -> list[str]:
+    """Shorten the names of layers further: without the folders that all of them lie in."""
+    paths = [short_name(layer).split("/") for layer in layers]
+    levels = zip(*(path[:-1] for path in paths), strict=False)
+    shared = len(list(takewhile(lambda level: len(set(level)) == 1, levels)))
+    return ["/".join(path[shared:]) for path in paths]
 
 
 def settling(convergence: Sequence[Settling]) -> list[tuple[int, float, float]]:

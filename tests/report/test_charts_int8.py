@@ -28,6 +28,14 @@ def test_the_worst_five_are_named_and_float_layers_marked() -> None:
     assert "in float" in texts(charts_int8.layer_chart([*layers, conv("last", precision="FP32")]))
 
 
+def test_long_names_leave_room_and_stay_apart() -> None:
+    layers = [conv(f"a/long/way/to/blocks.{n}/projection_of_all_queries", 50.0 - n) for n in range(30)]
+    chart = charts_int8.layer_chart([*layers, conv("a/long/way/to/last", precision="FP32")])
+    named = [text for text in texts(chart) if text.startswith("blocks.")]
+    assert len(set(named)) == 5
+    assert all(text.endswith("all_queries") for text in named)
+
+
 @pytest.mark.filterwarnings("error")
 def test_little_and_odd_noise_is_drawn_without_complaint() -> None:
     assert texts(charts_int8.layer_chart([conv("only", 3.0)])).count("only") == 1

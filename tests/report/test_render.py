@@ -25,7 +25,7 @@ from edgetune.report.table import print_summary
 Report = dict[str, Any]
 Samples = dict[str, Callable[[], Report]]
 
-VOID = {"meta", "br", "hr", "img", "input", "link", "path", "circle", "line", "use", "rect"}
+VOID = {"meta", "br", "hr", "img", "input", "link", "path", "circle", "line", "use", "rect", "wbr"}
 
 HOSTILE = [
     "<script>alert(1)</script>",

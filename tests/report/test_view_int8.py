@@ -90,6 +90,14 @@ def test_paths_are_shortened(name: str, short: str) -> None:
     assert view_int8.short_name(conv(name)) == short
 
 
+def test_folders_that_all_layers_share_are_left_out() -> None:
+    layers = [conv(f"/net/body/{name}/Conv") for name in ("a/one", "a/two", "b")]
+    assert view_int8.short_names(layers) == ["a/one", "a/two", "b"]
+    assert view_int8.short_names(layers[:2]) == ["one", "two"]
+    assert view_int8.short_names(layers[:1]) == ["one"]
+    assert view_int8.short_names([]) == []
+
+
 @given(st.text())
 def test_no_layer_loses_its_name(name: str) -> None:
     assert bool(view_int8.short_name(conv(name))) == bool(name)
