@@ -4,27 +4,31 @@ It knows nothing of placement or hardware. It may import errors, engines, machin
 quant.ranges and quant.collect.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from edgetune.engines.onnxruntime import Feed, Session
+from edgetune.engines.onnxruntime import Feed
 from edgetune.errors import ConfigError, nearest
 from edgetune.machine import cores
 from edgetune.quant.collect import Batch, Collected, Tapped, collect
-from edgetune.quant.graph import Graph, opset_of
-from edgetune.quant.plan import ACTIVATIONS, Plan, Scale, quantize_weights, weight_axis
+from edgetune.quant.graph import Graph
+from edgetune.quant.large import open_model
+from edgetune.quant.plan import Plan
 from edgetune.quant.ranges import RANGES, Range, Statistics
+from edgetune.quant.trials import Grid as Grid
+from edgetune.quant.trials import open_scales, scales_fed, trials_of
 
 AUTO = "auto"
 METHODS = (*RANGES, AUTO)
 # Inputs on which layers are tried.
 TRIED = 16
+# Inputs on which whole networks are tried, in rounds; after each, the worse half of them is left out.
+ROUNDS = (8, 16, 32)
 # Of two ranges closer than this, one is tried.
 ALIKE = 0.01
 # Ranges have settled when 19 of 20 scales stay within this share of the last ones.
@@ -41,21 +45,6 @@ class Pick(NamedTuple):
 
     estimator: str
     tensor: str = ""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What ranges become.
-
-    Attributes:
-        scales: gives the scale of every range.
-        symmetric: signed integers with zero point 0, or unsigned ones with a zero point.
-        largest: magnitude of the largest integer weight.
-    """
-
-    scales: Callable[[dict[str, Range]], dict[str, Scale]]
-    symmetric: bool
-    largest: int = 127
 
 
 @dataclass(frozen=True)
@@ -97,10 +86,13 @@ def find_ranges(graph: Graph, plan: Plan, batches: Iterable[Batch], method: str,
     if method not in METHODS:
         raise ConfigError(f"ranges: unknown {method!r}", hint=nearest(method, METHODS))
     counts = method not in ("minmax", "mean")
-    collected = collect(graph, plan.reads, batches, counts=counts, keep=TRIED)
+    collected = collect(
+        graph, plan.reads, batches, counts=counts, keep=ROUNDS[-1] if method == AUTO else TRIED
+    )
     groups = groups_of(plan)
     if method == AUTO:
-        picks = pick(graph, plan, collected.statistics, collected.kept, grid)
+        picks = pick(graph, plan, collected.statistics, collected.kept[:TRIED], grid)
+        picks = _best_whole(graph, plan, collected, picks, grid)
     else:
         picks = dict.fromkeys(groups, Pick(method))
     ranges = {g: range_of(collected.statistics, groups[g], picks[g], grid.symmetric) for g in groups}
@@ -150,7 +142,7 @@ def pick(
     """
     groups = groups_of(plan)
     candidates = {group: _candidates(statistics, groups[group], grid) for group in groups}
-    trials = {g: _trials(graph, plan, g, groups[g], grid) for g in groups if len(candidates[g]) > 1}
+    trials = {g: trials_of(graph, plan, g, groups[g], grid) for g in groups if len(candidates[g]) > 1}
     if not trials:
         return {group: next(iter(candidates[group])) for group in groups}
     needed = {name for own in trials.values() for trial in own for name in (*trial.inputs, trial.result)}
@@ -173,6 +165,43 @@ def pick(
     return {group: list(candidates[group])[chosen[group]] for group in groups}
 
 
+def _best_whole(
+    graph: Graph, plan: Plan, collected: Collected, picks: dict[str, Pick], grid: Grid
+) -> dict[str, Pick]:
+    """Return what was picked, or one estimator for all where that errs less at the network's outputs.
+
+    What is best for each layer need not be best for all of them together: on squeezenet1_0 one estimator is
+    sometimes ahead by 1 to 2 dB, and which one differs from draw to draw.
+    """
+    groups = groups_of(plan)
+    floats = [index for index, name in enumerate(graph.outputs) if graph.is_float(name)]
+    if not floats:
+        return picks
+    network, whole = open_model(graph.model), open_scales(graph, plan, grid)
+    sets = [picks, *(dict.fromkeys(groups, Pick(estimator)) for estimator in RANGES)]
+    fed = []
+    for chosen in sets:
+        ranges = {g: range_of(collected.statistics, groups[g], chosen[g], grid.symmetric) for g in groups}
+        fed.append(scales_fed(grid.scales({t: ranges[plan.groups[t]] for t in plan.reads}), grid.symmetric))
+    alive = list(range(len(sets)))
+    errors = np.zeros(len(sets))
+    for start, stop in zip((0, *ROUNDS), ROUNDS, strict=False):
+        for feed in collected.kept[start:stop]:
+            wanted = network.run_once(feed)
+            powers = {index: float(np.square(wanted[index], dtype=np.float64).sum()) for index in floats}
+            for place in alive:
+                given = whole.run_once(feed | fed[place])
+                noise = [
+                    float(np.square(given[index] - wanted[index], dtype=np.float64).sum()) / power
+                    for index, power in powers.items()
+                    if power
+                ]
+                errors[place] += np.sqrt(sum(noise))
+        # Of equal ones the first, which is what was picked for each layer.
+        alive = sorted(alive, key=lambda place: errors[place])[: (len(alive) + 1) // 2]
+    return sets[alive[0]]
+
+
 def _candidates(statistics: dict[str, Statistics], members: list[str], grid: Grid) -> dict[Pick, Range]:
     """Return what is tried for a group, without what makes no difference."""
     kept: dict[Pick, Range] = {}
@@ -183,119 +212,6 @@ def _candidates(statistics: dict[str, Statistics], members: list[str], grid: Gri
             if not any(abs(low - a) <= near and abs(high - b) <= near for a, b in kept.values()):
                 kept[Pick(estimator, tensor)] = low, high
     return kept
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A layer by itself.
-
-    Attributes:
-        session: takes the layer's inputs, `scale`, `zero` and `reference`, and gives the squared error.
-        inputs: names of the layer's inputs.
-        result: the tensor that stands for it, behind its activation.
-    """
-
-    session: Session
-    inputs: tuple[str, ...]
-    result: str
-
-    def error(self, values: Feed, scale: Scale, symmetric: bool) -> float:
-        """Return the sum of the squared error."""
-        stored = np.int8 if symmetric else np.uint8
-        feed: dict[str, Any] = {name: values[name] for name in self.inputs}
-        feed |= {"/scale": np.array(scale.scale, np.float32), "/zero": np.array(scale.zero_point, stored)}
-        return float(self.session.run_once(feed | {"/reference": values[self.result]})[0])
-
-
-def _trials(graph: Graph, plan: Plan, group: str, members: list[str], grid: Grid) -> list[Trial]:
-    readers = {
-        node.name: node
-        for tensor in members
-        for node in graph.consumers.get(tensor, [])
-        # What only moves values within the group is judged where they are read.
-        if node.name in plan.reads[tensor] and not any(plan.groups.get(n) == group for n in node.output)
-    }
-    found = [
-        _trial(graph, plan, [node, *_activations(graph, plan, node)], members, grid)
-        for node in readers.values()
-        if _runs_alone(graph, node)
-    ]
-    # Nothing to be run: the tensor itself is the result.
-    copies = [helper.make_node("Identity", [t], [t], name="/itself") for t in members]
-    return found or [_trial(graph, plan, [node], members, grid) for node in copies]
-
-
-def _runs_alone(graph: Graph, node: NodeProto) -> bool:
-    nested = any(item.HasField("g") or item.graphs for item in node.attribute)
-    standard = node.domain in ("", "ai.onnx")
-    return standard and not nested and all(map(graph.is_float, (*graph.variables(node), node.output[0])))
-
-
-def _activations(graph: Graph, plan: Plan, node: NodeProto) -> list[NodeProto]:
-    """Return what is fused behind a layer."""
-    found: list[NodeProto] = []
-    while node.output[0] not in plan.reads:
-        follower = graph.sole_consumer(node.output[0])
-        if follower is None or follower.op_type not in ACTIVATIONS or len(graph.variables(follower)) != 1:
-            break
-        found.append(follower)
-        node = follower
-    return found
-
-
-def _trial(graph: Graph, plan: Plan, nodes: list[NodeProto], members: list[str], grid: Grid) -> Trial:
-    """Make a network of a layer and its activation, its inputs from the group quantized ahead of it."""
-    layer, *rest = nodes
-    result = nodes[-1].output[0]
-    inputs = graph.variables(layer)
-    constants = {
-        name: graph.constants[name] for node in nodes for name in node.input if name in graph.constants
-    }
-    axis = weight_axis(graph, layer) if layer.name in plan.weighted else None
-    if axis is not None:
-        levels, scale = quantize_weights(constants[layer.input[1]], axis, grid.largest)
-        shape = [-1 if dim == axis else 1 for dim in range(levels.ndim)]
-        constants[layer.input[1]] = levels * scale.reshape(shape)
-    made: list[NodeProto] = []
-    renamed = {}
-    for name in dict.fromkeys(inputs):
-        if name in members:
-            integers, renamed[name] = f"/{name}/integers", f"/{name}/quantized"
-            made.append(helper.make_node("QuantizeLinear", [name, "/scale", "/zero"], [integers]))
-            made.append(helper.make_node("DequantizeLinear", [integers, "/scale", "/zero"], [renamed[name]]))
-    alone = NodeProto()
-    alone.CopyFrom(layer)
-    alone.input[:] = [renamed.get(name, name) for name in layer.input]
-    alone.output[0] = f"/{layer.output[0]}"
-    followers = [NodeProto.FromString(node.SerializeToString()) for node in rest]
-    for before, node in zip([alone, *followers], followers, strict=False):
-        node.input[:] = [f"/{name}" if f"/{name}" == before.output[0] else name for name in node.input]
-        node.output[0] = f"/{node.output[0]}"
-    made += [
-        alone,
-        *followers,
-        helper.make_node("Sub", [f"/{result}", "/reference"], ["/difference"]),
-        helper.make_node("ReduceSumSquare", ["/difference"], ["/error"], keepdims=0),
-    ]
-    stored = TensorProto.INT8 if grid.symmetric else TensorProto.UINT8
-    fed = [*dict.fromkeys(inputs), "/reference"]
-    body = helper.make_graph(
-        made,
-        "layer",
-        [
-            *(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in fed),
-            helper.make_tensor_value_info("/scale", TensorProto.FLOAT, []),
-            helper.make_tensor_value_info("/zero", stored, []),
-        ],
-        [helper.make_tensor_value_info("/error", TensorProto.FLOAT, [])],
-        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
-    )
-    return Trial(Session(_model(graph, body).SerializeToString(), threads=1), tuple(fed[:-1]), result)
-
-
-def _model(graph: Graph, body: Any) -> ModelProto:
-    imports = [helper.make_opsetid("", opset_of(graph.model))]
-    return helper.make_model(body, opset_imports=imports, ir_version=graph.model.ir_version)
 
 
 def _convergence(

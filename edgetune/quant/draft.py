@@ -123,6 +123,7 @@ def draft(
             hint=reasons or "the network is empty",
         )
     largest = cpu.FULL_WEIGHT if rendering.symmetric else _largest_weight()
-    found = find_ranges(graph, plan, batches, ranges, Grid(rendering.scales, rendering.symmetric, largest))
+    grid = Grid(rendering.scales, rendering.symmetric, largest)
+    found = find_ranges(graph, plan, batches, ranges, grid)
     scales = rendering.scales(found.ranges)
     return Draft(graph, plan, found, scales, rendering.render(graph, plan, scales), excluded)

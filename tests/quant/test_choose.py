@@ -8,11 +8,14 @@ import pytest
 
 from edgetune.errors import ConfigError
 from edgetune.quant import choose, cpu, placement, tensorrt
-from edgetune.quant.choose import METHODS, Found, Grid, Pick, find_ranges, groups_of, range_of
+from edgetune.quant.choose import METHODS, Found, Grid, Pick, find_ranges, groups_of, pick, range_of
+from edgetune.quant.collect import collect
+from edgetune.quant.draft import RENDERINGS
 from edgetune.quant.graph import Graph
 from edgetune.quant.plan import Plan
 from edgetune.quant.prepare import prepare
 from edgetune.quant.ranges import RANGES
+from edgetune.quant.trials import trials_of
 from edgetune.recipe import QuantizeSection
 
 Nets = Callable[..., Any]
@@ -90,26 +93,28 @@ def test_auto_clips_outliers_that_no_layer_looks_at_and_keeps_those_that_count(n
     assert counted.ranges["x"][1] == 400
 
 
-def test_auto_is_at_least_as_true_to_each_layer_as_any_one_estimator(net: Nets) -> None:
+def test_picks_are_at_least_as_true_to_each_layer_as_any_one_estimator(net: Nets) -> None:
     graph, inputs = branched(net)
-    plan, found = found_for(graph, inputs, "auto")
+    plan = placement.place(graph)
     network = choose.Tapped(graph, [t for node in graph.nodes for t in node.output])
-    statistics = found.collected.statistics
+    collected = collect(graph, plan.reads, [inputs], keep=24)
+    statistics = collected.statistics
+    picks = pick(graph, plan, statistics, collected.kept, SIGNED)
     compared = 0
     for group, members in groups_of(plan).items():
-        trials = choose._trials(graph, plan, group, members, SIGNED)
+        trials = trials_of(graph, plan, group, members, SIGNED)
         assert trials
 
         def error(what: tuple[float, float], own: list[Any] = trials, name: str = group) -> float:
             scale = SIGNED.scales({name: what})[name]
             total = 0.0
-            for feed in found.collected.kept:
+            for feed in collected.kept:
                 values = network.run(feed)
                 noise = [t.error(values, scale, True) / np.square(values[t.result]).sum() for t in own]
                 total += np.sqrt(sum(noise))
             return total
 
-        reached = error(found.ranges[members[0]])
+        reached = error(range_of(statistics, members, picks[group], symmetric=True))
         for estimator in RANGES:
             other = range_of(statistics, members, Pick(estimator), symmetric=True)
             # Ranges that hardly differ are not all tried.
@@ -125,7 +130,7 @@ def test_a_layer_alone_errs_as_it_does_in_the_quantized_network(net: Nets, kit: 
     inputs = made.inputs(1)
     plan, found = found_for(graph, inputs, "percentile")
     scales = tensorrt.scales_of(found.ranges)
-    (trial,) = choose._trials(graph, plan, "x", ["x"], SIGNED)
+    (trial,) = trials_of(graph, plan, "x", ["x"], SIGNED)
     result = graph.outputs[0]
     assert trial.result == result
     reference = kit.run(graph.model, {"x": inputs})[0]
@@ -197,3 +202,38 @@ def test_too_few_images_are_told(net: Nets) -> None:
     assert any("8 images are not enough for ranges to settle" in text for text in found.warnings)
     _, single = found_for(graph, inputs[:1], "minmax")
     assert any("one image" in text for text in single.warnings)
+
+
+@pytest.mark.parametrize("rendering", ["weak", "cpu"])
+def test_auto_is_no_worse_at_the_outputs_than_one_estimator_for_all(
+    net: Nets, kit: Any, rendering: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "ROUNDS", (24,))
+    graph, inputs = branched(net)
+    how = RENDERINGS[rendering]
+    plan = how.place(graph, frozenset())
+    grid = Grid(how.scales, how.symmetric)
+    errors = {}
+    for method in METHODS:
+        found = find_ranges(graph, plan, [inputs], method, grid)
+        model = how.render(graph, plan, how.scales(found.ranges))
+        errors[method] = 0.0
+        for own in inputs:
+            wanted, given = (kit.run(m, {"x": own[None]})[0] for m in (graph.model, model))
+            errors[method] += np.linalg.norm(given - wanted) / np.linalg.norm(wanted)
+    assert errors["auto"] <= 1.01 * min(errors.values())
+
+
+def test_one_estimator_for_all_is_taken_where_single_layers_mislead(
+    net: Nets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Layers are made to favour what is worst for the network; what comes out at its end decides."""
+    graph, inputs = branched(net)
+    how = RENDERINGS["weak"]
+    plan = how.place(graph, frozenset())
+    monkeypatch.setattr(
+        choose, "pick", lambda graph, plan, *rest: dict.fromkeys(groups_of(plan), Pick("worst"))
+    )
+    monkeypatch.setitem(RANGES, "worst", lambda statistics, symmetric: (-1000.0, 1000.0))
+    found = find_ranges(graph, plan, [inputs], "auto", Grid(how.scales, True))
+    assert set(found.estimators.values()) <= RANGES.keys() - {"worst"}

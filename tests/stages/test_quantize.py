@@ -124,7 +124,7 @@ def test_a_pinned_set_replaces_the_choice(tmp_path: Path, dataset: Dataset) -> N
 
 def test_the_preset_says_what_settings_do_not(tmp_path: Path, dataset: Dataset) -> None:
     made = run(tmp_path, network(tmp_path / "onnx"), dataset, settings=QuantizeSection(preset="thorough"))
-    assert made.details["ranges"] == "percentile"
+    assert made.details["ranges"] == "auto"
     assert made.details["preset"] == "thorough"
 
 
