@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgetune.engines.onnxruntime import node_seconds
+from edgetune.engines.onnxruntime import Feed, node_seconds
 from edgetune.errors import ConfigError, StageError
 from edgetune.progress import Progress, Silent
-from edgetune.quant.collect import Batch, Feed, parts
+from edgetune.quant.collect import Batch, parts
 from edgetune.quant.compare import compare
 from edgetune.quant.draft import Draft, Rendering, draft
 from edgetune.quant.sensitivity import Layer, leave_out, noise_by_layer, rank, sqnr_of
