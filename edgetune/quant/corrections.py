@@ -5,6 +5,7 @@ will be once deployed, and aims at what FP32 gives. In memory is what is still t
 may import quant's parameters, blocks, rounding, graph, torch_graph, and torch.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -17,6 +18,7 @@ from edgetune.quant.graph import Graph
 from edgetune.quant.parameters import (
     Weight,
     bias_values,
+    ceilings,
     fp16,
     put,
     real_bias,
@@ -110,6 +112,7 @@ def reconstruct_ranges(
     names = {weight.node.name for weight in weights}
     quantized, exact = _passages(net, reference, inputs)
     found = cut(reference.graph, lambda node: node.name in names)
+    left = set(ties)
     with torch.inference_mode():
         for index, block in enumerate(found):
             steps = list(nodes_between(net.graph, quantized.parts[0], block.ends))
@@ -118,9 +121,9 @@ def reconstruct_ranges(
             reading = [weight for weight in weights if weight.input_scale in here]
             error = partial(_error, quantized, steps, exact.parts)
             least = error()
-            for tied in ties.values():
-                if set(tied) <= here:
-                    least = _best_factor(net, tied, reading, least, half, error)
+            for group in [group for group in ties if group in left and set(ties[group]) <= here]:
+                least = _best_factor(net, ties[group], reading, least, half, error)
+                left.remove(group)
             quantized.go(steps, block.ends)
             if told:
                 told(index + 1, len(found))
@@ -147,8 +150,11 @@ def _best_factor(
 
 
 def _scale_by(net: TorchGraph, before: Mapping[str, Tensor], factor: float, half: bool) -> None:
+    most = ceilings(net)
     for name, scale in before.items():
-        changed = (scale * factor).clamp_min(_SMALLEST_SCALE)
+        # What is above its ceiling already stays there.
+        ceiling = max(float(scale), min(most.get(other, math.inf) for other in before))
+        changed = (scale * factor).clamp(_SMALLEST_SCALE, ceiling)
         put(net, {name: fp16(changed) if half else changed})
 
 

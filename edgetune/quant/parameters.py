@@ -4,6 +4,7 @@ The graph itself stays: what a correction or a training finds is written into th
 may import quant.graph, quant.plan, quant.torch_graph and torch.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,8 +71,7 @@ def weights_of(net: TorchGraph, fp32: Graph) -> list[Weight]:
 
 def _weight(net: TorchGraph, node: NodeProto, made: NodeProto, real: NDArray[Any]) -> Weight:
     axis = attribute(made, "axis", 1)
-    groups = attribute(node, "group", 1) if node.op_type == "ConvTranspose" else 1
-    bias = _bias(net, node, groups * real.shape[axis % real.ndim])
+    bias = _bias(net, node, real.shape[axis % real.ndim])
     integer = net.graph.producers.get(bias)
     fed = net.graph.producers.get(node.input[0])
     return Weight(
@@ -97,6 +97,8 @@ def _bias(net: TorchGraph, node: NodeProto, channels: int) -> str:
         plain = attribute(node, "alpha", 1.0) == 1 == attribute(node, "beta", 1.0)
         return name if plain and _values(net, name) == channels else ""
     follower = net.graph.sole_consumer(node.output[0])
+    while follower is not None and follower.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        follower = net.graph.sole_consumer(follower.output[0])
     if follower is None or follower.op_type != "Add" or node.op_type not in ("MatMul", "Gemm"):
         return ""
     name = next((str(n) for n in follower.input if n in net.constants), "")
@@ -153,6 +155,25 @@ def tied_scales(net: TorchGraph, groups: Mapping[str, str]) -> dict[str, list[st
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(n.input[1] for n in net.steps if n.op_type == "QuantizeLinear"):
         found.setdefault(groups.get(name.removesuffix("/scale"), name), []).append(name)
+    return found
+
+
+def ceilings(net: TorchGraph) -> dict[str, float]:
+    """Return the largest scales at which an unsigned tensor's levels stay within the Clip that makes it.
+
+    ONNX Runtime drops a Clip that the levels cannot leave; another one costs time.
+    """
+    found = {}
+    for node in net.steps:
+        clip = net.graph.producers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        zero = net.constants[node.input[2]] if clip is not None and len(node.input) > 2 else None
+        if clip is None or clip.op_type != "Clip" or zero is None or zero.dtype != torch.uint8:
+            continue
+        low, high = (net.constants.get(name) for name in [*clip.input[1:], "", ""][:2])
+        above, below = 255 - int(zero), int(zero)
+        limits = [float(high) / above] if high is not None and above else []
+        limits += [-float(low) / below] if low is not None and below else []
+        found[str(node.input[1])] = min(limits, default=math.inf)
     return found
 
 

@@ -27,7 +27,7 @@ LEAST_ROWS = 4096
 DAMPING = 0.02
 # Columns whose errors reach the far ones together.
 COLUMNS = 64
-_NOTHING = 1e-12
+_NOTHING, _PRECISION = 1e-12, 1e-5
 
 
 @dataclass
@@ -82,7 +82,9 @@ def rounded(net: TorchGraph, weight: Weight, pairs: Sequence[tuple[Tensor, Tenso
     aim = aim / unit
     own = gram.diagonal(dim1=1, dim2=2)
     few = real.shape[2] / seen.rows
-    damp = (DAMPING + few) * own.mean(1, keepdim=True).clamp_min(_NOTHING)
+    # Differences of sums in float32 are no more precise than this.
+    least = _PRECISION * seen.xx.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) / seen.rows
+    damp = (DAMPING + few) * own.mean(1, keepdim=True).clamp_min(0) + least + _NOTHING
     damped = gram + torch.diag_embed(damp.expand_as(own))
     # Least squares, drawn to the weights as they are.
     pulled = (aim + damp[:, None] * real).transpose(1, 2)
