@@ -1,22 +1,24 @@
 """Corrections of a Q/DQ graph, layer by layer or block by block, against the FP32 network.
 
 Each goes through both networks in order: what is corrected is fed by what was corrected before it, as it
-will be once deployed, and aims at what FP32 gives. In memory are the inputs and outputs of one block. It may
-import quant's parameters, blocks, rounding, graph, torch_graph, and torch.
+will be once deployed, and aims at what FP32 gives. In memory is what is still to be read, of all inputs. It
+may import quant's parameters, blocks, rounding, graph, torch_graph, and torch.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 from onnx import ModelProto, NodeProto
 from torch import Tensor
 
-from edgetune.quant.blocks import Block, cut
+from edgetune.quant.blocks import Passage, alive, cut
 from edgetune.quant.graph import Graph
 from edgetune.quant.parameters import (
     Weight,
     bias_values,
+    ceilings,
     fp16,
     put,
     real_bias,
@@ -27,12 +29,15 @@ from edgetune.quant.parameters import (
 from edgetune.quant.rounding import can_round, rounded
 from edgetune.quant.torch_graph import TorchGraph, nodes_between
 
+# Inputs that are executed at a time.
 CHUNK = 8
 # Tried as multiples of a scale, of which the best is kept.
 FACTORS = (0.7, 0.8, 0.9, 1.1, 1.25)
 Told = Callable[[int, int], None]
-Feeds = dict[str, Tensor]
+# What a layer reads in the quantized network, and what it gives in FP32, of a few inputs each.
+Pairs = Sequence[tuple[Tensor, Tensor]]
 _SMALLEST_SCALE = 1e-30
+_NOTHING = 1e-12
 
 
 def correct_bias(
@@ -50,11 +55,16 @@ def correct_bias(
         told: is called with the numbers of layers done and to do.
     """
 
-    def step(net: TorchGraph, weight: Weight, x: Tensor, y: Tensor) -> None:
+    def step(net: TorchGraph, weight: Weight, pairs: Pairs) -> None:
         bias = real_bias(net, weight)
-        if bias is not None:
-            made = _channels_last(weight, _product(net, weight, x))
-            put(net, bias_values(net, weight, bias + (_channels_last(weight, y) - made).mean(0)))
+        if bias is None:
+            return
+        total, rows = torch.zeros_like(bias, dtype=torch.float64), 0
+        for x, y in pairs:
+            missing = channels_last(weight, y) - channels_last(weight, product(net, weight, x))
+            total += missing.sum(0)
+            rows += len(missing)
+        put(net, bias_values(net, weight, bias + total / rows))
 
     return _layer_by_layer(model, fp32, inputs, step, told)
 
@@ -67,9 +77,9 @@ def round_weights(
     Arguments as for `correct_bias`.
     """
 
-    def step(net: TorchGraph, weight: Weight, x: Tensor, y: Tensor) -> None:
+    def step(net: TorchGraph, weight: Weight, pairs: Pairs) -> None:
         if can_round(weight):
-            put(net, rounded(net, weight, x, y))
+            put(net, rounded(net, weight, pairs))
 
     return _layer_by_layer(model, fp32, inputs, step, told)
 
@@ -100,17 +110,23 @@ def reconstruct_ranges(
     weights = weights_of(net, fp32)
     ties = tied_scales(net, groups)
     names = {weight.node.name for weight in weights}
+    quantized, exact = _passages(net, reference, inputs)
+    found = cut(reference.graph, lambda node: node.name in names)
+    left = set(ties)
     with torch.inference_mode():
-        for block, fed, aimed in blocks(net, reference, inputs, lambda node: node.name in names, told):
-            steps = list(nodes_between(net.graph, fed, [block.end]))
+        for index, block in enumerate(found):
+            steps = list(nodes_between(net.graph, quantized.parts[0], block.ends))
+            exact.go(block.nodes, block.ends)
             here = {node.input[1] for node in steps if node.op_type == "QuantizeLinear"}
-            aim = run(reference, aimed, block.end)
             reading = [weight for weight in weights if weight.input_scale in here]
-            error = partial(_error, net, fed, block.end, aim)
+            error = partial(_error, quantized, steps, exact.parts)
             least = error()
-            for tied in ties.values():
-                if set(tied) <= here:
-                    least = _best_factor(net, tied, reading, least, half, error)
+            for group in [group for group in ties if group in left and set(ties[group]) <= here]:
+                least = _best_factor(net, ties[group], reading, least, half, error)
+                left.remove(group)
+            quantized.go(steps, block.ends)
+            if told:
+                told(index + 1, len(found))
     return written(model, net)
 
 
@@ -134,79 +150,84 @@ def _best_factor(
 
 
 def _scale_by(net: TorchGraph, before: Mapping[str, Tensor], factor: float, half: bool) -> None:
+    most = ceilings(net)
     for name, scale in before.items():
-        changed = (scale * factor).clamp_min(_SMALLEST_SCALE)
+        # What is above its ceiling already stays there.
+        ceiling = max(float(scale), min(most.get(other, math.inf) for other in before))
+        changed = (scale * factor).clamp(_SMALLEST_SCALE, ceiling)
         put(net, {name: fp16(changed) if half else changed})
 
 
-def _error(net: TorchGraph, fed: Mapping[str, Tensor], wanted: str, aim: Tensor) -> float:
-    return float((run(net, fed, wanted) - aim).square().mean())
+def _error(quantized: Passage, steps: Sequence[NodeProto], aims: Sequence[Mapping[str, Tensor]]) -> float:
+    """Return the squared error of a block's ends over their mean squares."""
+    errors: dict[str, float] = {}
+    powers: dict[str, float] = {}
+    for found, aim in zip(quantized.look(steps, aims[0]), aims, strict=True):
+        for name, value in aim.items():
+            if value.is_floating_point():
+                errors[name] = errors.get(name, 0.0) + float((found[name] - value).square().sum())
+                powers[name] = powers.get(name, 0.0) + float(value.square().sum())
+    return sum(error / max(powers[name], _NOTHING) for name, error in errors.items())
 
 
 def _layer_by_layer(
     model: ModelProto, fp32: Graph, inputs: Mapping[str, Tensor],
-    step: Callable[[TorchGraph, Weight, Tensor, Tensor], None], told: Told | None,
+    step: Callable[[TorchGraph, Weight, Pairs], None], told: Told | None,
 ) -> ModelProto:  # fmt: skip
-    """Give each weighted node, in order, the input it now gets and the output that FP32 has."""
+    """Give each weighted node, in order, the input it now gets and the output that FP32 has.
+
+    Both networks run once: what a layer reads is computed after all before it are corrected.
+    """
     net, reference = TorchGraph(model), TorchGraph(fp32.model)
     weights = {weight.node.name: weight for weight in weights_of(net, fp32)}
-    outputs = {node.name: node.output[0] for node in fp32.nodes}
-    done, total = 0, len(weights)
+    ends = {node.name: place + 1 for place, node in enumerate(reference.steps)}
+    alive_here, alive_there = alive(net.graph), alive(reference.graph)
+    quantized, exact = _passages(net, reference, inputs)
+    here = there = done = 0
     with torch.inference_mode():
-        for block, before, aimed in blocks(net, reference, inputs, lambda node: node.name in weights):
-            for node in list(nodes_between(net.graph, before, [block.end])):
-                weight = weights.get(node.name)
-                if weight is None:
-                    continue
-                x = run(net, before, node.input[0])
-                step(net, weight, x, run(reference, aimed, outputs[node.name]))
-                done += 1
-                if told:
-                    told(done, total)
+        for node in net.steps:
+            weight = weights.get(node.name)
+            if weight is None:
+                continue
+            begin, end = _begin(net.graph, node), ends[node.name]
+            if weight.alone and begin >= here:
+                quantized.go(net.steps[here:begin], alive_here[begin])
+                exact.go(reference.steps[there:end], alive_there[end])
+                here, there = begin, end
+                made = reference.steps[end - 1].output[0]
+                read = node.input[0]
+                step(
+                    net,
+                    weight,
+                    [(q[read], e[made]) for q, e in zip(quantized.parts, exact.parts, strict=True)],
+                )
+            done += 1
+            if told:
+                told(done, len(weights))
     return written(model, net)
 
 
-def blocks(
-    net: TorchGraph,
-    reference: TorchGraph,
-    inputs: Mapping[str, Tensor],
-    counts: Callable[[NodeProto], bool],
-    told: Told | None = None,
-) -> Iterator[tuple[Block, Feeds, Feeds]]:
-    """Go through both graphs block by block.
-
-    Whoever takes a block may change the constants of `net` in it; what follows sees the result.
-
-    Yields:
-        The block, what the quantized network feeds it, and what FP32 does, `[N, ...]`.
-    """
-    quantized, exact = dict(inputs), dict(inputs)
-    found = cut(reference.graph, counts)
-    for index, block in enumerate(found):
-        yield block, quantized, exact
-        if told:
-            told(index + 1, len(found))
-        quantized = {block.end: run(net, quantized, block.end)}
-        exact = {block.end: run(reference, exact, block.end)}
+def _begin(graph: Graph, node: NodeProto) -> int:
+    """Return the place of a node or of the first that makes its weights and bias, from where it is run."""
+    makers = [graph.producers[name] for name in node.input[1:] if name in graph.producers]
+    return min(graph.positions[n.name] for n in (node, *makers))
 
 
-def run(net: TorchGraph, feeds: Mapping[str, Tensor], wanted: str) -> Tensor:
-    """Return one tensor for all inputs; the rest of the activations is there for a few at a time."""
-    if wanted in feeds:
-        return feeds[wanted]
-    steps = list(nodes_between(net.graph, feeds, [wanted]))
-    parts = []
-    for start in range(0, len(next(iter(feeds.values()))), CHUNK):
-        part = {name: value[start : start + CHUNK] for name, value in feeds.items()}
-        parts.append(net.run(part, [wanted], steps=steps)[wanted])
-    return torch.cat(parts)
+def _passages(
+    net: TorchGraph, reference: TorchGraph, inputs: Mapping[str, Tensor]
+) -> tuple[Passage, Passage]:
+    rows = min(net.at_once(CHUNK), reference.at_once(CHUNK))
+    return Passage(net, inputs, rows), Passage(reference, inputs, rows)
 
 
-def _product(net: TorchGraph, weight: Weight, x: Tensor) -> Tensor:
-    """Run one node on what it reads."""
-    return run(net, {weight.node.input[0]: x}, weight.node.output[0])
+def product(net: TorchGraph, weight: Weight, x: Tensor) -> Tensor:
+    """Run one node, its weights and bias as they now are, on what it reads."""
+    node = weight.node
+    steps = net.steps[_begin(net.graph, node) : net.graph.positions[node.name] + 1]
+    made: str = node.output[0]
+    return net.execute(steps, {node.input[0]: x}, [made], len(x))[made]
 
 
-def _channels_last(weight: Weight, y: Tensor) -> Tensor:
+def channels_last(weight: Weight, y: Tensor) -> Tensor:
     """Return outputs as [rows, channels]."""
     return y.movedim(1, -1).flatten(0, -2) if "Conv" in weight.node.op_type else y.flatten(0, -2)

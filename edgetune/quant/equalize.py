@@ -171,7 +171,7 @@ def _joined(channels: _Channels, node: NodeProto) -> bool:
     if node.op_type == "Add":
         same = len(known) == 2 and all(graph.shape(n) == graph.shape(node.output[0]) for n in node.input)
     elif node.op_type == "Flatten":
-        same = len(known) == 1 and len(known[0]) == len(result)
+        same = attribute(node, "axis", 1) == 1 and len(known) == 1 and len(known[0]) == len(result)
     elif node.op_type == "Clip":
         same = len(known) == 1 and clip_limit(graph, node) is not None
     else:
@@ -227,7 +227,8 @@ def _best_factors(graph: Graph, tensor: str, seen: Channelwise) -> NDArray[np.fl
     from_x, from_w = np.zeros(len(peak)), np.zeros(len(peak))
     for node in readers(graph, tensor):
         if not _is_weighted(graph, node):
-            return np.ones(len(peak))
+            # What it hands on is a tensor of its own, with factors of its own.
+            continue
         rows = _by_input(graph, node)
         if rows.shape[0] != len(peak):
             return np.ones(len(peak))

@@ -4,6 +4,7 @@ The graph itself stays: what a correction or a training finds is written into th
 may import quant.graph, quant.plan, quant.torch_graph and torch.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,7 @@ class Weight:
         input_scale: the scale of the node's other input.
         real: the FP32 network's weights.
         largest: magnitude of the largest integer.
+        alone: no other node reads the weights or the bias.
     """
 
     node: NodeProto
@@ -46,6 +48,7 @@ class Weight:
     input_scale: str
     real: Tensor
     largest: int
+    alone: bool
 
 
 def weights_of(net: TorchGraph, fp32: Graph) -> list[Weight]:
@@ -67,7 +70,8 @@ def weights_of(net: TorchGraph, fp32: Graph) -> list[Weight]:
 
 
 def _weight(net: TorchGraph, node: NodeProto, made: NodeProto, real: NDArray[Any]) -> Weight:
-    bias = _bias(net, node)
+    axis = attribute(made, "axis", 1)
+    bias = _bias(net, node, real.shape[axis % real.ndim])
     integer = net.graph.producers.get(bias)
     fed = net.graph.producers.get(node.input[0])
     return Weight(
@@ -75,26 +79,37 @@ def _weight(net: TorchGraph, node: NodeProto, made: NodeProto, real: NDArray[Any
         made=node.input[1],
         levels=made.input[0],
         scale=made.input[1],
-        axis=attribute(made, "axis", 1),
+        axis=axis,
         bias=bias,
         bias_levels=integer.input[0] if integer else "",
         bias_scale=integer.input[1] if integer else "",
         input_scale=fed.input[1] if fed is not None and fed.op_type == "DequantizeLinear" else "",
         real=torch.from_numpy(np.array(real, np.float32)).to(net.device),
         largest=64 if int(net.constants[made.input[0]].abs().max()) <= 64 else 127,
+        alone=all(len(net.graph.consumers[name]) == 1 for name in (node.input[1], bias) if name),
     )
 
 
-def _bias(net: TorchGraph, node: NodeProto) -> str:
-    """Return the node's own bias, or the constant that alone is added to its result."""
+def _bias(net: TorchGraph, node: NodeProto, channels: int) -> str:
+    """Return a node's own bias, or the constant that alone is added to its result; one value per channel."""
     if len(node.input) > 2 and node.input[2]:
-        return str(node.input[2])
+        name = str(node.input[2])
+        plain = attribute(node, "alpha", 1.0) == 1 == attribute(node, "beta", 1.0)
+        return name if plain and _values(net, name) == channels else ""
     follower = net.graph.sole_consumer(node.output[0])
-    if follower is None or follower.op_type != "Add":
+    while follower is not None and follower.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        follower = net.graph.sole_consumer(follower.output[0])
+    if follower is None or follower.op_type != "Add" or node.op_type not in ("MatMul", "Gemm"):
         return ""
     name = next((str(n) for n in follower.input if n in net.constants), "")
-    shared = len(net.graph.consumers.get(name, [])) != 1
-    return "" if not name or shared or net.constants[name].ndim != 1 else name
+    return name if name and list(net.constants[name].shape) == [channels] else ""
+
+
+def _values(net: TorchGraph, name: str) -> int:
+    """Return how many values a constant has, or the integers that it is made of."""
+    made = net.graph.producers.get(name)
+    source = net.constants.get(made.input[0] if made is not None else name)
+    return 0 if source is None else source.numel()
 
 
 def spread(values: Tensor, weight: Weight) -> Tensor:
@@ -119,7 +134,7 @@ def real_bias(net: TorchGraph, weight: Weight) -> Tensor | None:
     """Return a node's bias as real numbers `[channels]`; None where it has none."""
     if weight.bias_levels:
         return net.constants[weight.bias_levels].float() * net.constants[weight.bias_scale]
-    return net.constants[weight.bias].float() if weight.bias in net.constants else None
+    return net.constants[weight.bias].float().reshape(-1) if weight.bias in net.constants else None
 
 
 def bias_values(net: TorchGraph, weight: Weight, bias: Tensor) -> dict[str, Tensor]:
@@ -140,6 +155,25 @@ def tied_scales(net: TorchGraph, groups: Mapping[str, str]) -> dict[str, list[st
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(n.input[1] for n in net.steps if n.op_type == "QuantizeLinear"):
         found.setdefault(groups.get(name.removesuffix("/scale"), name), []).append(name)
+    return found
+
+
+def ceilings(net: TorchGraph) -> dict[str, float]:
+    """Return the largest scales at which an unsigned tensor's levels stay within the Clip that makes it.
+
+    ONNX Runtime drops a Clip that the levels cannot leave; another one costs time.
+    """
+    found = {}
+    for node in net.steps:
+        clip = net.graph.producers.get(node.input[0]) if node.op_type == "QuantizeLinear" else None
+        zero = net.constants[node.input[2]] if clip is not None and len(node.input) > 2 else None
+        if clip is None or clip.op_type != "Clip" or zero is None or zero.dtype != torch.uint8:
+            continue
+        low, high = (net.constants.get(name) for name in [*clip.input[1:], "", ""][:2])
+        above, below = 255 - int(zero), int(zero)
+        limits = [float(high) / above] if high is not None and above else []
+        limits += [-float(low) / below] if low is not None and below else []
+        found[str(node.input[1])] = min(limits, default=math.inf)
     return found
 
 

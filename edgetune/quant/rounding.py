@@ -7,6 +7,9 @@ columns still to come making good for each error (OBQ and GPTQ: Frantar et al. 2
 arXiv:2210.17323). It may import quant's parameters, graph, torch_graph, torch_ops and torch.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,56 +19,89 @@ from edgetune.quant.parameters import Weight, bias_values, real_bias, spread
 from edgetune.quant.torch_graph import TorchGraph, attributes_of
 from edgetune.quant.torch_ops import pads_of
 
-CHUNK = 8
 # Rows of inputs (positions of images) that a layer's statistics are made of, per weight of an output.
 ROWS_PER_WEIGHT = 24
 LEAST_ROWS = 4096
 # Share of the mean square that is added to every input's own: keeps rare inputs from being overfitted. Where
 # rows are few beside the weights that they decide on, it grows, and weights stay where they are.
 DAMPING = 0.02
+# Columns whose errors reach the far ones together.
+COLUMNS = 64
+_NOTHING, _PRECISION = 1e-12, 1e-5
+
+
+@dataclass
+class _Moments:
+    """Sums over rows of a layer's inputs x `[G, rows, K]` and outputs y `[G, rows, O]`, in float64."""
+
+    rows: int
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    yx: Tensor
+
+    def center(self) -> tuple[Tensor, Tensor]:
+        """Return means of products after means are taken off."""
+        x, y = self.x / self.rows, self.y / self.rows
+        return (
+            self.xx / self.rows - x[:, :, None] * x[:, None, :],
+            self.yx / self.rows - y[:, :, None] * x[:, None, :],
+        )
 
 
 def can_round(weight: Weight) -> bool:
     """Whether a layer's output can be written as products of rows and weights here."""
     kinds = {"Conv": 4, "Gemm": 2, "MatMul": 2}
-    return kinds.get(weight.node.op_type) == weight.real.ndim
+    plain = all(attribute(weight.node, key, 1.0) == 1 for key in ("alpha", "beta"))
+    return (
+        kinds.get(weight.node.op_type) == weight.real.ndim
+        and plain
+        and not attribute(weight.node, "transA", 0)
+    )
 
 
-def rounded(net: TorchGraph, weight: Weight, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+def rounded(net: TorchGraph, weight: Weight, pairs: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """Return the initializers of a layer whose integers make its output closest to an aim.
+
+    Outputs for which nothing better is found than the integers that are there keep those.
 
     Args:
         net: the Q/DQ graph; it stays as it is.
         weight: the layer, a Conv, Gemm or MatMul.
-        x: what it reads, `[N, ...]`, as the layers before it give it.
-        y: what its output should be.
+        pairs: what it reads, `[N, ...]`, as the layers before it give it, and what its output should be, of a
+            few inputs each.
     """
-    rows, aims = _equations(weight, x, y)
-    scale = net.constants[weight.scale].float()
-    real = _matrix(weight, (weight.real / spread(scale, weight)))
-    groups, outputs = real.shape[0], real.shape[1]
-    aims = aims.reshape(len(aims), groups, outputs).permute(1, 2, 0)
-    per_output = scale.reshape(-1) if scale.numel() > 1 else scale.reshape(1).expand(groups * outputs)
-    unit = per_output.reshape(groups, outputs, 1)
+    seen = _moments(weight, pairs)
+    scale = net.constants[weight.scale].double()
+    real = _matrix(weight, weight.real.double() / spread(scale, weight))
+    now = _matrix(weight, net.constants[weight.levels].double())
+    unit = scale.reshape(-1).expand(real.shape[0] * real.shape[1]).reshape(*real.shape[:2], 1)
     bias = real_bias(net, weight)
-    mean_x, mean_y = rows.mean(1, keepdim=True), aims.mean(2, keepdim=True)
     # Without a bias to shift, means have to be met by the weights.
-    if bias is not None:
-        rows, aims = rows - mean_x, aims - mean_y
-    gram = rows.transpose(1, 2) @ rows / rows.shape[1]
-    aim = (aims / unit) @ rows / rows.shape[1]
+    gram, aim = (seen.xx / seen.rows, seen.yx / seen.rows) if bias is None else seen.center()
+    aim = aim / unit
     own = gram.diagonal(dim1=1, dim2=2)
-    few = rows.shape[2] / rows.shape[1]
-    damp = (DAMPING + few) * own.mean(1, keepdim=True).clamp_min(1e-12)
-    gram = gram + torch.diag_embed(damp.expand_as(own))
+    few = real.shape[2] / seen.rows
+    # Differences of sums in float32 are no more precise than this.
+    least = _PRECISION * seen.xx.diagonal(dim1=1, dim2=2).mean(1, keepdim=True) / seen.rows
+    damp = (DAMPING + few) * own.mean(1, keepdim=True).clamp_min(0) + least + _NOTHING
+    damped = gram + torch.diag_embed(damp.expand_as(own))
     # Least squares, drawn to the weights as they are.
-    best = torch.linalg.solve(gram, (aim + damp[:, None] * real).transpose(1, 2)).transpose(1, 2)
-    levels = _solve(gram, best, weight.largest)
+    pulled = (aim + damp[:, None] * real).transpose(1, 2)
+    best = torch.cholesky_solve(pulled, torch.linalg.cholesky(damped)).transpose(1, 2)
+    levels = _solve(damped, best, weight.largest).double()
+    better = _errors(gram, aim, levels) < _errors(gram, aim, now)
+    levels = torch.where(better[:, :, None], levels, now)
     values = {weight.levels: _unmatrix(weight, levels)}
     if bias is not None:
-        shift = mean_y - ((levels * unit) @ mean_x.transpose(1, 2))
+        shift = (seen.y - ((levels * unit) @ seen.x[:, :, None])[:, :, 0]) / seen.rows
         values |= bias_values(net, weight, shift.reshape(-1))
     return values
+
+
+def _errors(gram: Tensor, aim: Tensor, levels: Tensor) -> Tensor:
+    """Return each output's squared error [G, O], less what is the same for all levels."""
+    return ((levels @ gram - 2 * aim) * levels).sum(2)
 
 
 def _solve(gram: Tensor, real: Tensor, largest: int) -> Tensor:
@@ -78,14 +114,20 @@ def _solve(gram: Tensor, real: Tensor, largest: int) -> Tensor:
         torch.gather(gram, 1, order[:, :, None].expand_as(gram)), 2, order[:, None, :].expand_as(gram)
     )
     inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(sorted_gram)), upper=True)
+    inverse = inverse.float()
     places = order[:, None, :].expand_as(real)
-    left = torch.gather(real, 2, places).clone()
+    left = torch.gather(real, 2, places).float()
     levels = torch.empty_like(left)
-    for column in range(left.shape[2]):
-        levels[:, :, column] = left[:, :, column].round().clamp(-largest, largest)
-        error = (left[:, :, column] - levels[:, :, column]) / inverse[:, None, column, column]
-        left[:, :, column + 1 :] -= error[:, :, None] * inverse[:, None, column, column + 1 :]
-    return torch.zeros_like(real).scatter(2, places, levels)
+    for begin in range(0, left.shape[2], COLUMNS):
+        end = min(begin + COLUMNS, left.shape[2])
+        errors = torch.zeros_like(left[:, :, begin:end])
+        for column in range(begin, end):
+            levels[:, :, column] = left[:, :, column].round().clamp(-largest, largest)
+            error = (left[:, :, column] - levels[:, :, column]) / inverse[:, None, column, column]
+            left[:, :, column + 1 : end] -= error[:, :, None] * inverse[:, None, column, column + 1 : end]
+            errors[:, :, column - begin] = error
+        left[:, :, end:] -= errors @ inverse[:, begin:end, end:]
+    return torch.zeros_like(left).scatter(2, places, levels)
 
 
 def _matrix(weight: Weight, values: Tensor) -> Tensor:
@@ -102,28 +144,50 @@ def _unmatrix(weight: Weight, levels: Tensor) -> Tensor:
     return levels[0] if weight.axis == 0 else levels[0].t()
 
 
-def _equations(weight: Weight, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return inputs [groups, rows, K] and outputs [rows, channels] at some positions of every input."""
+def _moments(weight: Weight, pairs: Sequence[tuple[Tensor, Tensor]]) -> _Moments:
+    """Add up inputs and outputs at some positions of every input."""
+    groups, outputs, size = _matrix(weight, weight.real).shape
+    empty = torch.zeros(groups, outputs, size, dtype=torch.float64, device=weight.real.device)
+    found = _Moments(
+        0, empty[:, 0].clone(), empty[:, :, 0].clone(), empty[:, :0].new_zeros(groups, size, size), empty
+    )
     generator = torch.Generator().manual_seed(0)
+    share = max(LEAST_ROWS, ROWS_PER_WEIGHT * size) / max(sum(_positions(weight, y) for _, y in pairs), 1)
+    for x, y in pairs:
+        rows, aims = _equations(weight, x, y, share, generator)
+        aims = aims.reshape(len(aims), groups, outputs).transpose(0, 1)
+        found.rows += rows.shape[1]
+        found.x += rows.sum(1)
+        found.y += aims.sum(1)
+        found.xx += rows.transpose(1, 2) @ rows
+        found.yx += aims.transpose(1, 2) @ rows
+    return found
+
+
+def _positions(weight: Weight, y: Tensor) -> int:
+    """Return how often a layer's weights are applied in an output."""
+    return y.numel() // y.shape[1 if weight.node.op_type == "Conv" else -1]
+
+
+def _equations(
+    weight: Weight, x: Tensor, y: Tensor, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return inputs [groups, rows, K] and outputs [rows, channels] at a share of the positions."""
     if weight.node.op_type != "Conv":
         flat, aims = x.flatten(0, -2), y.flatten(0, -2)
-        pick = torch.randperm(len(flat), generator=generator)[
-            : max(LEAST_ROWS, ROWS_PER_WEIGHT * flat.shape[1])
-        ]
+        pick = _some(len(flat), share, generator).to(x.device)
         return flat[pick][None], aims[pick]
-    group = attribute(weight.node, "group", 1)
-    size = weight.real[0].numel()
-    places = y[0, 0].numel()
-    per_input = min(places, max(1, -(-max(LEAST_ROWS, ROWS_PER_WEIGHT * size) // len(x))))
-    rows: list[Tensor] = []
-    outputs: list[Tensor] = []
-    for start in range(0, len(x), CHUNK):
-        patches = _patches(weight, x[start : start + CHUNK])
-        pick = torch.randperm(places, generator=generator)[:per_input]
-        part = patches[:, :, pick].reshape(len(patches), group, size, -1)
-        rows.append(part.permute(1, 0, 3, 2).reshape(group, -1, size))
-        outputs.append(y[start : start + CHUNK].flatten(2)[:, :, pick].permute(0, 2, 1).flatten(0, 1))
-    return torch.cat(rows, 1), torch.cat(outputs)
+    group, size = attribute(weight.node, "group", 1), weight.real[0].numel()
+    patches = _patches(weight, x)
+    pick = _some(patches.shape[2], share, generator).to(x.device)
+    part = patches[:, :, pick].reshape(len(patches), group, size, -1)
+    aims = y.flatten(2)[:, :, pick].permute(0, 2, 1).flatten(0, 1)
+    return part.permute(1, 0, 3, 2).reshape(group, -1, size), aims
+
+
+def _some(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """Return a random share of positions, at least one of them."""
+    return torch.randperm(count, generator=generator)[: max(1, min(count, round(share * count)))]
 
 
 def _patches(weight: Weight, x: Tensor) -> Tensor:

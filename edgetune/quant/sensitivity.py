@@ -1,15 +1,16 @@
 """Which layers hurt, and which of them to leave in float.
 
-It may import quant's draft, collect, compare, graph and plan, and engines.
+It may import errors, and quant's draft, collect, compare and graph.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto
 
+from edgetune.errors import StageError
 from edgetune.quant.collect import Batch, Tapped, parts
 from edgetune.quant.compare import compare
 from edgetune.quant.draft import Draft, Rendering
@@ -75,7 +76,11 @@ def operations(graph: Graph, node: NodeProto) -> int:
 
 
 def leave_out(drafted: Draft, rendering: Rendering, names: Iterable[str]) -> Draft:
-    """Return the draft with more nodes in float; what was corrected in the others stays."""
+    """Return the draft with more nodes in float; what was corrected in the others stays.
+
+    Raises:
+        StageError: a tensor whose range was never found would have to be quantized.
+    """
     excluded = drafted.excluded | frozenset(names)
     plan = rendering.place(drafted.graph, excluded)
     scales = {tensor: drafted.scales[tensor] for tensor in plan.reads if tensor in drafted.scales}
@@ -83,8 +88,11 @@ def leave_out(drafted: Draft, rendering: Rendering, names: Iterable[str]) -> Dra
         # A float neighbour can make a tensor cross into INT8 where it did not before: its range is known
         # from the members of its group, or not at all, and then the node takes its readers along.
         missing = [tensor for tensor in plan.reads if tensor not in scales]
-        readers = {name for tensor in missing for name in plan.reads[tensor]}
-        return leave_out(drafted, rendering, excluded | readers)
+        more = {name for tensor in missing for name in plan.reads[tensor]}
+        more |= {drafted.graph.producers[t].name for t in missing if t in drafted.graph.producers}
+        if more <= excluded:
+            raise StageError(f"no range is known of {missing[0]!r}, which now crosses into INT8")
+        return leave_out(drafted, rendering, excluded | more)
     model = rendering.render(drafted.graph, plan, scales)
     return replace(
         drafted,
@@ -96,16 +104,10 @@ def leave_out(drafted: Draft, rendering: Rendering, names: Iterable[str]) -> Dra
 
 
 def _carried(old: ModelProto, new: ModelProto, fp32: Graph) -> ModelProto:
-    """Take over corrected constants of layers that are quantized in both."""
+    """Take over corrected constants, but for those of layers that are in float now: they get FP32's."""
     known = {item.name: item for item in old.graph.initializer}
-    integers = {node.name for node in new.graph.node if _reads_integers(node)}
-    float_now = {
-        name
-        for node in fp32.nodes
-        if node.name not in integers
-        for name in node.input
-        if name in fp32.constants
-    }
+    dropped = _with_integers(old) - _with_integers(new)
+    float_now = {name for node in fp32.nodes if node.name in dropped for name in _own(fp32, node)}
     for item in new.graph.initializer:
         before = known.get(item.name)
         if before is not None and item.name not in float_now and list(before.dims) == list(item.dims):
@@ -113,8 +115,23 @@ def _carried(old: ModelProto, new: ModelProto, fp32: Graph) -> ModelProto:
     return new
 
 
-def _reads_integers(node: NodeProto) -> bool:
-    return len(node.input) > 1 and node.input[1].endswith("/dequantized")
+def _with_integers(model: ModelProto) -> set[str]:
+    """Return the names of nodes whose weights are integers."""
+    constants = {item.name for item in model.graph.initializer}
+    made = {
+        node.output[0]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants
+    }
+    return {node.name for node in model.graph.node if len(node.input) > 1 and node.input[1] in made}
+
+
+def _own(fp32: Graph, node: NodeProto) -> Iterator[str]:
+    """Give the constants of a layer, and the one that alone is added to its result."""
+    yield from (name for name in node.input if name in fp32.constants)
+    follower = fp32.sole_consumer(node.output[0])
+    if follower is not None and follower.op_type == "Add":
+        yield from (name for name in follower.input if name in fp32.constants)
 
 
 def rank(
@@ -152,8 +169,7 @@ def rank(
 
 
 def _network_sqnr(drafted: Draft, batches: Sequence[Batch]) -> float:
-    found = compare(drafted.graph.model, drafted.model, batches, exact=True)
-    return sqnr_of(found)
+    return sqnr_of(compare(drafted.graph.model, drafted.model, batches, exact=True))
 
 
 def sqnr_of(comparison: dict[str, Any]) -> float:

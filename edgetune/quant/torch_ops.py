@@ -1,9 +1,11 @@
 """ONNX's operators in torch, differentiable: one function per operator, one row each in `OPS`.
 
 A function takes the node's attributes and its inputs (None where one is left out) and returns a tensor, or
-a tuple of them. It knows no graph. It may import quant.torch_shapes and torch.
+a tuple of them. What cannot be done raises ValueError. It knows no graph. It may import quant.torch_shapes,
+quant.torch_resize and torch.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -11,24 +13,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgetune.quant.torch_resize import resize
 from edgetune.quant.torch_shapes import (
     Attributes,
     Inputs,
     Operator,
     axes_of,
     concat,
+    constant_of_shape,
     depth_to_space,
+    expand,
     flatten,
     gather,
     given,
-    ints,
     needed,
     pad,
     reshape,
     shape,
     slice_,
+    space_to_depth,
     split,
     squeeze,
+    tile,
     torch_pads,
     transpose,
     unsqueeze,
@@ -116,10 +122,10 @@ def batch_norm(attributes: Attributes, inputs: Inputs) -> Tensor:
 
 def layer_norm(attributes: Attributes, inputs: Inputs) -> Tensor:
     """Normalise over all dimensions from `axis` on."""
-    x = needed(inputs)
+    x, bias = needed(inputs), given(inputs, 2)
     axis = attributes.get("axis", -1) % x.ndim
-    shape = list(x.shape[axis:])
-    return F.layer_norm(x, shape, needed(inputs, 1), given(inputs, 2), attributes.get("epsilon", 1e-5))
+    result = F.layer_norm(x, list(x.shape[axis:]), eps=attributes.get("epsilon", 1e-5)) * needed(inputs, 1)
+    return result if bias is None else result + bias
 
 
 def instance_norm(attributes: Attributes, inputs: Inputs) -> Tensor:
@@ -129,34 +135,66 @@ def instance_norm(attributes: Attributes, inputs: Inputs) -> Tensor:
     )
 
 
+def response_norm(attributes: Attributes, inputs: Inputs) -> Tensor:
+    """Divide by the sum of squares over neighbouring channels; torch centres windows of odd sizes alike."""
+    size = attributes["size"]
+    if size % 2 == 0:
+        raise ValueError("LRN of an even size")
+    return F.local_response_norm(
+        needed(inputs), size, attributes.get("alpha", 1e-4), attributes.get("beta", 0.75), attributes.get("bias", 1.0)
+    )  # fmt: skip
+
+
+def _fits_torch(pads: Sequence[int], kernel: Sequence[int]) -> bool:
+    """Whether torch pads by itself: the same at both ends, and by half a window at most."""
+    half = len(pads) // 2
+    return list(pads[:half]) == list(pads[half:]) and all(
+        2 * p <= k for p, k in zip(pads, kernel, strict=False)
+    )
+
+
+def _windows(pool: Callable[..., Tensor], x: Tensor, pads: Sequence[int], strides: Sequence[int]) -> Tensor:
+    """Apply a pooling to what is padded already; windows that begin in the padding at the end do not count."""
+    made = pool(x)
+    half = len(pads) // 2
+    for axis in range(half):
+        length = x.shape[2 + axis] - pads[half + axis]
+        made = made.narrow(2 + axis, 0, min(made.shape[2 + axis], -(-length // strides[axis])))
+    return made
+
+
 def max_pool(attributes: Attributes, inputs: Inputs) -> Tensor:
     """Maximum over a window; the second output (indices) is not made."""
     x, kernel = needed(inputs), attributes["kernel_shape"]
     pads = pads_of(x, kernel, attributes)
-    if any(pads):
-        x = F.pad(x, torch_pads(pads), value=-math.inf)
-    result: Tensor = _MAX_POOL[len(kernel)](
-        x, kernel, attributes.get("strides", [1] * len(kernel)), 0,
-        attributes.get("dilations", 1), bool(attributes.get("ceil_mode", 0)),
+    strides = attributes.get("strides", [1] * len(kernel))
+    pool = functools.partial(
+        _MAX_POOL[len(kernel)], kernel_size=kernel, stride=strides,
+        dilation=attributes.get("dilations", 1), ceil_mode=bool(attributes.get("ceil_mode", 0)),
     )  # fmt: skip
-    return result
+    if _fits_torch(pads, kernel):
+        return pool(x, padding=pads[: len(kernel)])
+    return _windows(pool, F.pad(x, torch_pads(pads), value=-math.inf), pads, strides)
 
 
 def average_pool(attributes: Attributes, inputs: Inputs) -> Tensor:
     """Mean over a window, of the padding too where `count_include_pad` says so."""
     x, kernel = needed(inputs), attributes["kernel_shape"]
+    if any(step != 1 for step in attributes.get("dilations", [])):
+        raise ValueError("AveragePool with dilations")
     include = bool(attributes.get("count_include_pad", 0))
+    strides = attributes.get("strides", [1] * len(kernel))
     pads = pads_of(x, kernel, attributes)
-    half = len(pads) // 2
-    if pads[:half] != pads[half:]:
-        if not include:
-            raise ValueError("AveragePool with asymmetric pads that do not count")
-        x, pads = F.pad(x, torch_pads(pads)), [0] * 2 * half
-    result: Tensor = _AVERAGE_POOL[len(kernel)](
-        x, kernel, attributes.get("strides", [1] * len(kernel)), pads[:half],
-        bool(attributes.get("ceil_mode", 0)), include,
+    pool = functools.partial(
+        _AVERAGE_POOL[len(kernel)], kernel_size=kernel, stride=strides,
+        ceil_mode=bool(attributes.get("ceil_mode", 0)),
     )  # fmt: skip
-    return result
+    if _fits_torch(pads, kernel):
+        return pool(x, padding=pads[: len(kernel)], count_include_pad=include)
+    result = _windows(pool, F.pad(x, torch_pads(pads)), pads, strides)
+    if include:
+        return result
+    return result / _windows(pool, F.pad(torch.ones_like(x), torch_pads(pads)), pads, strides)
 
 
 def clip(attributes: Attributes, inputs: Inputs) -> Tensor:
@@ -168,24 +206,6 @@ def clip(attributes: Attributes, inputs: Inputs) -> Tensor:
 def softmax(attributes: Attributes, inputs: Inputs) -> Tensor:
     """Over one axis (opset 13 on)."""
     return torch.softmax(needed(inputs), attributes.get("axis", -1))
-
-
-def resize(attributes: Attributes, inputs: Inputs) -> Tensor:
-    """Nearest (asymmetric, floor) and linear (half pixel or aligned corners) over the spatial dimensions."""
-    x, scales, sizes = needed(inputs), given(inputs, 2), ints(given(inputs, 3))
-    mode = attributes.get("mode", b"nearest").decode()
-    place = attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
-    target = sizes[2:] if sizes else None
-    factors = None if target or scales is None else [float(value) for value in scales.tolist()[2:]]
-    if mode == "nearest" and place == "asymmetric" and attributes.get("nearest_mode") == b"floor":
-        return F.interpolate(x, target, factors, mode="nearest")
-    if mode == "linear" and place in ("half_pixel", "pytorch_half_pixel", "align_corners"):
-        kind = {1: "linear", 2: "bilinear", 3: "trilinear"}[x.ndim - 2]
-        return F.interpolate(x, target, factors, mode=kind, align_corners=place == "align_corners")
-    if mode == "nearest" and factors and all(value == int(value) for value in factors):
-        # Whole factors: every way to place pixels repeats each one as often.
-        return F.interpolate(x, target, factors, mode="nearest")
-    raise ValueError(f"Resize with mode {mode}, coordinates {place}")
 
 
 def reduce(kind: Callable[..., Tensor]) -> Operator:
@@ -208,6 +228,8 @@ def gelu(attributes: Attributes, inputs: Inputs) -> Tensor:
 # ONNX's numbers of element types that occur in graphs of networks.
 TYPES = {
     1: torch.float32,
+    2: torch.uint8,
+    3: torch.int8,
     6: torch.int32,
     7: torch.int64,
     9: torch.bool,
@@ -221,81 +243,145 @@ def cast(attributes: Attributes, inputs: Inputs) -> Tensor:
     return needed(inputs).to(TYPES[attributes["to"]])
 
 
+def arg(kind: Callable[..., Tensor]) -> Operator:
+    """Make argmax or argmin of torch one of ONNX; of equal values torch may name another one."""
+
+    def operator(attributes: Attributes, inputs: Inputs) -> Tensor:
+        keep = bool(attributes.get("keepdims", 1))
+        return kind(needed(inputs), dim=attributes.get("axis", 0), keepdim=keep)
+
+    return operator
+
+
+_SELU = (1.67326319217681884765625, 1.05070102214813232421875)
+
+
 def _unary(function: Callable[[Tensor], Tensor]) -> Operator:
     return lambda attributes, inputs: function(needed(inputs))
 
 
 def _binary(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
-    return lambda attributes, inputs: function(needed(inputs), needed(inputs, 1))
+    """Make a function of two tensors an operator; shapes, which are on the CPU, may meet other values."""
+
+    def operator(attributes: Attributes, inputs: Inputs) -> Tensor:
+        a, b = needed(inputs), needed(inputs, 1)
+        device = b.device if a.device.type == "cpu" else a.device
+        return function(a.to(device), b.to(device))
+
+    return operator
+
+
+def _several(function: Callable[[Tensor, Tensor], Tensor]) -> Operator:
+    return lambda attributes, inputs: functools.reduce(function, [x for x in inputs if x is not None])
 
 
 def _divide(a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
 
+def _where(attributes: Attributes, inputs: Inputs) -> Tensor:
+    condition, a, b = (needed(inputs, index) for index in range(3))
+    device = next((x.device for x in (condition, a, b) if x.device.type != "cpu"), a.device)
+    return torch.where(condition.to(device), a.to(device), b.to(device))
+
+
+def _prelu(attributes: Attributes, inputs: Inputs) -> Tensor:
+    x = needed(inputs)
+    return torch.where(x < 0, x * needed(inputs, 1), x)
+
+
+def _thresholded(attributes: Attributes, inputs: Inputs) -> Tensor:
+    x = needed(inputs)
+    return torch.where(x > attributes.get("alpha", 1.0), x, torch.zeros_like(x))
+
+
 OPS: dict[str, Operator] = {
     "Abs": _unary(torch.abs),
     "Add": _binary(torch.add),
+    "And": _binary(torch.logical_and),
+    "ArgMax": arg(torch.argmax),
+    "ArgMin": arg(torch.argmin),
     "AveragePool": average_pool,
     "BatchNormalization": batch_norm,
     "Cast": cast,
+    "Ceil": _unary(torch.ceil),
     "Celu": lambda a, i: F.celu(needed(i), a.get("alpha", 1.0)),
     "Clip": clip,
     "Concat": concat,
+    "ConstantOfShape": constant_of_shape,
     "Conv": conv,
     "ConvTranspose": conv_transpose,
+    "Cos": _unary(torch.cos),
     "DepthToSpace": depth_to_space,
     "Div": _binary(_divide),
     "Dropout": _unary(lambda x: x),
+    "Einsum": lambda a, i: torch.einsum(a["equation"].decode(), *(needed(i, k) for k in range(len(i)))),
     "Elu": lambda a, i: F.elu(needed(i), a.get("alpha", 1.0)),
     "Equal": _binary(torch.eq),
     "Erf": _unary(torch.erf),
     "Exp": _unary(torch.exp),
-    "Expand": lambda a, i: needed(i) * torch.ones(ints(given(i, 1)), dtype=needed(i).dtype),
+    "Expand": expand,
     "Flatten": flatten,
+    "Floor": _unary(torch.floor),
     "Gather": gather,
     "Gelu": gelu,
     "Gemm": gemm,
     "GlobalAveragePool": _unary(lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True)),
     "GlobalMaxPool": _unary(lambda x: x.amax(tuple(range(2, x.ndim)), keepdim=True)),
+    "Greater": _binary(torch.gt),
+    "GreaterOrEqual": _binary(torch.ge),
     "HardSigmoid": lambda a, i: torch.clamp(a.get("alpha", 0.2) * needed(i) + a.get("beta", 0.5), 0, 1),
     "HardSwish": _unary(F.hardswish),
     "Identity": _unary(lambda x: x),
     "InstanceNormalization": instance_norm,
+    "LRN": response_norm,
     "LayerNormalization": layer_norm,
     "LeakyRelu": lambda a, i: F.leaky_relu(needed(i), a.get("alpha", 0.01)),
+    "Less": _binary(torch.lt),
+    "LessOrEqual": _binary(torch.le),
     "Log": _unary(torch.log),
+    "LogSoftmax": lambda a, i: torch.log_softmax(needed(i), a.get("axis", -1)),
     "MatMul": _binary(torch.matmul),
-    "Max": _binary(torch.maximum),
+    "Max": _several(torch.maximum),
     "MaxPool": max_pool,
-    "Min": _binary(torch.minimum),
+    "Min": _several(torch.minimum),
     "Mish": _unary(F.mish),
     "Mul": _binary(torch.mul),
     "Neg": _unary(torch.neg),
-    "PRelu": lambda a, i: torch.where(needed(i) < 0, needed(i) * needed(i, 1), needed(i)),
+    "Not": _unary(torch.logical_not),
+    "Or": _binary(torch.logical_or),
+    "PRelu": _prelu,
     "Pad": pad,
     "Pow": _binary(torch.pow),
+    "Reciprocal": _unary(torch.reciprocal),
+    "ReduceL2": reduce(torch.linalg.vector_norm),
     "ReduceMax": reduce(torch.amax),
     "ReduceMean": reduce(torch.mean),
     "ReduceMin": reduce(torch.amin),
     "ReduceSum": reduce(torch.sum),
-    "Reciprocal": _unary(torch.reciprocal),
     "Relu": _unary(torch.relu),
     "Reshape": reshape,
     "Resize": resize,
-    "Selu": _unary(F.selu),
+    "Round": _unary(torch.round),
+    "Selu": lambda a, i: a.get("gamma", _SELU[1]) * F.elu(needed(i), a.get("alpha", _SELU[0])),
     "Shape": shape,
     "Sigmoid": _unary(torch.sigmoid),
+    "Sign": _unary(torch.sign),
+    "Sin": _unary(torch.sin),
     "Slice": slice_,
     "Softmax": softmax,
     "Softplus": _unary(F.softplus),
     "Softsign": _unary(F.softsign),
+    "SpaceToDepth": space_to_depth,
     "Split": split,
     "Sqrt": _unary(torch.sqrt),
     "Squeeze": squeeze,
     "Sub": _binary(torch.sub),
+    "Sum": _several(torch.add),
     "Tanh": _unary(torch.tanh),
+    "ThresholdedRelu": _thresholded,
+    "Tile": tile,
     "Transpose": transpose,
     "Unsqueeze": unsqueeze,
-    "Where": lambda a, i: torch.where(needed(i).bool(), needed(i, 1), needed(i, 2)),
+    "Where": _where,
 }

@@ -1,14 +1,16 @@
 """Operators of ONNX that move values about, in torch; and what all operators share.
 
 A function takes the node's attributes and its inputs (None where one is left out). It knows no graph. It may
-import torch.
+import onnx and torch.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from onnx import numpy_helper
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -106,6 +108,7 @@ def gather(attributes: Attributes, inputs: Inputs) -> Tensor:
     """Pick entries along an axis; indices of any shape."""
     x, indices, axis = needed(inputs), needed(inputs, 1).long(), attributes.get("axis", 0)
     axis %= x.ndim
+    indices = indices.to(x.device)
     indices = torch.where(indices < 0, indices + x.shape[axis], indices)
     picked = x.index_select(axis, indices.flatten())
     return picked.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
@@ -122,7 +125,9 @@ def pad(attributes: Attributes, inputs: Inputs) -> Tensor:
     mode = attributes.get("mode", b"constant").decode()
     if mode == "constant":
         return F.pad(x, torch_pads(full), value=0.0 if fill is None else float(fill))
-    spatial = full[2 : x.ndim] + full[x.ndim + 2 :]
+    outer, spatial = full[:2] + full[x.ndim : x.ndim + 2], full[2 : x.ndim] + full[x.ndim + 2 :]
+    if any(outer) or mode not in ("reflect", "edge"):
+        raise ValueError(f"Pad with mode {mode}, or of batch or channels")
     return F.pad(x, torch_pads(spatial), mode={"reflect": "reflect", "edge": "replicate"}[mode])
 
 
@@ -131,7 +136,7 @@ def concat(attributes: Attributes, inputs: Inputs) -> Tensor:
     parts = [part for part in inputs if part is not None]
     axis = attributes["axis"] % parts[0].ndim
     rows = max(part.shape[0] for part in parts)
-    if axis and rows > 1:
+    if axis and rows > 1 and parts[0].ndim > 1:
         parts = [p.expand(rows, *p.shape[1:]) if p.shape[0] == 1 else p for p in parts]
     return torch.cat(parts, axis)
 
@@ -146,7 +151,33 @@ def depth_to_space(attributes: Attributes, inputs: Inputs) -> Tensor:
     return x.reshape(n, c // block**2, h * block, w * block)
 
 
+def space_to_depth(attributes: Attributes, inputs: Inputs) -> Tensor:
+    """Pixels into channels; the place inside of a block comes first."""
+    x, block = needed(inputs), attributes["blocksize"]
+    n, c, h, w = x.shape
+    x = x.reshape(n, c, h // block, block, w // block, block).permute(0, 3, 5, 1, 2, 4)
+    return x.reshape(n, c * block**2, h // block, w // block)
+
+
+def expand(attributes: Attributes, inputs: Inputs) -> Tensor:
+    """Repeat along dimensions of size 1; sizes of 1 keep what is there."""
+    x = needed(inputs)
+    return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(ints(given(inputs, 1)))))
+
+
+def tile(attributes: Attributes, inputs: Inputs) -> Tensor:
+    """Repeat the whole along each dimension."""
+    return needed(inputs).repeat(ints(given(inputs, 1)))
+
+
 def shape(attributes: Attributes, inputs: Inputs) -> Tensor:
-    """The sizes of a tensor, int64."""
+    """The sizes of a tensor, int64; on the CPU, wherever the tensor is, since sizes are read there."""
     sizes = list(needed(inputs).shape)[attributes.get("start", 0) : attributes.get("end")]
     return torch.tensor(sizes, dtype=torch.int64)
+
+
+def constant_of_shape(attributes: Attributes, inputs: Inputs) -> Tensor:
+    """One value everywhere."""
+    value = numpy_helper.to_array(attributes["value"]).item() if "value" in attributes else 0.0
+    kind = {float: torch.float32, bool: torch.bool, int: torch.int64}[type(value)]
+    return torch.full(ints(needed(inputs)), value, dtype=kind)
