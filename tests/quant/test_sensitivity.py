@@ -134,7 +134,7 @@ def test_what_is_left_out_is_fp32_and_the_rest_stays_corrected(net: Nets, how: s
         adds = [node for node in made.graph.nodes if node.op_type == "Add"]
         (constant,) = [name for node in adds for name in node.input if name in made.graph.constants]
         np.testing.assert_array_equal(values[constant], made.graph.constants[constant])
-    Session(RENDERINGS[how].finish(after.model)[0].SerializeToString(), exact=True).run(images())
+    Session(RENDERINGS[how].finish(after.model, {})[0].SerializeToString(), exact=True).run(images())
 
 
 @pytest.mark.parametrize("how", ["weak", "strong"])
