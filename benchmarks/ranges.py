@@ -5,8 +5,8 @@
 Networks are ImageNet classifiers that take 224 pixels. Per draw, a seed decides which images calibrate; all
 others judge. Every row is a process of its own, whose times are of quantizing alone: decoding included, since
 images are decoded as they are needed, imports and judging excluded; its peak memory is that of the whole
-process. One more row is
-ONNX Runtime's own quantizer with its min-max ranges, fed with the same images in the same way.
+process. One more row is ONNX Runtime's own quantizer with its min-max ranges, fed with the same images in the
+same way.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,8 +193,8 @@ def table(given: Any, network: Path, rendering: str, files: tuple[Path, ...], lo
 
 def alone(job: Job) -> dict[str, Any]:
     """Do a job in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(work, (job,))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, job).result()
 
 
 if __name__ == "__main__":
