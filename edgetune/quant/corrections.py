@@ -41,7 +41,11 @@ _NOTHING = 1e-12
 
 
 def correct_bias(
-    model: ModelProto, fp32: Graph, inputs: Mapping[str, Tensor], told: Told | None = None
+    model: ModelProto,
+    fp32: Graph,
+    inputs: Mapping[str, Tensor],
+    told: Told | None = None,
+    device: str = "cpu",
 ) -> ModelProto:
     """Shift biases so that each channel's mean is FP32's (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
 
@@ -53,6 +57,7 @@ def correct_bias(
         fp32: the prepared network it was made from.
         inputs: calibration inputs by the network's input names, `[N, ...]`.
         told: is called with the numbers of layers done and to do.
+        device: `cpu` or `cuda`.
     """
 
     def step(net: TorchGraph, weight: Weight, pairs: Pairs) -> None:
@@ -66,11 +71,15 @@ def correct_bias(
             rows += len(missing)
         put(net, bias_values(net, weight, bias + total / rows))
 
-    return _layer_by_layer(model, fp32, inputs, step, told)
+    return _layer_by_layer(model, fp32, inputs, step, told, device)
 
 
 def round_weights(
-    model: ModelProto, fp32: Graph, inputs: Mapping[str, Tensor], told: Told | None = None
+    model: ModelProto,
+    fp32: Graph,
+    inputs: Mapping[str, Tensor],
+    told: Told | None = None,
+    device: str = "cpu",
 ) -> ModelProto:
     """Choose the integers of all weights, and biases with them, by the layers' outputs (`rounding`).
 
@@ -81,7 +90,7 @@ def round_weights(
         if can_round(weight):
             put(net, rounded(net, weight, pairs))
 
-    return _layer_by_layer(model, fp32, inputs, step, told)
+    return _layer_by_layer(model, fp32, inputs, step, told, device)
 
 
 def reconstruct_ranges(
@@ -91,6 +100,7 @@ def reconstruct_ranges(
     groups: Mapping[str, str],
     half: bool = False,
     told: Told | None = None,
+    device: str = "cpu",
 ) -> ModelProto:
     """Choose the scales of activations by the output of the block that they are in.
 
@@ -105,8 +115,9 @@ def reconstruct_ranges(
         groups: of `Plan`: tensors whose scales stay equal.
         half: scales are numbers that FP16 can write down.
         told: is called with the numbers of blocks done and to do.
+        device: `cpu` or `cuda`.
     """
-    net, reference = TorchGraph(model), TorchGraph(fp32.model)
+    net, reference = TorchGraph(model, device), TorchGraph(fp32.model, device)
     weights = weights_of(net, fp32)
     ties = tied_scales(net, groups)
     names = {weight.node.name for weight in weights}
@@ -172,13 +183,13 @@ def _error(quantized: Passage, steps: Sequence[NodeProto], aims: Sequence[Mappin
 
 def _layer_by_layer(
     model: ModelProto, fp32: Graph, inputs: Mapping[str, Tensor],
-    step: Callable[[TorchGraph, Weight, Pairs], None], told: Told | None,
+    step: Callable[[TorchGraph, Weight, Pairs], None], told: Told | None, device: str,
 ) -> ModelProto:  # fmt: skip
     """Give each weighted node, in order, the input it now gets and the output that FP32 has.
 
     Both networks run once: what a layer reads is computed after all before it are corrected.
     """
-    net, reference = TorchGraph(model), TorchGraph(fp32.model)
+    net, reference = TorchGraph(model, device), TorchGraph(fp32.model, device)
     weights = {weight.node.name: weight for weight in weights_of(net, fp32)}
     ends = {node.name: place + 1 for place, node in enumerate(reference.steps)}
     alive_here, alive_there = alive(net.graph), alive(reference.graph)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from onnx import ModelProto
 
 from edgetune.artifact import TensorSpec
 from edgetune.engines.onnxruntime import Feed, node_seconds
@@ -32,8 +33,8 @@ FIRST = "ranges"
 LEAST_GAIN_DB = 0.05
 # Every fourth calibration input judges the rungs instead: at least and at most so many.
 HELD_SHARE, HELD_LEAST, HELD_MOST = 4, 4, 128
-# Inputs that corrections look at.
-CORRECTED_ON = 128
+# Inputs that corrections look at; one number per tensor needs fewer.
+CORRECTED_ON, RECONSTRUCTED_ON = 128, 32
 # Of mixed precision: inputs on which single layers are tried, layers left in float at most, by share.
 TRIED_ON, FLOAT_SHARE = 8, 0.25
 
@@ -62,12 +63,15 @@ class Climb:
     """Where a climb has got to.
 
     Attributes:
+        fp32: the network that is right by definition.
         best: the draft that is kept.
+        equalized: a draft with equalized channels, which by itself may be no better.
         comparison: its figures on held-out inputs.
         rungs: what each rung gained and cost.
         layers: how much the layers of `best` hurt, where that was looked at.
     """
 
+    fp32: ModelProto
     rendering: Rendering
     batches: Sequence[Feed]
     held: Sequence[Feed]
@@ -76,9 +80,17 @@ class Climb:
     device: str
     resume: Path | None
     best: Draft
+    equalized: Draft | None = None
     comparison: dict[str, Any] = field(default_factory=dict)
     rungs: list[dict[str, Any]] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """Where corrections and training run: the GPU, where there is one and nothing else is said."""
+        import torch
+
+        return self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
 
     def meets(self, limits: Limits) -> bool:
         """Say whether the network is good enough on held-out inputs."""
@@ -89,7 +101,7 @@ class Climb:
 
     def offer(self, rung: str, made: Draft, seconds: float, told: str = "") -> bool:
         """Judge a draft; keep it where it is better."""
-        found = compare(made.graph.model, made.model, self.held, exact=self.rendering.symmetric)
+        found = self.judge(made)
         better = not self.rungs or _better(found, self.comparison)
         self.rungs.append(
             {
@@ -102,6 +114,10 @@ class Climb:
         if rung != FIRST:
             self.progress.line(f"quantize: {_said(self.rungs[-1])}")
         return better
+
+    def judge(self, made: Draft) -> dict[str, Any]:
+        """Compare a draft with FP32 on held-out inputs."""
+        return compare(self.fp32, made.model, self.held, exact=self.rendering.symmetric)
 
     def skip(self, rung: str, why: str) -> None:
         """Note a rung that could not be tried."""
@@ -145,11 +161,13 @@ def climb(
         ranges: how the ranges of `first` were found.
         method: `auto` (until the limits are met) or `best` (all that costs no speed).
         limits: for `auto`.
-        device: `auto`, `cpu` or `cuda`, for training.
+        device: `auto`, `cpu` or `cuda`, for corrections and training.
         resume: a file in which training keeps its state.
         progress: is told how far it is.
     """
-    state = Climb(rendering, batches, held, ranges, progress or Silent(), device, resume, first)
+    state = Climb(
+        first.graph.model, rendering, batches, held, ranges, progress or Silent(), device, resume, first
+    )
     state.offer(FIRST, first, 0.0)
     rungs = RUNGS if method == "auto" else {name: rung for name, rung in RUNGS.items() if name != "mixed"}
     for name, rung in rungs.items():
@@ -181,22 +199,34 @@ def _equalize(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
     if not factors:
         return None, "no channels can be scaled: nothing but ReLU, pooling or additions may stand between"
     made = draft(Graph(model), state.rendering, state.batches, state.ranges, best.excluded)
+    state.equalized = made
     return made, f"{factors} channels scaled"
 
 
 def _correct_bias(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    """Correct the best draft; also one whose equalization was for nothing as long as means are off."""
     from edgetune.quant.corrections import correct_bias
 
-    best = state.best
-    model = correct_bias(best.model, best.graph, _tensors(state, CORRECTED_ON), _bar(state, "correct biases"))
-    return replace(best, model=model), ""
+    def corrected(made: Draft) -> Draft:
+        inputs = tensors(state.batches[:CORRECTED_ON])
+        bar = _bar(state, "correct biases")
+        return replace(made, model=correct_bias(made.model, made.graph, inputs, bar, state.where))
+
+    first = corrected(state.best)
+    if state.equalized is None or state.equalized is state.best:
+        return first, ""
+    second = corrected(state.equalized)
+    if sqnr_of(state.judge(second)) > sqnr_of(state.judge(first)):
+        return second, "with equalized channels"
+    return first, ""
 
 
 def _round(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
     from edgetune.quant.corrections import round_weights
 
     best = state.best
-    model = round_weights(best.model, best.graph, _tensors(state, CORRECTED_ON), _bar(state, "round weights"))
+    inputs = tensors(state.batches[:CORRECTED_ON])
+    model = round_weights(best.model, best.graph, inputs, _bar(state, "round weights"), state.where)
     return replace(best, model=model), ""
 
 
@@ -205,26 +235,25 @@ def _reconstruct(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
 
     best = state.best
     model = reconstruct_ranges(
-        best.model, best.graph, _tensors(state, CORRECTED_ON), best.plan.groups, state.rendering.half,
-        _bar(state, "reconstruct ranges"),
+        best.model, best.graph, tensors(state.batches[:RECONSTRUCTED_ON]), best.plan.groups,
+        state.rendering.half, _bar(state, "reconstruct ranges"), state.where,
     )  # fmt: skip
     return replace(best, model=model), ""
 
 
 def _train(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
-    import torch
-
     from edgetune.quant.qat import train
 
     best = state.best
-    device = state.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     model, history = train(
-        best.model, best.graph, _tensors(state, len(state.batches)), best.plan.groups,
-        half=state.rendering.half, device=device, resume=state.resume, told=_bar(state, "train"),
+        best.model, best.graph, tensors(state.batches), best.plan.groups, held=tensors(state.held),
+        half=state.rendering.half, device=state.where, resume=state.resume, told=_bar(state, "train"),
     )  # fmt: skip
-    return replace(best, model=model), f"loss {history[0]['loss']:.4f} to {history[-1]['loss']:.4f}"
+    least = min(history, key=lambda entry: float(entry["held"]))
+    told = (
+        f"error on held-out inputs {history[0]['held']:.2g}, {least['held']:.2g} after epoch {least['epoch']}"
+    )
+    return (replace(best, model=model) if least["epoch"] else None), told
 
 
 def _mix(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
@@ -238,7 +267,7 @@ def _mix(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
     made = None
     for count in range(1, min(most, len(useful)) + 1):
         made = leave_out(best, rendering, useful[:count])
-        trial = replace(state, best=made, rungs=[], comparison={})
+        trial = replace(state, best=made, rungs=[], comparison={}, progress=Silent())
         trial.offer("mixed", made, 0.0)
         if trial.meets(limits):
             break
@@ -271,12 +300,18 @@ def _bar(state: Climb, what: str) -> Callable[[int, int], None]:
     return told
 
 
-def _tensors(state: Climb, most: int) -> "dict[str, Tensor]":
-    """Return calibration inputs as torch takes them, `[N, ...]` each."""
+def tensors(feeds: Sequence[Feed]) -> "dict[str, Tensor]":
+    """Return inputs as torch takes them, `[N, ...]` each.
+
+    Raises:
+        ConfigError: the inputs of the network have no dimension in common along which there are several.
+    """
     import torch
 
-    some = state.batches[:most]
-    return {name: torch.from_numpy(np.concatenate([feed[name] for feed in some])) for name in some[0]}
+    lengths = {values.shape[:1] for values in feeds[0].values()}
+    if len(lengths) > 1 or () in lengths:
+        raise ConfigError("the network's inputs have no batch dimension in common")
+    return {name: torch.from_numpy(np.concatenate([feed[name] for feed in feeds])) for name in feeds[0]}
 
 
 def split(batches: Iterable[Batch], inputs: tuple[TensorSpec, ...]) -> tuple[list[Feed], list[Feed]]:

@@ -19,8 +19,9 @@ from edgetune.quant.plan import symmetric as symmetric_scale
 OCTAVE = 256
 # Magnitudes below this share the first bin.
 FLOOR = 2.0**-32
-# Values counted per tensor and input, evenly spread over it. Extremes are taken of all.
-COUNTED = 1 << 16
+# Values counted per tensor and input at most, evenly spread over it. Extremes are taken of all. Against counting
+# all, 95 of 100 ranges by least squared error differ by nothing on mobilenet_v2, by under 1.5% on squeezenet1_0.
+COUNTED = 1 << 18
 ENTROPY_BINS = 2048
 # Thresholds tried over the whole width, and then as many again around the best.
 ENTROPY_CANDIDATES = 40

@@ -70,6 +70,9 @@ def rounded(net: TorchGraph, weight: Weight, pairs: Sequence[tuple[Tensor, Tenso
         weight: the layer, a Conv, Gemm or MatMul.
         pairs: what it reads, `[N, ...]`, as the layers before it give it, and what its output should be, of a
             few inputs each.
+
+    Returns:
+        Values by name; none where the inputs do not determine any.
     """
     seen = _moments(weight, pairs)
     scale = net.constants[weight.scale].double()
@@ -88,8 +91,11 @@ def rounded(net: TorchGraph, weight: Weight, pairs: Sequence[tuple[Tensor, Tenso
     damped = gram + torch.diag_embed(damp.expand_as(own))
     # Least squares, drawn to the weights as they are.
     pulled = (aim + damp[:, None] * real).transpose(1, 2)
-    best = torch.cholesky_solve(pulled, torch.linalg.cholesky(damped)).transpose(1, 2)
-    levels = _solve(damped, best, weight.largest).double()
+    try:
+        best = torch.cholesky_solve(pulled, torch.linalg.cholesky(damped)).transpose(1, 2)
+        levels = _solve(damped, best, weight.largest).double()
+    except RuntimeError:
+        return {}  # nothing can be said of inputs like these
     better = _errors(gram, aim, levels) < _errors(gram, aim, now)
     levels = torch.where(better[:, :, None], levels, now)
     values = {weight.levels: _unmatrix(weight, levels)}
