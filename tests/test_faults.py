@@ -105,6 +105,8 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(folder: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background jobs ignore the interrupt, and so would everything that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     state = folder / "runs" / "test" / "checkpoint.partial" / ".resume"
     for _ in range(600):
