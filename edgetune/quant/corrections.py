@@ -13,6 +13,7 @@ import torch
 from onnx import ModelProto, NodeProto
 from torch import Tensor
 
+from edgetune.quant.bias import fitted_bias
 from edgetune.quant.blocks import Passage, alive, cut
 from edgetune.quant.graph import Graph
 from edgetune.quant.parameters import (
@@ -47,9 +48,9 @@ def correct_bias(
     told: Told | None = None,
     device: str = "cpu",
 ) -> ModelProto:
-    """Shift biases so that each channel's mean is FP32's (Nagel et al. 2019, arXiv:1906.04721, section 4.2).
+    """Shift biases so that what layers give behind their activations is FP32's on average (`bias`).
 
-    The means of FP32 are those of the network as it was; those of the quantized network are taken layer by
+    The outputs of FP32 are those of the network as it was; those of the quantized network are taken layer by
     layer, with all biases before corrected.
 
     Args:
@@ -59,19 +60,7 @@ def correct_bias(
         told: is called with the numbers of layers done and to do.
         device: `cpu` or `cuda`.
     """
-
-    def step(net: TorchGraph, weight: Weight, pairs: Pairs) -> None:
-        bias = real_bias(net, weight)
-        if bias is None:
-            return
-        total, rows = torch.zeros_like(bias, dtype=torch.float64), 0
-        for x, y in pairs:
-            missing = channels_last(weight, y) - channels_last(weight, product(net, weight, x))
-            total += missing.sum(0)
-            rows += len(missing)
-        put(net, bias_values(net, weight, bias + total / rows))
-
-    return _layer_by_layer(model, fp32, inputs, step, told, device)
+    return _layer_by_layer(model, fp32, inputs, _shift_bias, told, device)
 
 
 def round_weights(
@@ -81,16 +70,24 @@ def round_weights(
     told: Told | None = None,
     device: str = "cpu",
 ) -> ModelProto:
-    """Choose the integers of all weights, and biases with them, by the layers' outputs (`rounding`).
+    """Choose the integers of all weights by the layers' outputs (`rounding`), and biases with them (`bias`).
 
     Arguments as for `correct_bias`.
     """
 
-    def step(net: TorchGraph, weight: Weight, pairs: Pairs) -> None:
+    def step(net: TorchGraph, reference: TorchGraph, weight: Weight, pairs: Pairs) -> None:
         if can_round(weight):
-            put(net, rounded(net, weight, pairs))
+            put(net, rounded(net, weight, [x for x, _ in pairs]))
+        _shift_bias(net, reference, weight, pairs)
 
     return _layer_by_layer(model, fp32, inputs, step, told, device)
+
+
+def _shift_bias(net: TorchGraph, reference: TorchGraph, weight: Weight, pairs: Pairs) -> None:
+    outputs = [(product(net, weight, x), y) for x, y in pairs]
+    bias = fitted_bias(net, reference, weight, outputs)
+    if bias is not None:
+        put(net, bias_values(net, weight, bias))
 
 
 def reconstruct_ranges(
@@ -183,7 +180,7 @@ def _error(quantized: Passage, steps: Sequence[NodeProto], aims: Sequence[Mappin
 
 def _layer_by_layer(
     model: ModelProto, fp32: Graph, inputs: Mapping[str, Tensor],
-    step: Callable[[TorchGraph, Weight, Pairs], None], told: Told | None, device: str,
+    step: Callable[[TorchGraph, TorchGraph, Weight, Pairs], None], told: Told | None, device: str,
 ) -> ModelProto:  # fmt: skip
     """Give each weighted node, in order, the input it now gets and the output that FP32 has.
 
@@ -207,11 +204,8 @@ def _layer_by_layer(
                 here, there = begin, end
                 made = reference.steps[end - 1].output[0]
                 read = node.input[0]
-                step(
-                    net,
-                    weight,
-                    [(q[read], e[made]) for q, e in zip(quantized.parts, exact.parts, strict=True)],
-                )
+                pairs = [(q[read], e[made]) for q, e in zip(quantized.parts, exact.parts, strict=True)]
+                step(net, reference, weight, pairs)
             done += 1
             if told:
                 told(done, len(weights))
@@ -237,8 +231,3 @@ def product(net: TorchGraph, weight: Weight, x: Tensor) -> Tensor:
     steps = net.steps[_begin(net.graph, node) : net.graph.positions[node.name] + 1]
     made: str = node.output[0]
     return net.execute(steps, {node.input[0]: x}, [made], len(x))[made]
-
-
-def channels_last(weight: Weight, y: Tensor) -> Tensor:
-    """Return outputs as [rows, channels]."""
-    return y.movedim(1, -1).flatten(0, -2) if "Conv" in weight.node.op_type else y.flatten(0, -2)

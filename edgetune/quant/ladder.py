@@ -44,7 +44,7 @@ class Limits:
     """When an INT8 network is good enough.
 
     Attributes:
-        agreement: least share of inputs on which it names FP32's class; None: not looked at.
+        agreement: least share of inputs on which it is expected to name FP32's class; None: not looked at.
         cosine: least mean cosine with FP32's outputs; None: not looked at.
     """
 
@@ -65,7 +65,6 @@ class Climb:
     Attributes:
         fp32: the network that is right by definition.
         best: the draft that is kept.
-        equalized: a draft with equalized channels, which by itself may be no better.
         comparison: its figures on held-out inputs.
         rungs: what each rung gained and cost.
         layers: how much the layers of `best` hurt, where that was looked at.
@@ -80,7 +79,6 @@ class Climb:
     device: str
     resume: Path | None
     best: Draft
-    equalized: Draft | None = None
     comparison: dict[str, Any] = field(default_factory=dict)
     rungs: list[dict[str, Any]] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
@@ -96,7 +94,7 @@ class Climb:
         """Say whether the network is good enough on held-out inputs."""
         found = self.comparison
         cosines = [entry["cosine_mean"] for entry in found["outputs"].values() if "cosine_mean" in entry]
-        agrees = limits.agreement is None or found.get("agreement", 1.0) >= limits.agreement
+        agrees = limits.agreement is None or found.get("agreement_expected", 1.0) >= limits.agreement
         return agrees and (limits.cosine is None or min(cosines, default=1.0) >= limits.cosine)
 
     def offer(self, rung: str, made: Draft, seconds: float, told: str = "") -> bool:
@@ -106,7 +104,8 @@ class Climb:
         self.rungs.append(
             {
                 "rung": rung, "kept": better, "seconds": seconds, "sqnr_db": sqnr_of(found),
-                "agreement": found.get("agreement"), "why": told,
+                "agreement": found.get("agreement"), "agreement_expected": found.get("agreement_expected"),
+                "why": told,
             }
         )  # fmt: skip
         if better:
@@ -122,12 +121,16 @@ class Climb:
     def skip(self, rung: str, why: str) -> None:
         """Note a rung that could not be tried."""
         self.rungs.append(
-            {"rung": rung, "kept": False, "seconds": 0.0, "sqnr_db": None, "agreement": None, "why": why}
-        )
+            {
+                "rung": rung, "kept": False, "seconds": 0.0, "sqnr_db": None, "agreement": None,
+                "agreement_expected": None, "why": why,
+            }
+        )  # fmt: skip
 
 
 def _said(rung: dict[str, Any]) -> str:
-    share = "" if rung["agreement"] is None else f", same class {100 * rung['agreement']:.1f}%"
+    expected = rung["agreement_expected"]
+    share = "" if expected is None else f", same class expected for {100 * expected:.1f}%"
     outcome = "kept" if rung["kept"] else "no better, dropped"
     return f"{rung['rung']}: {rung['sqnr_db']:.1f} dB{share} on held-out inputs, {outcome}"
 
@@ -199,26 +202,27 @@ def _equalize(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
     if not factors:
         return None, "no channels can be scaled: nothing but ReLU, pooling or additions may stand between"
     made = draft(Graph(model), state.rendering, state.batches, state.ranges, best.excluded)
-    state.equalized = made
     return made, f"{factors} channels scaled"
 
 
+def _center(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    from edgetune.quant.center import center
+
+    if not state.rendering.symmetric:
+        return None, "unsigned integers with a zero point use all of their levels as they are"
+    made, shifted = center(state.best, state.rendering)
+    if not shifted:
+        return None, "no tensor can be shifted: all are read by a convolution that pads, or by something else"
+    return made, f"{shifted} of {len(made.plan.reads)} tensors shifted"
+
+
 def _correct_bias(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
-    """Correct the best draft; also one whose equalization was for nothing as long as means are off."""
     from edgetune.quant.corrections import correct_bias
 
-    def corrected(made: Draft) -> Draft:
-        inputs = tensors(state.batches[:CORRECTED_ON])
-        bar = _bar(state, "correct biases")
-        return replace(made, model=correct_bias(made.model, made.graph, inputs, bar, state.where))
-
-    first = corrected(state.best)
-    if state.equalized is None or state.equalized is state.best:
-        return first, ""
-    second = corrected(state.equalized)
-    if sqnr_of(state.judge(second)) > sqnr_of(state.judge(first)):
-        return second, "with equalized channels"
-    return first, ""
+    best = state.best
+    inputs = tensors(state.batches[:CORRECTED_ON])
+    model = correct_bias(best.model, best.graph, inputs, _bar(state, "correct biases"), state.where)
+    return replace(best, model=model), ""
 
 
 def _round(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
@@ -279,6 +283,7 @@ def _mix(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
 # In the order in which they are tried: what costs least comes first.
 RUNGS: dict[str, Rung] = {
     "equalization": _equalize,
+    "centering": _center,
     "bias": _correct_bias,
     "rounding": _round,
     "reconstruction": _reconstruct,

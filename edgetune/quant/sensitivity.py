@@ -173,6 +173,12 @@ def _network_sqnr(drafted: Draft, batches: Sequence[Batch]) -> float:
 
 
 def sqnr_of(comparison: dict[str, Any]) -> float:
-    """Return the least SQNR over a network's float outputs, mean of the inputs' own, in dB."""
+    """Return the signal-to-noise ratio that counts, in dB.
+
+    For a classifier of what decides (`compare.Decisions`); otherwise the least over a network's float
+    outputs, the mean of the inputs' own.
+    """
+    if "decision_db" in comparison:
+        return float(comparison["decision_db"])
     found = comparison["outputs"].values()
     return min((entry["sqnr_mean_db"] for entry in found if "sqnr_mean_db" in entry), default=0.0)

@@ -50,6 +50,7 @@ class Rung(Part):
     seconds: float | None = None
     sqnr_db: float | None = None
     agreement: float | None = None
+    agreement_expected: float | None = None
     why: str = ""
 
 

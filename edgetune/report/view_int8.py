@@ -21,6 +21,7 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RUNGS = {
     "ranges": "ranges alone",
     "equalization": "cross-layer equalization",
+    "centering": "centering",
     "bias": "bias correction",
     "rounding": "rounding (AdaRound)",
     "reconstruction": "block reconstruction of ranges",
@@ -64,7 +65,7 @@ def ladder_rows(quantization: Quantization) -> list[RungRow]:
                 _brief(rung),
                 decibels(rung.sqnr_db),
                 difference(rung.sqnr_db, best),
-                wording.percent(rung.agreement),
+                wording.percent(rung.agreement_expected),
                 # The first one's time is calibration's, which is counted there.
                 wording.NONE if first or not tried else wording.seconds(rung.seconds),
             )

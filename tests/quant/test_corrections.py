@@ -12,6 +12,7 @@ from torch import Tensor
 
 from edgetune.engines.onnxruntime import Session
 from edgetune.quant import corrections
+from edgetune.quant.bias import STEPS
 from edgetune.quant.blocks import cut
 from edgetune.quant.collect import Batch
 from edgetune.quant.corrections import correct_bias, reconstruct_ranges, round_weights
@@ -96,8 +97,10 @@ def test_means_are_met_after_bias_correction(net: Nets, how: str) -> None:
             else torch.zeros(1)
         )
         step = float(scales[weight.bias_scale].max() if weight.bias_scale else behind)
-        assert better[weight.node.name] <= 0.6 * step + 2e-4
-        assert worse[weight.node.name] > (2 if step else 10) * better[weight.node.name]
+        if weight.node.name in ("project", "head"):
+            assert better[weight.node.name] <= 0.6 * step + 2e-4
+            assert worse[weight.node.name] > (2 if step else 10) * better[weight.node.name]
+    # Behind an activation it is not the mean that counts; see test_bias.
     assert noise_of(made, model, x) < 0.5 * noise_of(made, made.model, x)
 
 
@@ -250,8 +253,9 @@ def test_every_node_runs_once_and_every_layer_twice(net: Nets, monkeypatch: pyte
 
     monkeypatch.setattr(TorchGraph, "_execute", counted)
     correct_bias(made.model, made.graph, inputs(8))
-    # Probing for batch sizes takes three runs of each network; weighted nodes have one name in both.
-    assert max(runs.values()) <= 2 * 3 + 2 + 1
+    # Probing for batch sizes takes three runs of each network; weighted nodes have one name in both, and
+    # activations run once more for every step of the fit.
+    assert max(runs.values()) <= 2 * 3 + 2 + 1 + STEPS + 1
 
 
 def test_weights_that_two_nodes_share_stay(net: Nets) -> None:

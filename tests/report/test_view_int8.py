@@ -14,9 +14,9 @@ from edgetune.report.schema_int8 import Calibration, Layer, Quantization, Rung, 
 Samples = dict[str, Callable[[], dict[str, Any]]]
 
 LADDER = (
-    Rung(rung="ranges", kept=True, seconds=0.0, sqnr_db=20.0, agreement=0.9),
-    Rung(rung="bias", kept=False, seconds=2.0, sqnr_db=19.0, agreement=0.9),
-    Rung(rung="rounding", kept=True, seconds=70.0, sqnr_db=23.5, agreement=0.95, why="told"),
+    Rung(rung="ranges", kept=True, seconds=0.0, sqnr_db=20.0, agreement_expected=0.9),
+    Rung(rung="bias", kept=False, seconds=2.0, sqnr_db=19.0, agreement_expected=0.9),
+    Rung(rung="rounding", kept=True, seconds=70.0, sqnr_db=23.5, agreement_expected=0.95, why="told"),
     Rung(rung="training", kept=False, seconds=0.0, why="torch has no Einsum"),
 )
 
