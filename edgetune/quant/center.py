@@ -22,7 +22,7 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from edgetune.quant.draft import Draft, Rendering
 from edgetune.quant.graph import Graph, attribute, is_standard
-from edgetune.quant.parameters import bias_values, put, real_bias, spread, weights_of, written
+from edgetune.quant.parameters import bias_values, put, real_bias, shift_of, spread, weights_of, written
 from edgetune.quant.plan import Plan, Scale, weight_axis
 from edgetune.quant.prepare import drop_dead
 from edgetune.quant.torch_graph import TorchGraph
@@ -53,7 +53,8 @@ def center(drafted: Draft, rendering: Rendering) -> tuple[Draft, int]:
     plan = rendering.place(graph, drafted.excluded)
     scales = dict(drafted.scales) | _scales(rendering, plan, drafted.scales, shift)
     model = rendering.render(graph, plan, scales)
-    made = replace(drafted, graph=graph, plan=plan, scales=scales, model=_exact_sums(model, graph, shift))
+    model = _exact_sums(model, graph, shift)
+    made = replace(drafted, graph=graph, plan=plan, scales=scales, model=model, shift=shift)
     return made, sum(name in shift for name in plan.reads)
 
 
@@ -79,8 +80,8 @@ def _exact_sums(model: ModelProto, graph: Graph, shift: Mapping[str, float]) -> 
     """
     net = TorchGraph(model)
     for weight in weights_of(net, graph):
-        by, bias = shift.get(weight.node.input[0].removesuffix("/dequantized")), real_bias(net, weight)
-        if by is None or bias is None:
+        by, bias = shift_of(weight, shift), real_bias(net, weight)
+        if not by or bias is None:
             continue
         rounding = (
             net.constants[weight.levels].double() * spread(net.constants[weight.scale].double(), weight)

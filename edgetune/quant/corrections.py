@@ -6,7 +6,7 @@ may import quant's parameters, blocks, rounding, graph, torch_graph, and torch.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -21,9 +21,9 @@ from edgetune.quant.parameters import (
     bias_values,
     ceilings,
     fp16,
+    learnable_scales,
     put,
     real_bias,
-    tied_scales,
     weights_of,
     written,
 )
@@ -98,6 +98,7 @@ def reconstruct_ranges(
     half: bool = False,
     told: Told | None = None,
     device: str = "cpu",
+    fixed: Collection[str] = (),
 ) -> ModelProto:
     """Choose the scales of activations by the output of the block that they are in.
 
@@ -113,10 +114,11 @@ def reconstruct_ranges(
         half: scales are numbers that FP16 can write down.
         told: is called with the numbers of blocks done and to do.
         device: `cpu` or `cuda`.
+        fixed: tensors whose scales stay.
     """
     net, reference = TorchGraph(model, device), TorchGraph(fp32.model, device)
     weights = weights_of(net, fp32)
-    ties = tied_scales(net, groups)
+    ties = learnable_scales(net, groups, fixed)
     names = {weight.node.name for weight in weights}
     quantized, exact = _passages(net, reference, inputs)
     found = cut(reference.graph, lambda node: node.name in names)

@@ -5,7 +5,7 @@ errors, machine, and the rest of quant but the ladder.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from onnx import ModelProto
@@ -91,6 +91,7 @@ class Draft:
         scales: as they were found; corrections change those in `model`.
         model: Q/DQ in an FP32 network.
         excluded: names of nodes that stay in float.
+        shift: how far tensors are shifted down (`center`); their scales are such that what was 0 is a level.
     """
 
     graph: Graph
@@ -99,6 +100,7 @@ class Draft:
     scales: dict[str, Scale]
     model: ModelProto
     excluded: frozenset[str]
+    shift: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def peaks(self) -> dict[str, float]:

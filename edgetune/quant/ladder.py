@@ -240,7 +240,7 @@ def _reconstruct(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
     best = state.best
     model = reconstruct_ranges(
         best.model, best.graph, tensors(state.batches[:RECONSTRUCTED_ON]), best.plan.groups,
-        state.rendering.half, _bar(state, "reconstruct ranges"), state.where,
+        state.rendering.half, _bar(state, "reconstruct ranges"), state.where, best.shift,
     )  # fmt: skip
     return replace(best, model=model), ""
 
@@ -252,6 +252,7 @@ def _train(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
     model, history = train(
         best.model, best.graph, tensors(state.batches), best.plan.groups, held=tensors(state.held),
         half=state.rendering.half, device=state.where, resume=state.resume, told=_bar(state, "train"),
+        shift=best.shift,
     )  # fmt: skip
     least = min(history, key=lambda entry: float(entry["held"]))
     told = (

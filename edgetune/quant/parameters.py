@@ -5,7 +5,7 @@ may import quant.graph, quant.plan, quant.torch_graph and torch.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,6 +145,11 @@ def bias_values(net: TorchGraph, weight: Weight, bias: Tensor) -> dict[str, Tens
     return {weight.bias_scale: scale.reshape(-1), weight.bias_levels: torch.round(bias.double() / scale)}
 
 
+def shift_of(weight: Weight, shift: Mapping[str, float]) -> float:
+    """Return how far what a node reads is shifted down: what `shift` says of the tensor, 0 where nothing."""
+    return shift.get(str(weight.node.input[0]).removesuffix("/dequantized"), 0.0)
+
+
 def tied_scales(net: TorchGraph, groups: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the scales of activations, by group: those of a group stay equal.
 
@@ -156,6 +161,14 @@ def tied_scales(net: TorchGraph, groups: Mapping[str, str]) -> dict[str, list[st
     for name in dict.fromkeys(n.input[1] for n in net.steps if n.op_type == "QuantizeLinear"):
         found.setdefault(groups.get(name.removesuffix("/scale"), name), []).append(name)
     return found
+
+
+def learnable_scales(
+    net: TorchGraph, groups: Mapping[str, str], fixed: Collection[str]
+) -> dict[str, list[str]]:
+    """Return `tied_scales` without the groups that one of some tensors is in."""
+    ties = tied_scales(net, groups)
+    return {g: tied for g, tied in ties.items() if not {n.removesuffix("/scale") for n in tied} & set(fixed)}
 
 
 def ceilings(net: TorchGraph) -> dict[str, float]:

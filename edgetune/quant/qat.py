@@ -30,10 +30,11 @@ from edgetune.quant.parameters import (
     ceilings,
     dequantized,
     fp16,
+    learnable_scales,
     put,
     real_bias,
+    shift_of,
     spread,
-    tied_scales,
     weights_of,
     written,
 )
@@ -77,6 +78,7 @@ class _Learned:
     weights: list[Weight]
     ties: dict[str, list[str]]
     half: bool
+    shift: Mapping[str, float]
     latent: dict[str, Tensor] = field(default_factory=dict)
     bias: dict[str, Tensor] = field(default_factory=dict)
     log_scale: dict[str, Tensor] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class _Learned:
                 step = self.net.constants[weight.input_scale].float() if weight.input_scale else 1.0
                 unit = 127 * step * scale.mean()
                 self.units[weight.bias] = unit
-                self.bias[weight.bias] = (bias / unit).requires_grad_()
+                self.bias[weight.bias] = ((bias - self._shifted(weight)) / unit).detach().requires_grad_()
         most = ceilings(self.net)
         for group, tied in self.ties.items():
             scale = self.net.constants[tied[0]].float()
@@ -121,10 +123,24 @@ class _Learned:
         # Rounded, and the gradient passes.
         return scale + (fp16(scale.detach()) - scale.detach()) if self.half else scale
 
+    def _shifted(self, weight: Weight) -> Tensor:
+        """Return what a bias owes to a shift of what the layer reads (`center`): it follows the weights.
+
+        Otherwise a step of the weights, all of which see the shift, would move the output far.
+        """
+        by = shift_of(weight, self.shift)
+        if not by:
+            return torch.zeros((), device=weight.real.device)
+        made = dequantized(weight, self.latent[weight.made], self.units[weight.made])
+        return by * made.sum([axis for axis in range(made.ndim) if axis != weight.axis % made.ndim])
+
+    def _bias(self, weight: Weight) -> Tensor:
+        return self.bias[weight.bias] * self.units[weight.bias] + self._shifted(weight)
+
     def replaced(self) -> dict[str, Tensor]:
         """Return what takes the place of constants, differentiable."""
         made = {w.made: dequantized(w, self.latent[w.made], self.units[w.made]) for w in self.weights}
-        biases = {name: value * self.units[name] for name, value in self.bias.items()}
+        biases = {w.bias: self._bias(w) for w in self.weights if w.bias in self.bias}
         scales = {name: scale for group, tied in self.ties.items() for name, scale in self._tied(group, tied)}
         return made | biases | scales
 
@@ -141,8 +157,7 @@ class _Learned:
                 levels = torch.clamp(self.latent[weight.made].round(), -weight.largest, weight.largest)
                 put(self.net, {weight.levels: levels})
                 if weight.bias in self.bias:
-                    bias = self.bias[weight.bias] * self.units[weight.bias]
-                    put(self.net, bias_values(self.net, weight, bias))
+                    put(self.net, bias_values(self.net, weight, self._bias(weight)))
 
 
 @dataclass
@@ -167,6 +182,7 @@ def train(
     device: str = "cpu",
     resume: Path | None = None,
     told: Told | None = None,
+    shift: Mapping[str, float] | None = None,
 ) -> tuple[ModelProto, list[dict[str, Any]]]:
     """Train a quantized network to give what FP32 gives.
 
@@ -184,6 +200,7 @@ def train(
         device: `cpu` or `cuda`.
         resume: a file that keeps the state after each epoch; where it is there, training goes on from it.
         told: is called with the numbers of steps done and to do.
+        shift: of `Draft`; scales of shifted tensors stay.
 
     Returns:
         The trained graph, and `epoch`, `loss` and `held` (the outputs' part of the loss on held inputs) of
@@ -195,7 +212,9 @@ def train(
     """
     settings = settings or Training()
     net, teacher = TorchGraph(model, device), TorchGraph(fp32.model, device)
-    learned = _Learned(net, weights_of(net, fp32), tied_scales(net, groups), half)
+    shift = shift or {}
+    ties = learnable_scales(net, groups, shift)
+    learned = _Learned(net, weights_of(net, fp32), ties, half, shift)
     lesson = _Lesson(learned, teacher, settings, labels)
     optimizer = torch.optim.Adam(
         [

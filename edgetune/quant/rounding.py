@@ -170,7 +170,7 @@ def _positions(weight: Weight, x: Tensor) -> int:
     if weight.node.op_type != "Conv":
         return x.numel() // x.shape[-1]
     strides = attribute(weight.node, "strides", [1, 1])
-    return max(1, x.numel() // x.shape[1] // math.prod(strides))
+    return max(1, x.numel() // x.shape[1] // int(math.prod(strides)))
 
 
 def _reads(weight: Weight, x: Tensor, share: float, generator: torch.Generator) -> Tensor:

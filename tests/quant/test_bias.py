@@ -100,7 +100,8 @@ def test_without_an_activation_means_are_met(net: Nets) -> None:
     graph, fp32, weight, wanted = layer(network(net, "none"), x)
     given_now = product(graph, weight, torch.from_numpy(x))
     bias, start = fitted_bias(graph, fp32, weight, [(given_now, wanted)]), real_bias(graph, weight)
-    assert bias is not None and start is not None
+    assert bias is not None
+    assert start is not None
     torch.testing.assert_close(bias - start, (wanted - given_now).mean((0, 2, 3)), rtol=1e-3, atol=1e-5)
 
 

@@ -149,6 +149,31 @@ def test_when_a_rung_is_better(nearer: float, agreed: int, better: bool) -> None
     assert ladder._better(found(20 + nearer, 50 + agreed), found(20, 50)) is better
 
 
+def unknown_to_torch(net: Nets) -> ModelProto:
+    """Has an operator that ONNX Runtime runs and torch does not."""
+    n = net()
+    hidden = n.op("Relu", n.conv("x", name="first"))
+    return n.model(n.op("Hardmax", n.conv(hidden, name="last"), name="hard"), hidden)
+
+
+def with_if(net: Nets) -> ModelProto:
+    n = net()
+    hidden = n.op("Relu", n.conv("x", name="first"))
+    yes = n.constant(np.array(True))
+    last = n.conv(hidden, name="last")
+    branches = [
+        helper.make_graph(
+            [helper.make_node("Identity", [last], [f"{name}_out"], name=name)],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, None)],
+        )
+        for name in ("then", "else")
+    ]
+    return n.model(n.op("If", yes, then_branch=branches[0], else_branch=branches[1], name="choice"))
+
+
+@pytest.mark.parametrize("build", [unknown_to_torch, with_if])
 def test_what_torch_cannot_execute_is_told_and_not_fatal(
     net: Nets, build: Callable[[Nets], ModelProto]
 ) -> None:
