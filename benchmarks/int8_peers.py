@@ -1,12 +1,13 @@
 """INT8 quantizers side by side: the same ONNX file, the same images, the same machine and judge.
 
     python benchmarks/int8_peers.py --weights DIR --images DIR --modelopt PYTHON --nncf PYTHON -o results
-    python benchmarks/int8_peers.py --cifar DIR --modelopt PYTHON --nncf PYTHON -o results
+    python benchmarks/int8_peers.py --cifar DIR --checkpoints DIR --modelopt PYTHON --nncf PYTHON -o results
 
 `--weights` holds state dicts of torchvision's networks by their names (mobilenet_v2*.pth, squeezenet1_0*.pth),
 `--images` photographs: of each draw 128 calibrate and all others judge. `--cifar` holds CIFAR-10 as images,
-train/ and test/ with a folder for each class: of the network that ships with edgetune, 512 training images
-calibrate and all 10,000 test images judge. Labels are used for top-1 alone.
+train/ and test/ with a folder for each class: of the network that ships with edgetune, and of those that
+`--checkpoints` holds as pretrain_cifar10.py wrote them (NETWORK.safetensors), 512 training images calibrate and
+all 10,000 test images judge. Labels are used for top-1 alone.
 
 Peers live in environments of their own, because they ask for other versions:
 
@@ -98,7 +99,7 @@ class Setup:
     @property
     def title(self) -> str:
         """What the table is called."""
-        return self.network if self.weights else f"{self.network} on CIFAR-10"
+        return f"{self.network} on CIFAR-10" if self.images.labels else self.network
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="folder of state dicts")
     parser.add_argument("--images", type=Path, help="folder of photographs, labels not needed")
     parser.add_argument("--cifar", type=Path, help="folder of CIFAR-10 as images")
+    parser.add_argument("--checkpoints", type=Path, help="folder of networks trained on CIFAR-10")
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--tools", nargs="+", default=[*TOOLS], choices=[*TOOLS], metavar="TOOL")
     parser.add_argument("--modelopt", type=Path, help="Python of an environment with nvidia-modelopt")
@@ -193,15 +195,23 @@ def setups(given: argparse.Namespace) -> Iterator[Setup]:
                 sys.exit(f"no {network}*.pth in {given.weights}")
             yield Setup(network, found[0], images, given.calibrate or 128, given.judge)
     if given.cifar:
-        images = material.cifar10(given.cifar)
-        yield Setup(material.CIFAR10_MODEL, None, images, given.calibrate or 512, given.judge)
+        found = {material.CIFAR10_MODEL: None}
+        found |= (
+            {path.stem: path for path in sorted(given.checkpoints.glob("*.safetensors"))}
+            if given.checkpoints
+            else {}
+        )
+        for network, weights in found.items():
+            images = material.cifar10(given.cifar, network)
+            yield Setup(network, weights, images, given.calibrate or 512, given.judge)
 
 
 def prepare(given: argparse.Namespace) -> Iterator[Prepared]:
     """Export each network and run it in FP32."""
     for setup in setups(given):
-        fp32 = given.out / setup.network / "fp32.onnx"
-        digest = alone(material.export, setup.network, setup.weights, fp32)
+        fp32 = given.out / setup.title.replace(" ", "-") / "fp32.onnx"
+        size_px = setup.images.preprocess.size_px
+        digest = alone(material.export, setup.network, setup.weights, size_px, fp32)
         inputs = alone(
             material.decoded,
             list(setup.images.judges),
@@ -215,7 +225,7 @@ def prepare(given: argparse.Namespace) -> Iterator[Prepared]:
 def key(prepared: Prepared, name: str, draw: int, versions: dict[str, str]) -> Row:
     """Return what tells one run from every other."""
     return {
-        "network": prepared.setup.network,
+        "network": prepared.setup.title,
         "tool": name,
         "draw": draw,
         "calibrate": prepared.setup.calibrate,

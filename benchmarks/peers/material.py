@@ -56,17 +56,21 @@ def imagenet(folder: Path) -> Images:
     return Images(files, files, (), IMAGENET)
 
 
-def cifar10(folder: Path) -> Images:
+def cifar10(folder: Path, network: str) -> Images:
     """Take class folders in train/, which calibrates, and test/, which judges."""
+    from pretrain_cifar10 import NETWORKS
+
     from edgetune.models.build import preprocess_for
 
+    size = NETWORKS[network].size_px
+    scaled = preprocess_for(CIFAR10_MODEL, 3).model_copy(update={"resize_px": size, "size_px": size})
     found = [(path, path.parent.name) for path in sorted((folder / "test").glob("*/*"))]
     classes = sorted({name for _, name in found})
     return Images(
         tuple(sorted((folder / "train").glob("*/*"))),
         tuple(path for path, _ in found),
         tuple(classes.index(name) for _, name in found),
-        preprocess_for(CIFAR10_MODEL, 3),
+        scaled,
     )
 
 
@@ -85,26 +89,33 @@ def decoded(files: list[Path], preprocess: Preprocess, path: Path) -> Path:
     return final
 
 
-def export(network: str, weights: Path | None, path: Path) -> str:
-    """Write a network as ONNX, batch 1; return the digest of the file."""
+def export(network: str, weights: Path | None, size_px: int, path: Path) -> str:
+    """Write a network as ONNX, batch 1; return the digest of the file.
+
+    Args:
+        network: of torchvision's; or of `pretrain_cifar10.py`, where its weights are safetensors or None.
+        weights: None: those that ship with edgetune.
+        size_px: side of its input.
+        path: the file to write.
+    """
     import torch
     import torchvision
+    from pretrain_cifar10 import NETWORKS
+    from safetensors.torch import load_file
 
     from edgetune.models.rows import CIFAR10 as SHIPPED
-    from edgetune.models.rows import build_cifar10
-    from edgetune.models.weights import read_state
 
-    size = 32 if weights is None else IMAGENET.size_px
-    if weights is None:
-        net = build_cifar10(classes=10)
-        net.load_state_dict(read_state(SHIPPED), strict=False)
-    else:
+    if weights is not None and weights.suffix == ".pth":
         net = torchvision.models.get_model(network)
         net.load_state_dict(torch.load(weights, weights_only=True))
+    else:
+        net = NETWORKS[network].build()
+        # Batches that were counted are left out of these files, and of no use here.
+        net.load_state_dict(load_file(weights or SHIPPED), strict=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        example = (torch.zeros(1, 3, size, size),)
+        example = (torch.zeros(1, 3, size_px, size_px),)
         torch.onnx.export(
             net.eval(), example, str(path), dynamo=False, opset_version=OPSET, input_names=["input"]
         )
