@@ -20,6 +20,6 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
-def tell() -> None:
+def tell(**more: float) -> None:
     """Print the account as the last line of the output."""
-    print("\n" + json.dumps({"peak_gb": peak_gb()}), flush=True)
+    print("\n" + json.dumps({"peak_gb": peak_gb(), **more}), flush=True)

@@ -78,6 +78,7 @@ COLUMNS: dict[str, Callable[[list[Row]], str]] = {
     "SQNR dB": lambda rows: f"{_mean(rows, 'sqnr_db'):.2f}",
     "lowest": lambda rows: f"{min(row['sqnr_db'] for row in rows):.2f}",
     "top-1 drop": lambda rows: f"{_mean(rows, 'top1_fp32') - _mean(rows, 'top1_int8'):+.2f}",
+    "float %": lambda rows: f"{_mean(rows, 'float_percent'):.1f}" if "float_percent" in rows[0] else "",
     "seconds": lambda rows: f"{_mean(rows, 'seconds'):.1f}",
     "CPU s": lambda rows: f"{_mean(rows, 'cpu_seconds'):.1f}",
     "peak GB": lambda rows: f"{max(row['gb'] for row in rows):.2f}",

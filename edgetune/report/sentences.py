@@ -214,7 +214,7 @@ def ladder_sentence(quantization: Quantization) -> str:
     came = f"{len(kept)} of {tried} helped{on} and {were} kept" if kept else f"None of {tried} helped{on}"
     first, last = ladder[0].sqnr_db, (kept or ladder)[-1].sqnr_db
     if kept and first is not None and last is not None:
-        came += f": signal to noise of the outputs went from {decibels(first)} to {decibels(last)}"
+        came += f": signal to noise went from {decibels(first)} to {decibels(last)}"
     took = f"; quantizing took {wording.seconds(quantization.seconds)}" if quantization.seconds else ""
     return f"{came}{took}."
 

@@ -58,7 +58,7 @@ def test_every_rung_of_the_ladder_has_words() -> None:
     (Quantization(method="auto", ladder=LADDER[:1]),
      "Ranges alone met the limits on held-out training images, so nothing was corrected."),
     (Quantization(method="best", held_images=32, seconds=80.0, ladder=LADDER),
-     "1 of 3 corrections helped on 32 held-out training images and was kept: signal to noise of the outputs "
+     "1 of 3 corrections helped on 32 held-out training images and was kept: signal to noise "
      "went from 20.0 dB to 23.5 dB; quantizing took 1 min 20 s."),
     (Quantization(method="best", ladder=LADDER[:2]), "None of 1 correction helped."),
 ])  # fmt: skip
