@@ -61,7 +61,8 @@ def compare(fp32: Model, int8: Model, batches: Iterable[Batch], *, exact: bool =
             _refuse_unsound(name, right, "FP32")
             _refuse_unsound(name, found, "INT8")
             sums[name].add(right, found, count)
-        classifier = classifier and _are_logits(pairs[0][1], count)
+        classifier = classifier and all(_are_logits(values, count) for values in pairs[0][1:])
+        classifier = classifier and pairs[0][1].size == pairs[0][2].size
         if classifier:
             decisions.add(*(values.reshape(count, -1) for values in pairs[0][1:]))
         images += count
@@ -73,40 +74,46 @@ def compare(fp32: Model, int8: Model, batches: Iterable[Batch], *, exact: bool =
 
 
 class Decisions:
-    """What a classifier's answers hang on: by how much the top logit of FP32 leads, and the error in that.
+    """What a classifier's answers hang on.
 
-    A few inputs tell little by counting how many change their class: of 32, one is 3%. The error of the lead
-    over each of the next five classes tells more, and with it how likely every input is to change.
+    A few inputs tell little by counting how many change their class: of 32, one is 3%. By how much the first
+    class leads in FP32, and the error of that lead, tell how likely each of them is to change.
     """
 
     def __init__(self) -> None:
         self._agreed = 0
+        self._decibels: list[NDArray[np.float64]] = []
         self._leads: list[NDArray[np.float64]] = []
         self._errors: list[NDArray[np.float64]] = []
 
     def add(self, reference: Values, other: Values) -> None:
         """Take in logits [N, K] of both networks for the same inputs."""
-        order = np.argsort(-reference, axis=1, kind="stable")[:, : 1 + RUNNERS_UP]
-        self._agreed += int(np.count_nonzero(order[:, 0] == other.argmax(axis=1)))
         right, found = (
-            np.take_along_axis(values, order, axis=1).astype(np.float64) for values in (reference, other)
+            values.astype(np.float64) - values.mean(axis=1, keepdims=True, dtype=np.float64)
+            for values in (reference, other)
         )
-        self._leads.append(right[:, :1] - right[:, 1:])
-        self._errors.append(found[:, :1] - found[:, 1:] - self._leads[-1])
+        ratio = (np.square(right).sum(axis=1) + _LEAST) / (np.square(found - right).sum(axis=1) + _LEAST)
+        self._decibels.append(np.clip(10 * np.log10(ratio), -SQNR_CEILING_DB, SQNR_CEILING_DB))
+        order = np.argsort(-right, axis=1, kind="stable")[:, : 1 + RUNNERS_UP]
+        self._agreed += int(np.count_nonzero(order[:, 0] == other.argmax(axis=1)))
+        best, given = (np.take_along_axis(values, order, axis=1) for values in (right, found))
+        self._leads.append(best[:, 0] - best[:, 1])
+        self._errors.append(given[:, :1] - given[:, 1:] - (best[:, :1] - best[:, 1:]))
 
     def figures(self) -> dict[str, Any]:
-        """Return the figures of `agreement`, and of the leads.
+        """Return the figures of `agreement`, and two that a few inputs suffice for.
 
-        `decision_db` is the signal-to-noise ratio of the leads; `agreement_expected` the mean over the inputs
-        of the chance that the lead over the second class survives an error of normal distribution.
+        `agreement_expected` is the mean over the inputs of the chance that the first class stays ahead of the
+        second, with errors of normal distribution and the size of those found in the leads over the next five;
+        `logits_db` the mean signal-to-quantization-noise ratio of logits less their mean over the classes,
+        which softmax does not see.
         """
         leads, errors = np.concatenate(self._leads), np.concatenate(self._errors)
-        noise = float(np.sqrt(np.square(errors).mean()))
-        ratio = (float(np.square(leads).mean()) + _LEAST) / (noise**2 + _LEAST)
+        noise = max(float(np.sqrt(np.square(errors).mean())), _LEAST)
         return {
             **share_agreed(self._agreed, len(leads)),
-            "agreement_expected": float(ndtr(leads[:, 0] / max(noise, _LEAST)).mean()) if noise else 1.0,
-            "decision_db": float(np.clip(10 * np.log10(ratio), -SQNR_CEILING_DB, SQNR_CEILING_DB)),
+            "agreement_expected": float(ndtr(leads / noise).mean()),
+            "logits_db": float(np.concatenate(self._decibels).mean()),
         }
 
 

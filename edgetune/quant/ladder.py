@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Ways to quantize: ranges alone; rungs until the limits are met; every rung that costs no speed.
 METHODS = ("plain", "auto", "best")
 FIRST = "ranges"
+# Rungs that change the network or its ranges, and neither integers nor biases by what was computed with them.
+UNCORRECTED = (FIRST, "equalization", "centering")
 # A rung is kept for at least this much.
 LEAST_GAIN_DB = 0.05
 # Every fourth calibration input judges the rungs instead: at least and at most so many.
@@ -65,6 +67,7 @@ class Climb:
     Attributes:
         fp32: the network that is right by definition.
         best: the draft that is kept.
+        base: the last one kept of which no weights or biases are corrected.
         comparison: its figures on held-out inputs.
         rungs: what each rung gained and cost.
         layers: how much the layers of `best` hurt, where that was looked at.
@@ -79,6 +82,7 @@ class Climb:
     device: str
     resume: Path | None
     best: Draft
+    base: Draft
     comparison: dict[str, Any] = field(default_factory=dict)
     rungs: list[dict[str, Any]] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
@@ -110,6 +114,7 @@ class Climb:
         )  # fmt: skip
         if better:
             self.best, self.comparison = made, found
+            self.base = made if rung in UNCORRECTED else self.base
         if rung != FIRST:
             self.progress.line(f"quantize: {_said(self.rungs[-1])}")
         return better
@@ -169,8 +174,9 @@ def climb(
         progress: is told how far it is.
     """
     state = Climb(
-        first.graph.model, rendering, batches, held, ranges, progress or Silent(), device, resume, first
-    )
+        first.graph.model, rendering, batches, held, ranges, progress or Silent(), device, resume, first,
+        first,
+    )  # fmt: skip
     state.offer(FIRST, first, 0.0)
     rungs = RUNGS if method == "auto" else {name: rung for name, rung in RUNGS.items() if name != "mixed"}
     for name, rung in rungs.items():
@@ -217,21 +223,27 @@ def _center(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
 
 
 def _correct_bias(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    return _biased(state, state.best), ""
+
+
+def _biased(state: Climb, made: Draft) -> Draft:
     from edgetune.quant.corrections import correct_bias
 
-    best = state.best
     inputs = tensors(state.batches[:CORRECTED_ON])
-    model = correct_bias(best.model, best.graph, inputs, _bar(state, "correct biases"), state.where)
-    return replace(best, model=model), ""
+    model = correct_bias(made.model, made.graph, inputs, _bar(state, "correct biases"), state.where)
+    return replace(made, model=model)
 
 
 def _round(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    return _rounded(state, state.best), ""
+
+
+def _rounded(state: Climb, made: Draft) -> Draft:
     from edgetune.quant.corrections import round_weights
 
-    best = state.best
     inputs = tensors(state.batches[:CORRECTED_ON])
-    model = round_weights(best.model, best.graph, inputs, _bar(state, "round weights"), state.where)
-    return replace(best, model=model), ""
+    model = round_weights(made.model, made.graph, inputs, _bar(state, "round weights"), state.where)
+    return replace(made, model=model)
 
 
 def _reconstruct(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
@@ -262,23 +274,29 @@ def _train(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
 
 
 def _mix(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
-    """Leave layers in float, the most gain for its cost first, until the limits are met."""
-    best, rendering = state.best, state.rendering
+    """Leave layers in float, the most gain for its cost first, twice as many each time until limits are met.
+
+    What was corrected behind a layer made good for its noise too, and is corrected anew without it.
+    """
+    base, rendering = state.base, state.rendering
     few = list(state.held[:TRIED_ON])
-    seconds = node_seconds(best.graph.model.SerializeToString(), few[0])
-    state.layers = rank(best, rendering, noise_by_layer(best, few), few, seconds)
+    seconds = node_seconds(base.graph.model.SerializeToString(), few[0])
+    state.layers = rank(base, rendering, noise_by_layer(base, few), few, seconds)
     useful = [layer.name for layer in state.layers if (layer.gain_db or 0) > 0]
-    most = max(1, int(FLOAT_SHARE * len(state.layers)))
-    made = None
-    for count in range(1, min(most, len(useful)) + 1):
-        made = leave_out(best, rendering, useful[:count])
-        trial = replace(state, best=made, rungs=[], comparison={}, progress=Silent())
-        trial.offer("mixed", made, 0.0)
-        if trial.meets(limits):
-            break
-    if made is None:
+    if not useful:
         return None, "no layer gains anything by staying in float"
-    return made, f"in float: {', '.join(sorted(made.excluded - best.excluded))}"
+    most = min(len(useful), max(1, int(FLOAT_SHARE * len(state.layers))))
+    kept = {rung["rung"] for rung in state.rungs if rung["kept"]}
+    count = 1
+    while True:
+        made = leave_out(base, rendering, useful[:count])
+        if "rounding" in kept:
+            made = _rounded(state, made)
+        elif "bias" in kept:
+            made = _biased(state, made)
+        if count == most or replace(state, comparison=state.judge(made)).meets(limits):
+            return made, f"in float: {', '.join(sorted(made.excluded - base.excluded))}"
+        count = min(2 * count, most)
 
 
 # In the order in which they are tried: what costs least comes first.

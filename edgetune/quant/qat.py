@@ -63,7 +63,7 @@ class Training:
 
     epochs: int = 4
     batch: int = 16
-    weight_rate: float = 5e-3
+    weight_rate: float = 5e-4
     scale_rate: float = 1e-3
     inner_weight: float = 1.0
     label_weight: float = 0.2

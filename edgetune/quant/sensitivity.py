@@ -173,12 +173,11 @@ def _network_sqnr(drafted: Draft, batches: Sequence[Batch]) -> float:
 
 
 def sqnr_of(comparison: dict[str, Any]) -> float:
-    """Return the signal-to-noise ratio that counts, in dB.
+    """Return the signal-to-noise ratio that counts, the mean of the inputs' own, in dB.
 
-    For a classifier of what decides (`compare.Decisions`); otherwise the least over a network's float
-    outputs, the mean of the inputs' own.
+    For a classifier that of `compare.Decisions`; otherwise the least over a network's float outputs.
     """
-    if "decision_db" in comparison:
-        return float(comparison["decision_db"])
+    if "logits_db" in comparison:
+        return float(comparison["logits_db"])
     found = comparison["outputs"].values()
     return min((entry["sqnr_mean_db"] for entry in found if "sqnr_mean_db" in entry), default=0.0)

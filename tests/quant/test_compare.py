@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgetune.errors import ConfigError, StageError
-from edgetune.quant.compare import SQNR_CEILING_DB, Comparison, compare
+from edgetune.quant.compare import SQNR_CEILING_DB, Comparison, Decisions, compare
 
 LOGITS = st.integers(2, 6).flatmap(
     lambda n: st.lists(st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=3), min_size=n, max_size=n)
@@ -174,3 +174,28 @@ def test_what_is_no_number_is_named() -> None:
         compare(shifted(0), log, [INPUTS])
     with pytest.raises(StageError, match="no inputs"):
         compare(log, log, [])
+
+
+def test_the_expected_agreement_is_what_many_inputs_come_to() -> None:
+    noise = np.random.default_rng(0)
+    reference = 3 * noise.standard_normal((4000, 20))
+    for size in (0.1, 0.5, 1.5):
+        decisions = Decisions()
+        decisions.add(reference[:100], reference[:100] + size * noise.standard_normal((100, 20)))
+        other = reference + size * noise.standard_normal(reference.shape)
+        came = float((other.argmax(axis=1) == reference.argmax(axis=1)).mean())
+        expected = decisions.figures()["agreement_expected"]
+        assert expected == pytest.approx(came, abs=0.05)
+    # What softmax does not see does not count.
+    exact = Decisions()
+    exact.add(reference, reference + noise.standard_normal((4000, 1)))
+    found = exact.figures()
+    assert found["logits_db"] == pytest.approx(200)
+    assert found["agreement"] == 1
+    assert found["agreement_expected"] == pytest.approx(1)
+
+
+def test_two_classes_have_one_runner_up() -> None:
+    decisions = Decisions()
+    decisions.add(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[0.9, 0.0], [0.0, 1.2]]))
+    assert 0.99 < decisions.figures()["agreement_expected"] < 1
