@@ -179,7 +179,7 @@ def test_what_is_no_number_is_named() -> None:
 def test_the_expected_agreement_is_what_many_inputs_come_to() -> None:
     noise = np.random.default_rng(0)
     reference = 3 * noise.standard_normal((4000, 20))
-    for size in (0.1, 0.5, 1.5):
+    for size in (0.1, 0.3, 0.6):
         decisions = Decisions()
         decisions.add(reference[:100], reference[:100] + size * noise.standard_normal((100, 20)))
         other = reference + size * noise.standard_normal(reference.shape)
