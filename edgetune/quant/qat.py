@@ -64,7 +64,7 @@ class Training:
     epochs: int = 4
     batch: int = 16
     weight_rate: float = 5e-4
-    scale_rate: float = 1e-3
+    scale_rate: float = 2e-3
     inner_weight: float = 1.0
     label_weight: float = 0.2
     seed: int = 0
