@@ -82,38 +82,34 @@ class Decisions:
 
     def __init__(self) -> None:
         self._agreed = 0
-        self._decibels: list[NDArray[np.float64]] = []
         self._leads: list[NDArray[np.float64]] = []
         self._errors: list[NDArray[np.float64]] = []
 
     def add(self, reference: Values, other: Values) -> None:
         """Take in logits [N, K] of both networks for the same inputs."""
-        right, found = (
-            values.astype(np.float64) - values.mean(axis=1, keepdims=True, dtype=np.float64)
-            for values in (reference, other)
-        )
-        ratio = (np.square(right).sum(axis=1) + _LEAST) / (np.square(found - right).sum(axis=1) + _LEAST)
-        self._decibels.append(np.clip(10 * np.log10(ratio), -SQNR_CEILING_DB, SQNR_CEILING_DB))
-        order = np.argsort(-right, axis=1, kind="stable")[:, : 1 + RUNNERS_UP]
+        order = np.argsort(-reference, axis=1, kind="stable")[:, : 1 + RUNNERS_UP]
         self._agreed += int(np.count_nonzero(order[:, 0] == other.argmax(axis=1)))
-        best, given = (np.take_along_axis(values, order, axis=1) for values in (right, found))
-        self._leads.append(best[:, 0] - best[:, 1])
-        self._errors.append(given[:, :1] - given[:, 1:] - (best[:, :1] - best[:, 1:]))
+        right, found = (
+            np.take_along_axis(values, order, axis=1).astype(np.float64) for values in (reference, other)
+        )
+        self._leads.append(right[:, :1] - right[:, 1:])
+        self._errors.append(found[:, :1] - found[:, 1:] - self._leads[-1])
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of `agreement`, and two that a few inputs suffice for.
 
-        `agreement_expected` is the mean over the inputs of the chance that the first class stays ahead of the
-        second, with errors of normal distribution and the size of those found in the leads over the next five;
-        `logits_db` the mean signal-to-quantization-noise ratio of logits less their mean over the classes,
-        which softmax does not see.
+        `decision_db` is the signal-to-noise ratio of the first class's leads over the next five (on CIFAR-10 it
+        told better than the logits' which corrections would help); `agreement_expected` the mean over the
+        inputs of the chance that the lead over the second class survives an error of that size, normally
+        distributed.
         """
         leads, errors = np.concatenate(self._leads), np.concatenate(self._errors)
-        noise = max(float(np.sqrt(np.square(errors).mean())), _LEAST)
+        noise = float(np.square(errors).mean())
+        ratio = 10 * np.log10((float(np.square(leads).mean()) + _LEAST) / (noise + _LEAST))
         return {
             **share_agreed(self._agreed, len(leads)),
-            "agreement_expected": float(ndtr(leads / noise).mean()),
-            "logits_db": float(np.concatenate(self._decibels).mean()),
+            "agreement_expected": float(ndtr(leads[:, 0] / max(noise**0.5, _LEAST)).mean()),
+            "decision_db": float(np.clip(ratio, -SQNR_CEILING_DB, SQNR_CEILING_DB)),
         }
 
 

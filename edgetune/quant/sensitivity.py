@@ -169,15 +169,18 @@ def rank(
 
 
 def _network_sqnr(drafted: Draft, batches: Sequence[Batch]) -> float:
-    return sqnr_of(compare(drafted.graph.model, drafted.model, batches, exact=True))
+    return _of_outputs(compare(drafted.graph.model, drafted.model, batches, exact=True))
 
 
 def sqnr_of(comparison: dict[str, Any]) -> float:
-    """Return the signal-to-noise ratio that counts, the mean of the inputs' own, in dB.
+    """Return the signal-to-noise ratio that counts, in dB.
 
-    For a classifier that of `compare.Decisions`; otherwise the least over a network's float outputs.
+    For a classifier that of what decides (`compare.Decisions`); otherwise the least over a network's float
+    outputs, the mean of the inputs' own.
     """
-    if "logits_db" in comparison:
-        return float(comparison["logits_db"])
+    return float(comparison["decision_db"]) if "decision_db" in comparison else _of_outputs(comparison)
+
+
+def _of_outputs(comparison: dict[str, Any]) -> float:
     found = comparison["outputs"].values()
     return min((entry["sqnr_mean_db"] for entry in found if "sqnr_mean_db" in entry), default=0.0)

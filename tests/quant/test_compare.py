@@ -190,7 +190,7 @@ def test_the_expected_agreement_is_what_many_inputs_come_to() -> None:
     exact = Decisions()
     exact.add(reference, reference + noise.standard_normal((4000, 1)))
     found = exact.figures()
-    assert found["logits_db"] == pytest.approx(200)
+    assert found["decision_db"] > 150
     assert found["agreement"] == 1
     assert found["agreement_expected"] == pytest.approx(1)
 
