@@ -258,13 +258,13 @@ def _reconstruct(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
 
 
 def _train(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
-    from edgetune.quant.qat import train
+    from edgetune.quant.qat import mixed, train
 
     best = state.best
     model, history = train(
         best.model, best.graph, tensors(state.batches), best.plan.groups, held=tensors(state.held),
         half=state.rendering.half, device=state.where, resume=state.resume, told=_bar(state, "train"),
-        shift=best.shift,
+        shift=best.shift, augment=mixed,
     )  # fmt: skip
     least = min(history, key=lambda entry: float(entry["held"]))
     told = (

@@ -19,7 +19,7 @@ from edgetune.quant import qat
 from edgetune.quant.draft import RENDERINGS, Draft, draft
 from edgetune.quant.parameters import tied_scales
 from edgetune.quant.prepare import prepare
-from edgetune.quant.qat import Training, train
+from edgetune.quant.qat import Training, mixed, train
 from edgetune.quant.torch_graph import TorchGraph
 
 Nets = Callable[..., Any]
@@ -250,3 +250,28 @@ def test_a_gpu_trains_too(net: Nets) -> None:
     made = drafted(network(net))
     model, _ = trained(made, device="cuda")
     assert distance(made, model, inputs(seed=8)) < 0.85 * distance(made, made.model, inputs(seed=8))
+
+
+def test_mixtures_lie_between_two_inputs_and_integers_stay() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first = {"x": torch.randn(5, 3, 4, 4), "y": torch.randn(5, 2)}
+    made = mixed(first, generator)
+    assert {name: value.shape for name, value in made.items()} == {n: v.shape for n, v in first.items()}
+    # The same share and the same partner for every input, and nearer to itself than to the partner.
+    for row in range(5):
+        found = []
+        for other in range(5):
+            shares = []
+            for name, value in first.items():
+                way = (value[other] - value[row]).flatten()
+                step = (made[name][row] - value[row]).flatten()
+                if (
+                    float((step - (share := float(step @ way / (way @ way).clamp_min(1e-9))) * way).norm())
+                    < 1e-4
+                ):
+                    shares.append(share)
+            found += [shares[0]] if len(shares) == 2 and abs(shares[0] - shares[1]) < 1e-4 else []
+        assert found
+        assert all(-1e-5 <= share <= 0.5 + 1e-5 for share in found)
+    tokens = {"x": torch.randn(3, 2), "ids": torch.ones(3, 2, dtype=torch.int64)}
+    assert mixed(tokens, generator) is tokens
