@@ -82,34 +82,41 @@ class Decisions:
 
     def __init__(self) -> None:
         self._agreed = 0
+        self._decibels: list[NDArray[np.float64]] = []
         self._leads: list[NDArray[np.float64]] = []
         self._errors: list[NDArray[np.float64]] = []
 
     def add(self, reference: Values, other: Values) -> None:
         """Take in logits [N, K] of both networks for the same inputs."""
-        order = np.argsort(-reference, axis=1, kind="stable")[:, : 1 + RUNNERS_UP]
-        self._agreed += int(np.count_nonzero(order[:, 0] == other.argmax(axis=1)))
         right, found = (
-            np.take_along_axis(values, order, axis=1).astype(np.float64) for values in (reference, other)
+            values.astype(np.float64) - values.mean(axis=1, keepdims=True, dtype=np.float64)
+            for values in (reference, other)
         )
-        self._leads.append(right[:, :1] - right[:, 1:])
-        self._errors.append(found[:, :1] - found[:, 1:] - self._leads[-1])
+        ratio = (np.square(right).sum(axis=1) + _LEAST) / (np.square(found - right).sum(axis=1) + _LEAST)
+        self._decibels.append(np.clip(10 * np.log10(ratio), -SQNR_CEILING_DB, SQNR_CEILING_DB))
+        order = np.argsort(-right, axis=1, kind="stable")[:, : 1 + RUNNERS_UP]
+        self._agreed += int(np.count_nonzero(order[:, 0] == other.argmax(axis=1)))
+        best, given = (np.take_along_axis(values, order, axis=1) for values in (right, found))
+        self._leads.append(best[:, :1] - best[:, 1:])
+        self._errors.append(given[:, :1] - given[:, 1:] - self._leads[-1])
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of `agreement`, and two that a few inputs suffice for.
 
-        `decision_db` is the signal-to-noise ratio of the first class's leads over the next five (on CIFAR-10 it
-        told better than the logits' which corrections would help); `agreement_expected` the mean over the
-        inputs of the chance that the lead over the second class survives an error of that size, normally
-        distributed.
+        `agreement_expected` is the mean over the inputs of the chance that the lead over the second class
+        survives an error of the size found, normally distributed. `decision_db` is the mean of two
+        signal-to-noise ratios: of the first class's leads over the next five, which are what counts and are
+        few; and of all logits less their mean, which softmax does not see. The first alone kept on 32 inputs
+        what hurt mobilenet_v2 by 2 dB; the second alone dropped on CIFAR-10 what gained 1 dB.
         """
         leads, errors = np.concatenate(self._leads), np.concatenate(self._errors)
         noise = float(np.square(errors).mean())
         ratio = 10 * np.log10((float(np.square(leads).mean()) + _LEAST) / (noise + _LEAST))
+        all_logits = float(np.concatenate(self._decibels).mean())
         return {
             **share_agreed(self._agreed, len(leads)),
             "agreement_expected": float(ndtr(leads[:, 0] / max(noise**0.5, _LEAST)).mean()),
-            "decision_db": float(np.clip(ratio, -SQNR_CEILING_DB, SQNR_CEILING_DB)),
+            "decision_db": float(np.clip(0.5 * ratio + 0.5 * all_logits, -SQNR_CEILING_DB, SQNR_CEILING_DB)),
         }
 
 
