@@ -13,6 +13,7 @@ from onnx import ModelProto, TensorProto, numpy_helper
 
 from edgetune.engines.onnxruntime import Session
 from edgetune.quant import half, tensorrt
+from edgetune.quant.center import centered, shifts
 from edgetune.quant.graph import opset_of
 from edgetune.quant.placement import place
 from edgetune.quant.plan import symmetric
@@ -54,6 +55,8 @@ def step(n: Any, t: str, earlier: list[str], kind: str) -> str:
     """Add one operator, or a pattern of some, that keeps 16 channels of 8 by 8."""
     if kind == "Conv":
         return n.conv(t)
+    if kind == "pointwise":
+        return n.conv(t, kernel=1)
     if kind == "depthwise":
         return n.conv(t, group=16)
     if kind == "grouped":
@@ -185,6 +188,20 @@ def test_tensorrt_takes_every_pair(
     assert {v.dtype for v in stored.values() if v.ndim} <= {
         np.dtype(kind) for kind in (np.int8, np.int64, np.float16, np.float32)
     }
+
+
+@RELAXED
+@given(st.lists(st.sampled_from([*STEPS, *3 * ("pointwise", "Relu")]), max_size=8), st.booleans())
+def test_a_shifted_network_computes_the_same(
+    net: Nets, kit: SimpleNamespace, kinds: list[str], head: bool
+) -> None:
+    graph = prepare(network(net, kinds, head))
+    shift = shifts(graph, {name: (0.0, 2.0) for node in graph.nodes for name in node.output})
+    made = centered(graph, shift)
+    onnx.checker.check_model(made, full_check=True)
+    feed = kit.feeds(graph.model)
+    for one, other in zip(kit.run(graph.model, feed), kit.run(made, feed), strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-3 * max(float(np.abs(one).max()), 1.0))
 
 
 @RELAXED
