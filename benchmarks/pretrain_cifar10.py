@@ -11,7 +11,8 @@ CPU core beside other work. The test images are looked at after the last epoch o
 `--network` names others of torchvision's, which int8_peers.py quantizes and which do not ship:
 
     python benchmarks/pretrain_cifar10.py --network mobilenet_v3_small --epochs 24 -o mobilenet_v3_small.safetensors
-    python benchmarks/pretrain_cifar10.py --network efficientnet_b0 --epochs 12 -o efficientnet_b0.safetensors
+    python benchmarks/pretrain_cifar10.py --network efficientnet_b0 --epochs 12 --learning-rate 0.1 \
+        -o efficientnet_b0.safetensors
 """
 
 import argparse
