@@ -198,13 +198,8 @@ def setups(given: argparse.Namespace) -> Iterator[Setup]:
                 sys.exit(f"no {network}*.pth in {given.weights}")
             yield Setup(network, found[0], images, given.calibrate or 128, given.judge)
     if given.cifar:
-        found = {material.CIFAR10_MODEL: None}
-        found |= (
-            {path.stem: path for path in sorted(given.checkpoints.glob("*.safetensors"))}
-            if given.checkpoints
-            else {}
-        )
-        for network, weights in found.items():
+        trained = sorted(given.checkpoints.glob("*.safetensors")) if given.checkpoints else []
+        for network, weights in [(material.CIFAR10_MODEL, None), *((path.stem, path) for path in trained)]:
             images = material.cifar10(given.cifar, network)
             yield Setup(network, weights, images, given.calibrate or 512, given.judge)
 

@@ -4,11 +4,11 @@ What counts is what the next layer reads. Before a ReLU a mean can be right and 
 noise around 0 adds up instead of cancelling: matching means there cost squeezenet1_0 3 dB that matching them
 behind it gains. So each channel's shift is the one with the least squared error behind the activation, by a
 few steps of Gauss and Newton; without an activation it is the difference of the means (Nagel et al. 2019,
-arXiv:1906.04721, section 4.2). It may import quant's graph, parameters, plan, trace, torch_graph and torch.
+arXiv:1906.04721, section 4.2). It may import quant's graph, parameters, plan, rounding, trace, torch_graph
+and torch.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from edgetune.quant.graph import Graph
 from edgetune.quant.parameters import Weight, real_bias
 from edgetune.quant.plan import ACTIVATIONS
+from edgetune.quant.rounding import some
 from edgetune.quant.torch_graph import TorchGraph, nodes_between
 from edgetune.quant.trace import pointwise_of
 
@@ -81,8 +82,8 @@ def _rows(weight: Weight, outputs: Outputs) -> tuple[Tensor, Tensor]:
     share = min(1.0, ROWS / max(sum(len(given) for given, _ in pairs), 1))
     picked = []
     for given, wanted in pairs:
-        some = torch.randperm(len(given), generator=generator)[: max(1, round(share * len(given)))]
-        picked.append([value[some.to(value.device)] for value in (given, wanted)])
+        pick = some(len(given), share, generator)
+        picked.append([value[pick.to(value.device)] for value in (given, wanted)])
     given, wanted = (torch.cat(parts) for parts in zip(*picked, strict=True))
     return given, wanted
 
@@ -98,7 +99,7 @@ def _activation(reference: TorchGraph, tensor: str, convolution: bool) -> Callab
         values = rows[:, :, None, None] if convolution else rows
         return reference.execute(steps, {tensor: values}, [end], len(rows))[end].flatten(1)
 
-    return partial(run)
+    return run
 
 
 def activated(graph: Graph, tensor: str) -> str:

@@ -22,7 +22,16 @@ from onnx import ModelProto, NodeProto, numpy_helper
 
 from edgetune.quant.draft import Draft, Rendering
 from edgetune.quant.graph import Graph, attribute, is_standard
-from edgetune.quant.parameters import bias_values, put, real_bias, shift_of, spread, weights_of, written
+from edgetune.quant.parameters import (
+    bias_values,
+    channel_sums,
+    put,
+    real_bias,
+    shift_of,
+    spread,
+    weights_of,
+    written,
+)
 from edgetune.quant.plan import Plan, Scale, weight_axis
 from edgetune.quant.prepare import drop_dead
 from edgetune.quant.torch_graph import TorchGraph
@@ -87,8 +96,8 @@ def _exact_sums(model: ModelProto, graph: Graph, shift: Mapping[str, float]) -> 
             net.constants[weight.levels].double() * spread(net.constants[weight.scale].double(), weight)
             - weight.real
         )
-        others = [axis for axis in range(rounding.ndim) if axis != weight.axis % rounding.ndim]
-        put(net, bias_values(net, weight, bias + by * rounding.sum(others).to(torch.float32)))
+        shifted = by * channel_sums(weight, rounding).to(torch.float32)
+        put(net, bias_values(net, weight, bias + shifted))
     return written(model, net)
 
 

@@ -92,8 +92,7 @@ class Decisions:
             values.astype(np.float64) - values.mean(axis=1, keepdims=True, dtype=np.float64)
             for values in (reference, other)
         )
-        ratio = (np.square(right).sum(axis=1) + _LEAST) / (np.square(found - right).sum(axis=1) + _LEAST)
-        self._decibels.append(np.clip(10 * np.log10(ratio), -SQNR_CEILING_DB, SQNR_CEILING_DB))
+        self._decibels.append(_row_decibels(right, found))
         order = np.argsort(-right, axis=1, kind="stable")[:, : 1 + RUNNERS_UP]
         self._agreed += int(np.count_nonzero(order[:, 0] == other.argmax(axis=1)))
         best, given = (np.take_along_axis(values, order, axis=1) for values in (right, found))
@@ -168,8 +167,7 @@ class Comparison:
         self._cosines.append(
             np.where(norms > 0, inner / np.where(norms > 0, norms, 1), np.where(equal, 1.0, 0.0))
         )
-        ratio = ((a * a).sum(axis=1) + _LEAST) / (((a - b) ** 2).sum(axis=1) + _LEAST)
-        self._decibels.append(np.clip(10 * np.log10(ratio), -SQNR_CEILING_DB, SQNR_CEILING_DB))
+        self._decibels.append(_row_decibels(a, b))
         self._add_spread(a)
         self._square += float((a * a).sum())
         self._error += float(((a - b) ** 2).sum())
@@ -210,6 +208,14 @@ class Comparison:
         if self._square == 0:
             return -SQNR_CEILING_DB
         return float(np.clip(10 * np.log10(self._square / self._error), -SQNR_CEILING_DB, SQNR_CEILING_DB))
+
+
+def _row_decibels(reference: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the signal-to-noise ratio of every row of [N, K], in dB."""
+    signal, noise = np.square(reference).sum(axis=1), np.square(reference - other).sum(axis=1)
+    ratio = 10 * np.log10((signal + _LEAST) / (noise + _LEAST))
+    limited: NDArray[np.float64] = np.clip(ratio, -SQNR_CEILING_DB, SQNR_CEILING_DB)
+    return limited
 
 
 def agreement(reference: NDArray[np.int64], other: NDArray[np.int64]) -> dict[str, Any]:

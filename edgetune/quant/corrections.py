@@ -21,9 +21,9 @@ from edgetune.quant.parameters import (
     bias_values,
     ceilings,
     fp16,
-    learnable_scales,
     put,
     real_bias,
+    tied_scales,
     weights_of,
     written,
 )
@@ -118,7 +118,7 @@ def reconstruct_ranges(
     """
     net, reference = TorchGraph(model, device), TorchGraph(fp32.model, device)
     weights = weights_of(net, fp32)
-    ties = learnable_scales(net, groups, fixed)
+    ties = tied_scales(net, groups, fixed)
     names = {weight.node.name for weight in weights}
     quantized, exact = _passages(net, reference, inputs)
     found = cut(reference.graph, lambda node: node.name in names)

@@ -150,25 +150,26 @@ def shift_of(weight: Weight, shift: Mapping[str, float]) -> float:
     return shift.get(str(weight.node.input[0]).removesuffix("/dequantized"), 0.0)
 
 
-def tied_scales(net: TorchGraph, groups: Mapping[str, str]) -> dict[str, list[str]]:
+def tied_scales(
+    net: TorchGraph, groups: Mapping[str, str], fixed: Collection[str] = ()
+) -> dict[str, list[str]]:
     """Return the scales of activations, by group: those of a group stay equal.
 
     Args:
         net: the Q/DQ graph.
         groups: of `Plan`: a representative for every quantized tensor.
+        fixed: tensors whose groups are left out.
     """
     found: dict[str, list[str]] = {}
     for name in dict.fromkeys(n.input[1] for n in net.steps if n.op_type == "QuantizeLinear"):
         found.setdefault(groups.get(name.removesuffix("/scale"), name), []).append(name)
-    return found
+    stay = {f"{name}/scale" for name in fixed}
+    return {group: tied for group, tied in found.items() if stay.isdisjoint(tied)}
 
 
-def learnable_scales(
-    net: TorchGraph, groups: Mapping[str, str], fixed: Collection[str]
-) -> dict[str, list[str]]:
-    """Return `tied_scales` without the groups that one of some tensors is in."""
-    ties = tied_scales(net, groups)
-    return {g: tied for g, tied in ties.items() if not {n.removesuffix("/scale") for n in tied} & set(fixed)}
+def channel_sums(weight: Weight, values: Tensor) -> Tensor:
+    """Return sums of values of the weights' shape over everything but the channels, `[channels]`."""
+    return values.sum([axis for axis in range(values.ndim) if axis != weight.axis % values.ndim])
 
 
 def ceilings(net: TorchGraph) -> dict[str, float]:

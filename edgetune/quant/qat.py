@@ -28,13 +28,14 @@ from edgetune.quant.parameters import (
     Weight,
     bias_values,
     ceilings,
+    channel_sums,
     dequantized,
     fp16,
-    learnable_scales,
     put,
     real_bias,
     shift_of,
     spread,
+    tied_scales,
     weights_of,
     written,
 )
@@ -151,7 +152,7 @@ class _Learned:
         if not by:
             return torch.zeros((), device=weight.real.device)
         made = dequantized(weight, self.latent[weight.made], self.units[weight.made])
-        return by * made.sum([axis for axis in range(made.ndim) if axis != weight.axis % made.ndim])
+        return by * channel_sums(weight, made)
 
     def _bias(self, weight: Weight) -> Tensor:
         return self.bias[weight.bias] * self.units[weight.bias] + self._shifted(weight)
@@ -232,7 +233,7 @@ def train(
     settings = settings or Training()
     net, teacher = TorchGraph(model, device), TorchGraph(fp32.model, device)
     shift = shift or {}
-    ties = learnable_scales(net, groups, shift)
+    ties = tied_scales(net, groups, shift)
     learned = _Learned(net, weights_of(net, fp32), ties, half, shift)
     lesson = _Lesson(learned, teacher, settings, labels)
     optimizer = torch.optim.Adam(

@@ -177,15 +177,15 @@ def _reads(weight: Weight, x: Tensor, share: float, generator: torch.Generator) 
     """Return what outputs are made of [groups, rows, K] at a share of the positions."""
     if weight.node.op_type != "Conv":
         flat = x.flatten(0, -2)
-        return flat[_some(len(flat), share, generator).to(x.device)][None]
+        return flat[some(len(flat), share, generator).to(x.device)][None]
     group, size = attribute(weight.node, "group", 1), weight.real[0].numel()
     patches = _patches(weight, x)
-    pick = _some(patches.shape[2], share, generator).to(x.device)
+    pick = some(patches.shape[2], share, generator).to(x.device)
     part = patches[:, :, pick].reshape(len(patches), group, size, -1)
     return part.permute(1, 0, 3, 2).reshape(group, -1, size)
 
 
-def _some(count: int, share: float, generator: torch.Generator) -> Tensor:
+def some(count: int, share: float, generator: torch.Generator) -> Tensor:
     """Return a random share of positions, at least one of them."""
     return torch.randperm(count, generator=generator)[: max(1, min(count, round(share * count)))]
 
