@@ -13,7 +13,6 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import onnx
 import torch
 import torchvision
 from numpy.typing import NDArray
+from ranges import quantize_with_onnxruntime
 
 from edgetune.artifact import Preprocess, library_versions
 from edgetune.data.images import load, normalise
@@ -44,30 +44,6 @@ def export(name: str, weights: Path, path: Path) -> None:
         torch.onnx.export(
             net.eval(), (torch.zeros(1, 3, 224, 224),), str(path), dynamo=False, opset_version=17
         )
-
-
-def quantize_with_onnxruntime(source: Path, target: Path, images: list[Batch]) -> None:
-    """Quantize as ONNX Runtime advises for CPUs: uint8 activations, int8 weights per channel."""
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-
-    name = Session(source).inputs[0].name
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._rest: Iterator[Batch] = iter(images)
-
-        def get_next(self) -> dict[str, Batch] | None:
-            batch = next(self._rest, None)
-            return None if batch is None else {name: batch}
-
-    quantize_static(
-        str(source),
-        str(target),
-        Reader(),
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
 
 
 def logits(path: Path, images: list[Batch], exact: bool) -> Batch:
@@ -150,7 +126,7 @@ def make(given: Any, folder: Path, fitted: list[Batch]) -> dict[str, Path]:
         paths[name].write_bytes(made.SerializeToString(deterministic=True))
         print(f"{name}: {details['seconds']:.1f} s")
     started = time.perf_counter()
-    quantize_with_onnxruntime(paths["FP32"], paths["onnxruntime uint8"], fitted)
+    paths["onnxruntime uint8"].write_bytes(quantize_with_onnxruntime(paths["FP32"], "cpu", fitted))
     print(f"onnxruntime uint8: {time.perf_counter() - started:.1f} s\n")
     return paths
 

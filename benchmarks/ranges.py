@@ -15,7 +15,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,7 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def quantize_with_onnxruntime(network: Path, rendering: str, fitted: Images) -> bytes:
+def quantize_with_onnxruntime(network: Path, rendering: str, fitted: Iterable[NDArray[np.float32]]) -> bytes:
     """Quantize as ONNX Runtime does: signed and symmetric, or for its own CPU kernels unsigned."""
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
 
