@@ -147,7 +147,7 @@ class QuantizeSection(Section):
         preset: how many images, how chosen, which ranges.
         ranges: how an activation's range is found.
         method: `plain` (ranges alone), `auto` (corrections, one after the other, until the limits of the gates
-            are met on images held out), `best` (every correction that costs no speed).
+            are met on images held out), `best` (every correction that costs next to no speed).
         images: how many training images are looked at.
         choose: `balanced` takes as many of each class, `diverse` also images unlike each other.
         manifest: a pinned calibration set, relative to the recipe's folder.

@@ -20,17 +20,24 @@ from edgetune.progress import Progress, Silent
 from edgetune.quant.collect import Batch, parts
 from edgetune.quant.compare import compare
 from edgetune.quant.draft import Draft, Rendering, draft
-from edgetune.quant.sensitivity import Layer, leave_out, noise_by_layer, rank, sqnr_of
+from edgetune.quant.sensitivity import (
+    Layer,
+    leave_out,
+    noise_by_layer,
+    rank,
+    relieving,
+    sqnr_of,
+)
 from edgetune.recipe import Gates
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Ways to quantize: ranges alone; rungs until the limits are met; every rung that costs no speed.
+# Ways to quantize: ranges alone; rungs until the limits are met; every rung that costs next to no speed.
 METHODS = ("plain", "auto", "best")
 FIRST = "ranges"
 # Rungs that change the network or its ranges, and neither integers nor biases by what was computed with them.
-UNCORRECTED = (FIRST, "equalization", "centering")
+UNCORRECTED = (FIRST, "equalization", "centering", "relief")
 # A rung is kept for at least this much.
 LEAST_GAIN_DB = 0.05
 # Every fourth calibration input judges the rungs instead: at least and at most so many.
@@ -39,6 +46,8 @@ HELD_SHARE, HELD_LEAST, HELD_MOST = 4, 4, 128
 CORRECTED_ON, RECONSTRUCTED_ON = 128, 32
 # Of mixed precision: inputs on which single layers are tried, layers left in float at most, by share.
 TRIED_ON, FLOAT_SHARE = 8, 0.25
+# Of relief: the share of operations that may stay in float together, and what each layer has to gain.
+RELIEF_SHARE, RELIEF_LEAST_DB = 0.02, 0.15
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class Climb:
     def offer(self, rung: str, made: Draft, seconds: float, told: str = "") -> bool:
         """Judge a draft; keep it where it is better."""
         found = self.judge(made)
-        better = not self.rungs or _better(found, self.comparison)
+        better = not self.rungs or sqnr_of(found) >= sqnr_of(self.comparison) + LEAST_GAIN_DB
         self.rungs.append(
             {
                 "rung": rung, "kept": better, "seconds": seconds, "sqnr_db": sqnr_of(found),
@@ -140,12 +149,6 @@ def _said(rung: dict[str, Any]) -> str:
     return f"{rung['rung']}: {rung['sqnr_db']:.1f} dB{share} on held-out inputs, {outcome}"
 
 
-def _better(found: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether outputs are nearer to FP32's, and no more than one input has another class for it."""
-    nearer = sqnr_of(found) >= sqnr_of(before) + LEAST_GAIN_DB
-    return nearer and found.get("agreed", 0) >= before.get("agreed", 0) - 1
-
-
 def climb(
     first: Draft,
     rendering: Rendering,
@@ -167,7 +170,7 @@ def climb(
         batches: calibration inputs, as the network takes them.
         held: inputs that decide which rungs are kept; they calibrate nothing.
         ranges: how the ranges of `first` were found.
-        method: `auto` (until the limits are met) or `best` (all that costs no speed).
+        method: `auto` (until the limits are met) or `best` (all that costs next to no speed).
         limits: for `auto`.
         device: `auto`, `cpu` or `cuda`, for corrections and training.
         resume: a file in which training keeps its state.
@@ -220,6 +223,28 @@ def _center(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
     if not shifted:
         return None, "no tensor can be shifted: all are read by a convolution that pads, or by something else"
     return made, f"{shifted} of {len(made.plan.reads)} tensors shifted"
+
+
+def _relieve(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    """Leave the few layers in float that gain much and cost next to nothing.
+
+    Often it is the first depthwise convolution: what it reads has been through one layer only and has a wide
+    range, and with 9 weights per channel nothing averages the rounding out.
+    """
+    base = state.base
+    if not state.rendering.symmetric:
+        return None, "a float layer among asymmetric integers slows down a CPU"
+    few = list(state.held[:TRIED_ON])
+    layers = noise_by_layer(base, few)
+    budget = RELIEF_SHARE * sum(layer.operations for layer in layers)
+    affordable = [layer for layer in layers if 0 < layer.operations <= budget]
+    chosen = relieving(base, state.rendering, affordable, few, budget, RELIEF_LEAST_DB)
+    if not chosen:
+        return (
+            None,
+            f"no layer with less than {RELIEF_SHARE:.0%} of the operations gains {RELIEF_LEAST_DB} dB",
+        )
+    return leave_out(base, state.rendering, chosen), f"in float: {', '.join(chosen)}"
 
 
 def _correct_bias(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
@@ -303,6 +328,7 @@ def _mix(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
 RUNGS: dict[str, Rung] = {
     "equalization": _equalize,
     "centering": _center,
+    "relief": _relieve,
     "bias": _correct_bias,
     "rounding": _round,
     "reconstruction": _reconstruct,

@@ -58,7 +58,7 @@ def quantize_model(
         exclude: names of nodes that stay in float.
         tensorrt: version of TensorRT that will read the file, where known; kernels it lacks are warned of.
         method: `plain` (ranges alone), `auto` (corrections until the limits are met) or `best` (all of them
-            that cost no speed); of the inputs of the last two, a quarter judges the corrections.
+            that cost next to no speed); of the inputs of the last two, a quarter judges the corrections.
         limits: when `auto` is good enough.
         device: `auto`, `cpu` or `cuda`, for training.
         resume: a file in which training keeps its state, to go on from.

@@ -22,6 +22,7 @@ RUNGS = {
     "ranges": "ranges alone",
     "equalization": "cross-layer equalization",
     "centering": "centering",
+    "relief": "relief",
     "bias": "bias correction",
     "rounding": "rounding (AdaRound)",
     "reconstruction": "block reconstruction of ranges",
@@ -78,7 +79,7 @@ def ladder_rows(quantization: Quantization) -> list[RungRow]:
 def _brief(rung: Rung) -> str:
     """Return what a correction did; of many layers left in float, which the table of layers lists, the first."""
     names = rung.why.split(", ")
-    if rung.rung != "mixed" or len(names) <= FEW:
+    if rung.rung not in ("mixed", "relief") or len(names) <= FEW:
         return rung.why
     return f"{', '.join(names[:FEW])} and {len(names) - FEW} more"
 

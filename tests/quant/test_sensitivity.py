@@ -20,6 +20,7 @@ from edgetune.quant.sensitivity import (
     noise_by_layer,
     operations,
     rank,
+    relieving,
     sqnr_of,
 )
 
@@ -145,6 +146,23 @@ def test_leaving_everything_out_leaves_fp32(net: Nets, how: str) -> None:
     (right,) = Session(made.graph.model.SerializeToString()).run(images())
     (found,) = Session(after.model.SerializeToString(), exact=True).run(images())
     np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-3)
+
+
+def test_what_relieves_most_comes_first_within_its_budget(net: Nets) -> None:
+    made = drafted(net)
+    layers = noise_by_layer(made, [images()])
+    everything = sum(layer.operations for layer in layers)
+
+    def chosen(budget: float, least_db: float) -> list[str]:
+        return relieving(made, RENDERINGS["weak"], layers, [images()], budget, least_db)
+
+    assert chosen(everything, 3.0) == ["bad"]
+    assert chosen(everything, 0.0)[0] == "bad"
+    assert len(chosen(everything, 0.0)) > 1
+    (bad,) = [layer for layer in layers if layer.name == "bad"]
+    assert chosen(bad.operations, 0.01) == ["bad"]
+    assert "bad" not in chosen(bad.operations - 1, 0.0)
+    assert chosen(0, 0.0) == []
 
 
 def test_the_worst_layer_comes_first_and_dear_ones_later(net: Nets) -> None:
