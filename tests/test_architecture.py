@@ -19,7 +19,7 @@ FLOORS = (
     ("recipe",),
     ("profile",),
     ("data", "models", "engines"),
-    ("latency",),
+    ("latency", "device"),
     ("training", "quant"),
     ("report", "stages"),
     ("pipeline",),
