@@ -3,9 +3,9 @@
 What counts is what the next layer reads. Before a ReLU a mean can be right and yet wrong behind it, where
 noise around 0 adds up instead of cancelling: matching means there cost squeezenet1_0 3 dB that matching them
 behind it gains. So each channel's shift is the one with the least squared error behind the activation, by a
-few steps of Gauss and Newton; without an activation it is the difference of the means (Nagel et al. 2019,
-arXiv:1906.04721, section 4.2). It may import quant's graph, parameters, plan, rounding, trace, torch_graph
-and torch.
+few steps of Gauss and Newton, halved where they go too far; without an activation it is the difference of the
+means (Nagel et al. 2019, arXiv:1906.04721, section 4.2). It may import quant's graph, parameters, plan,
+rounding, trace, torch_graph and torch.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,9 +22,9 @@ from edgetune.quant.trace import pointwise_of
 
 # Positions of images that a channel's shift is fitted to, over all inputs.
 ROWS = 16384
-STEPS = 4
+STEPS = 8
 # Channels whose activation passes on less than this share of a change are left alone.
-LEAST_SLOPE = 0.005
+LEAST_SLOPE = 1e-4
 # Outputs of a layer: in the quantized network, and in FP32; `[N, C, ...]` or `[..., C]`.
 Outputs = Sequence[tuple[Tensor, Tensor]]
 
@@ -65,12 +65,14 @@ def _fit(given: Tensor, aim: Tensor, follow: Callable[[Tensor], Tensor]) -> Tens
         made = follow(shifted)
         missing = (aim - made).detach()
         error = missing.square().mean(0)
-        best, least = torch.where(error < least, shift, best), torch.minimum(error, least)
+        worse = error > least
+        best, least = torch.where(worse, best, shift), torch.minimum(error, least)
         if step < STEPS:
             (slope,) = torch.autograd.grad(made.sum(), shifted)
             weight = slope.square().mean(0)
-            newton = (slope * missing).mean(0) / weight
-            shift = shift + torch.where(weight > LEAST_SLOPE, newton, 0.0)
+            newton = torch.where(weight > LEAST_SLOPE, (slope * missing).mean(0) / weight, 0.0)
+            # Where an activation is flat a step goes too far: then half of it.
+            shift = torch.where(worse, (shift + best) / 2, shift + newton)
     return best
 
 

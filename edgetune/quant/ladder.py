@@ -133,13 +133,20 @@ class Climb:
         return compare(self.fp32, made.model, self.held, exact=self.rendering.symmetric)
 
     def skip(self, rung: str, why: str) -> None:
-        """Note a rung that could not be tried."""
+        """Note a rung of which nothing came."""
+        self.progress.line(f"quantize: {rung}: {why}")
         self.rungs.append(
             {
                 "rung": rung, "kept": False, "seconds": 0.0, "sqnr_db": None, "agreement": None,
                 "agreement_expected": None, "why": why,
             }
         )  # fmt: skip
+
+
+def _enough(state: Climb) -> str:
+    last = [rung["rung"] for rung in state.rungs if rung["kept"]][-1]
+    after = "ranges alone are" if last == FIRST else f"after {last} it is"
+    return f"{after} good enough on {len(state.held)} held-out inputs; --method best goes on"
 
 
 def _said(rung: dict[str, Any]) -> str:
@@ -184,6 +191,7 @@ def climb(
     rungs = RUNGS if method == "auto" else {name: rung for name, rung in RUNGS.items() if name != "mixed"}
     for name, rung in rungs.items():
         if method == "auto" and state.meets(limits or Limits()):
+            state.progress.line(f"quantize: {_enough(state)}")
             break
         started = time.perf_counter()
         try:

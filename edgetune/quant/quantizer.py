@@ -38,7 +38,7 @@ def quantize_model(
     model: ModelProto,
     batches: Iterable[Batch],
     rendering: str,
-    ranges: str = "percentile",
+    ranges: str = "auto",
     exclude: Iterable[str] = (),
     tensorrt: str = "",
     *,

@@ -352,4 +352,4 @@ def test_random_networks_keep_names_and_shapes_and_stay_near(
     before, after = (Session(m.SerializeToString(), threads=1, exact=True) for m in (model, made))
     assert (before.inputs, before.outputs) == (after.inputs, after.outputs)
     (a,), (b,) = (session.run(n.inputs(8)) for session in (before, after))
-    assert np.square(a - b).mean() < 0.02 * np.square(a).mean() + 1e-9
+    assert np.square(a - b).mean() < 0.05 * np.square(a).mean() + 1e-9

@@ -1,8 +1,18 @@
-"""What is to be done on a device: the plan of work that a bundle carries. Standard library only."""
+"""What is to be done on a device: the plan of work that a bundle carries, `work.json`. Standard library only."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .files import read_json, sha256_of
+from .problem import Problem
+
+WORK_FILE = "work.json"
+RESULTS = "results"
+SCHEMA = 1
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Tensor(NamedTuple):
@@ -37,3 +47,144 @@ class Build(NamedTuple):
     optimization_level: int | None = None
     dla_core: int | None = None
     timing_cache: str = ""
+
+
+class Samples(NamedTuple):
+    """Inputs with what the networks should make of them.
+
+    Attributes:
+        number: how many there are.
+        inputs: path of their bytes, `uint8` `[number, C, H, W]`.
+        table: path of what the values become as float32, `[C, 256]`; empty: the network takes uint8.
+        expected: paths of the outputs that ONNX Runtime gave, float32 `[number, K]`, by engine.
+        labels: of the class, or None where it is not known.
+    """
+
+    number: int
+    inputs: str
+    table: str
+    expected: dict[str, str]
+    labels: list[int | None]
+
+
+class Work(NamedTuple):
+    """A plan of work.
+
+    Attributes:
+        folder: that the bundle lies in.
+        digest: of work.json, and so of all files that it names.
+        name: of the run.
+        wanted: what it was made for: `profile`, `module`, `jetpack`, `l4t`, `tensorrt`, `power_mode`,
+            `compute_capability`, `memory_gb`.
+        input: of the networks.
+        outputs: of the networks.
+        classes: names, for the user's own code.
+        builds: engines, the baseline first.
+        samples: inputs to verify on.
+        timing: `warmup_s`, `seconds`, `queries`, `rounds`, `limit_s`.
+        trtexec_samples: how many samples are compared where each takes a process of its own.
+    """
+
+    folder: Path
+    digest: str
+    name: str
+    wanted: dict[str, Any]
+    input: Tensor
+    outputs: tuple[Tensor, ...]
+    classes: tuple[str, ...]
+    builds: tuple[Build, ...]
+    samples: Samples
+    timing: dict[str, float]
+    trtexec_samples: int
+
+    @property
+    def results(self) -> Path:
+        """The folder that results go to."""
+        return self.folder / RESULTS
+
+
+def load(folder: Path) -> Work:
+    """Read a plan of work and verify every file that it names.
+
+    Raises:
+        Problem: nothing there, another program's plan, a file that is missing, cut or not the one that was
+            bundled, or a name that would lead out of the folder.
+    """
+    path = folder / WORK_FILE
+    if not path.is_file():
+        raise Problem(
+            f"{folder}: no bundle (no {WORK_FILE})",
+            "run the program in the folder that edgetune bundle wrote",
+            3,
+        )
+    content = read_json(str(path))
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
+        raise Problem(
+            f"{path}: not a plan of work that this program knows", "bundle again with one edgetune", 5
+        )
+    try:
+        _verify(folder, content["files"])
+        return _work(folder, sha256_of(str(path)), content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Problem(
+            f"{path}: damaged: {type(error).__name__} {error}", "copy the bundle again", 5
+        ) from error
+
+
+def _verify(folder: Path, files: dict[str, str]) -> None:
+    for name, digest in sorted(files.items()):
+        path = folder / _plain(name)
+        if not path.is_file():
+            raise Problem(f"{path}: missing from the bundle", "copy the bundle again", 5)
+        if sha256_of(str(path)) != digest:
+            raise Problem(
+                f"{path}: not the file that was bundled (another SHA-256)", "copy the bundle again", 5
+            )
+
+
+def _plain(name: str) -> str:
+    if not PLAIN.fullmatch(name):
+        raise Problem(f"{WORK_FILE}: the file name {name!r} is not a plain one", "bundle again", 5)
+    return name
+
+
+def _tensor(entry: dict[str, Any]) -> Tensor:
+    return Tensor(str(entry["name"]), str(entry["dtype"]), tuple(int(size) for size in entry["shape"]))
+
+
+def _work(folder: Path, digest: str, content: dict[str, Any]) -> Work:
+    results = folder / RESULTS
+    samples = content["samples"]
+    builds = [
+        Build(
+            name=_plain(entry["name"]),
+            onnx=str(folder / _plain(entry["onnx"])),
+            plan=str(results / f"{entry['name']}.plan"),
+            precision=entry["precision"],
+            typing=entry["typing"],
+            workspace_mb=int(entry["workspace_mb"]),
+            optimization_level=entry.get("optimization_level"),
+            dla_core=entry.get("dla_core"),
+            timing_cache=str(results / "timing.cache"),
+        )
+        for entry in content["engines"]
+    ]
+    return Work(
+        folder=folder,
+        digest=digest,
+        name=str(content["name"]),
+        wanted=dict(content["wanted"]),
+        input=_tensor(content["input"]),
+        outputs=tuple(_tensor(entry) for entry in content["outputs"]),
+        classes=tuple(content["classes"]),
+        builds=tuple(builds),
+        samples=Samples(
+            number=int(samples["number"]),
+            inputs=str(folder / _plain(samples["inputs"])),
+            table=str(folder / _plain(samples["table"])) if samples["table"] else "",
+            expected={name: str(folder / _plain(file)) for name, file in samples["expected"].items()},
+            labels=list(samples["labels"]),
+        ),
+        timing=dict(content["timing"]),
+        trtexec_samples=int(content["trtexec_samples"]),
+    )

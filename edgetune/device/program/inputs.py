@@ -1,0 +1,56 @@
+"""Samples one by one, as the network takes them. Standard library only."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from pathlib import Path
+from typing import Iterator
+
+from .plan import Work
+from .problem import Problem
+
+LEVELS = 256
+
+
+def feeds(work: Work, most: int | None = None) -> Iterator[bytes]:
+    """Give the bytes of one input after another, at most `most` of them.
+
+    What is stored is uint8. Where the network takes float32, every value is looked up in the bundle's table,
+    which holds what the workstation's own preprocessing makes of it: to the bit the same numbers.
+
+    Raises:
+        Problem: there are fewer bytes than samples.
+    """
+    _, *shape = work.input.shape
+    size = 1
+    for side in shape:
+        size *= side
+    table = _table(work.samples.table, shape[0]) if work.samples.table else []
+    count = work.samples.number if most is None else min(most, work.samples.number)
+    with Path(work.samples.inputs).open("rb") as handle:
+        for index in range(count):
+            pixels = handle.read(size)
+            if len(pixels) != size:
+                raise Problem(
+                    f"{work.samples.inputs}: ends within sample {index}", "copy the bundle again", 5
+                )
+            yield _looked_up(pixels, table) if table else pixels
+
+
+def _looked_up(pixels: bytes, table: list[list[float]]) -> bytes:
+    plane = len(pixels) // len(table)
+    values = array("f")
+    for channel, row in enumerate(table):
+        values.extend(map(row.__getitem__, pixels[channel * plane : (channel + 1) * plane]))
+    return values.tobytes()
+
+
+def _table(path: str, channels: int) -> list[list[float]]:
+    values = array("f")
+    values.frombytes(Path(path).read_bytes())
+    if sys.byteorder == "big":
+        values.byteswap()
+    if len(values) != channels * LEVELS:
+        raise Problem(f"{path}: not {channels} times {LEVELS} numbers", "bundle again", 5)
+    return [list(values[start : start + LEVELS]) for start in range(0, len(values), LEVELS)]

@@ -1,0 +1,191 @@
+"""The line of work on a device: build, compare, time; each step once, and every result kept as it comes.
+
+Raw outputs and raw times are written down; what they mean is computed on the workstation. It knows a tool
+only by the four things it does. Standard library only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator
+
+from .files import read_json, sha256_of, write_bytes, write_json
+from .inputs import feeds
+from .plan import Build, Work
+from .problem import Problem
+
+RESULT_FILE = "result.json"
+SCHEMA = 1
+Say = Callable[[str], None]
+
+
+class Tool:
+    """What can build and run engines: TensorRT's Python bindings, or trtexec.
+
+    Attributes:
+        name: for the result.
+        version: of TensorRT.
+        most_samples: that are worth comparing with it; None: all.
+    """
+
+    name = ""
+    version: tuple[int, ...] = ()
+    most_samples: int | None = None
+
+    def build(self, job: Build, found: dict[str, Any], work: Work) -> dict[str, Any]:
+        """Write the engine's plan and tell what it took and which layers it has."""
+        raise NotImplementedError
+
+    def outputs(self, job: Build, work: Work, inputs: Iterable[bytes]) -> Iterator[dict[str, bytes]]:
+        """Give float32 outputs by name for one input after another."""
+        raise NotImplementedError
+
+    def times(self, jobs: list[Build], work: Work, copies: bool) -> dict[str, Any]:
+        """Time engines against each other: raw milliseconds by engine and round."""
+        raise NotImplementedError
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of a folder.
+
+    Raises:
+        Problem: another run is at work there, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / ".lock").open("w")
+    except OSError as error:
+        raise Problem(
+            f"{folder}: {error.strerror}", "copy the bundle to a folder that you may write"
+        ) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Problem(f"{folder}: another run is at work here", "wait for it, or stop it") from error
+        yield
+
+
+def do(
+    work: Work,
+    tool: Tool,
+    found: dict[str, Any],
+    warnings: list[dict[str, str]],
+    say: Say,
+    beside: Callable[[], Any] = list,
+) -> dict[str, Any]:
+    """Do what is left to do, and write `result.json` after every step.
+
+    A step that fails is noted, and what does not need it goes on.
+
+    Args:
+        work: what to do.
+        tool: that does it.
+        found: what was found out about the device.
+        warnings: what spoils builds and measurements here.
+        say: is told what happens.
+        beside: what was sampled beside the timing: power and temperatures.
+    """
+    steps = Steps(work, tool, found, say)
+    result: dict[str, Any] = {
+        "schema_version": SCHEMA,
+        "bundle": work.digest,
+        "tool": tool.name,
+        "tensorrt": ".".join(map(str, tool.version)),
+        "found": found,
+        "warnings": warnings,
+        "engines": {},
+        "timing": {},
+        "errors": {},
+        "finished": False,
+    }
+
+    def keep() -> None:
+        write_json(str(work.results / RESULT_FILE), result)
+
+    def attempt(name: str, into: dict[str, Any], key: str, make: Callable[[], Any], needs: str = "") -> None:
+        try:
+            into[key] = steps(name, make, needs)
+        except Problem as problem:
+            say(f"{name}: {problem.message}")
+            result["errors"][name] = {"message": problem.message, "hint": problem.hint, "code": problem.code}
+        keep()
+
+    keep()
+    ready = []
+    for job in work.builds:
+        engine: dict[str, Any] = {}
+        attempt(f"build-{job.name}", engine, "build", partial(tool.build, job, found, work))
+        if "build" not in engine:
+            continue
+        ready.append(job)
+        result["engines"][job.name] = engine
+        plan = sha256_of(job.plan)
+        attempt(f"compare-{job.name}", engine, "outputs", partial(_compare, job, work, tool, say), plan)
+    plans = "".join(sha256_of(job.plan) for job in ready)
+    for name, copies in (("compute", False), ("copies", True)):
+        if ready:
+            attempt(f"time-{name}", result["timing"], name, partial(tool.times, ready, work, copies), plans)
+    result["beside"] = beside()
+    result["finished"] = not result["errors"]
+    keep()
+    return result
+
+
+class Steps:
+    """Runs a step once: its result is found again while nothing that it hangs on has changed."""
+
+    def __init__(self, work: Work, tool: Tool, found: dict[str, Any], say: Say) -> None:
+        """Steps hang on the bundle, on TensorRT, and on the device with its power mode."""
+        self._folder = work.results
+        self._say = say
+        self._on = [work.digest, tool.name, tool.version, found.get("model"), found.get("power_mode")]
+
+    def __call__(self, name: str, make: Callable[[], Any], needs: str = "") -> Any:
+        """Return what a step gives, made or found; `needs` is all else that it hangs on."""
+        path = self._folder / f"{name}.json"
+        key = hashlib.sha256(json.dumps([self._on, name, needs]).encode()).hexdigest()
+        try:
+            known = read_json(str(path)) if path.is_file() else {}
+        except Problem:
+            known = {}
+        if known.get("key") == key and _unchanged(self._folder, known["files"]):
+            self._say(f"{name}: done before")
+            return known["value"]
+        self._say(f"{name} …")
+        value = make()
+        files = {item: sha256_of(str(self._folder / item)) for item in value.get("files", [])}
+        write_json(str(path), {"key": key, "value": value, "files": files})
+        return value
+
+
+def _unchanged(folder: Path, files: dict[str, str]) -> bool:
+    return all((folder / name).is_file() and sha256_of(str(folder / name)) == files[name] for name in files)
+
+
+def _compare(job: Build, work: Work, tool: Tool, say: Say) -> dict[str, Any]:
+    """Run the samples through an engine and write down what comes out, float32 `[number, K]` per output."""
+    gathered: dict[str, list[bytes]] = {}
+    number = 0
+    total = work.samples.number if tool.most_samples is None else min(tool.most_samples, work.samples.number)
+    for outputs in tool.outputs(job, work, feeds(work, total)):
+        for name, values in outputs.items():
+            gathered.setdefault(name, []).append(values)
+        number += 1
+        if number == total or number % 100 == 0:
+            say(f"compare-{job.name}: {number} of {total} samples")
+    files = []
+    for place, name in enumerate(spec.name for spec in work.outputs):
+        if len(gathered.get(name, [])) != number:
+            raise Problem(
+                f"{job.name}: the engine gives no output {name!r}", "build it again from this bundle"
+            )
+        files.append(f"{job.name}.output{place}.bin")
+        write_bytes(str(work.results / files[-1]), b"".join(gathered[name]))
+    return {"samples": number, "files": files}
