@@ -76,7 +76,13 @@ class Runtime(Section):
 
 
 class Profile(Section):
-    """One module or machine."""
+    """One module or machine.
+
+    Attributes:
+        workspace_mb: memory that a layer of an engine may use beside its tensors, in MiB; None: a quarter of
+            the module's.
+        optimization_level: how long TensorRT searches, 0 to 5; None: its own default.
+    """
 
     schema_version: Literal[1]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
@@ -86,6 +92,8 @@ class Profile(Section):
     compute_capability: str = ""
     memory_gb: Positive | None = None
     dla_cores: Annotated[int, Field(ge=0)] = 0
+    workspace_mb: Annotated[int, Field(gt=0)] | None = None
+    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
     modes: dict[str, Mode]
     default_mode: str
     jetpacks: dict[str, JetPack] = Field(default_factory=dict)

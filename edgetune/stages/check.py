@@ -8,7 +8,6 @@ statistics.
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,9 @@ from torch import nn
 from edgetune.artifact import Artifact, write_atomic
 from edgetune.data.folders import Dataset, Sample
 from edgetune.data.images import batches
+from edgetune.data.subset import chosen, relabelled
 from edgetune.engines.onnxruntime import Session
-from edgetune.errors import ArtifactError, ConfigError, StageError, nearest
+from edgetune.errors import ArtifactError, ConfigError, StageError
 from edgetune.latency.statistics import paired_drop, wilson
 from edgetune.progress import Progress, Silent
 from edgetune.quant.compare import Comparison, agreement
@@ -29,7 +29,6 @@ from edgetune.recipe import CheckSection
 from edgetune.training.checkpoint import load_network
 
 BATCH = 32
-SUBSET_SEED = 0
 FLIPS = 50
 PAIRS = 50
 # As in the paper that made the measure known.
@@ -81,7 +80,7 @@ def check(
         raise ArtifactError(
             f"{network.path}: does not say how inputs are preprocessed", hint="export it again"
         )
-    samples = _relabelled(chosen(data.splits["test"], settings.images), data.classes, network.classes)
+    samples = relabelled(chosen(data.splits["test"], settings.images), data.classes, network.classes)
     if not samples:
         raise ConfigError(
             f"{data.root}: the test split has no images",
@@ -115,20 +114,6 @@ def check(
         parents=parents,
         details={"seconds": seconds, "images": len(samples)},
     ).write(into)
-
-
-def chosen(samples: Sequence[Sample], images: int) -> tuple[Sample, ...]:
-    """Return so many samples, each class in its share and evenly over a seeded order; 0: all of them."""
-    if images <= 0 or images >= len(samples):
-        return tuple(samples)
-    noise = np.random.default_rng(SUBSET_SEED)
-    labels = np.array([sample.label for sample in samples])
-    place = np.empty(len(samples))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        # The k-th of n members stands at (k + u) / n: any first part holds every class in its share.
-        place[members] = (noise.permutation(len(members)) + noise.random()) / len(members)
-    return tuple(samples[index] for index in sorted(np.argsort(place, kind="stable")[:images]))
 
 
 def accuracy(
@@ -254,19 +239,6 @@ def _compare(
     progress.end()
     top1 = {name: np.concatenate(parts) for name, parts in predicted.items()}
     return against_torch, against_fp32, top1, {name: np.concatenate(parts) for name, parts in sure.items()}
-
-
-def _relabelled(samples: Sequence[Sample], own: Sequence[str], classes: Sequence[str]) -> list[Sample]:
-    """Translate the data's labels into the network's, by the names of the classes."""
-    if tuple(own) == tuple(classes):
-        return list(samples)
-    for name in own:
-        if name not in classes:
-            raise ConfigError(
-                f"the data's class {name!r} is none of the network's", hint=nearest(name, classes)
-            )
-    places = [list(classes).index(name) for name in own]
-    return [replace(sample, label=places[sample.label]) for sample in samples]
 
 
 def _torch_run(net: nn.Module) -> Run:

@@ -1,0 +1,173 @@
+"""The device program's command line: `python3 edgetune.pyz [run | probe] …`.
+
+Results go to the folder `results` beside the plan of work, and in short to stdout; what happens goes to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from . import bindings, clocks, cuda, plan, power, probe, spoilers, tools, trtexec
+from .problem import Problem
+from .work import RESULT_FILE, Tool, do, locked
+
+STOPPED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; return the exit code."""
+    options = _options(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        if options.what == "probe":
+            return _probe(options)
+        if options.what == "build-one":
+            return _build_one(options)
+        return _run(options)
+    except Problem as problem:
+        say(f"error: {problem.message}")
+        if problem.hint:
+            say(f"  {problem.hint}")
+        return problem.code
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        return STOPPED
+
+
+def say(text: str) -> None:
+    """Tell what happens."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="edgetune.pyz",
+        description="Builds TensorRT engines on this device, compares them with what they should give, and times them.",
+        epilog="What was done before is not done again. Exit codes: 0 all done, 3 wrong request, 4 a tool is missing, "
+        "5 a file cannot be used, 6 a step failed, 130 stopped.",
+    )
+    parser.add_argument("what", nargs="?", default="run", choices=["run", "probe", "build-one"], metavar="run|probe")
+    parser.add_argument("more", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help="the bundle (default: where this program lies)")
+    parser.add_argument("--lock-clocks", action="store_true", help="lock clocks meanwhile, with sudo; put back after")
+    parser.add_argument("--set-mode", action="store_true", help="with --lock-clocks: choose the bundle's power mode")
+    parser.add_argument("--trtexec", action="store_true", help="use trtexec even where the Python bindings are")
+    parser.add_argument("--seconds", type=float, help="of recorded inferences per engine")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    options = parser.parse_args(arguments)
+    if options.more and options.what != "build-one":
+        parser.error(f"unrecognized arguments: {' '.join(options.more)}")
+    if options.seconds is not None and not options.seconds > 0:
+        parser.error("--seconds must be above 0")
+    options.folder = options.folder or Path(sys.argv[0]).resolve().parent
+    return options
+
+
+def _probe(options: argparse.Namespace) -> int:
+    found = examine(options.folder)
+    wanted = plan.load(options.folder).wanted if (options.folder / plan.WORK_FILE).is_file() else {}
+    spoiled = spoilers.warnings(found, wanted)
+    if options.json:
+        print(json.dumps({"found": found, "warnings": spoiled}, indent=1))
+    else:
+        print("\n".join(_shown(found)))
+        for warning in spoiled:
+            print(f"warning: {warning['message']}\n  {warning['remedy']}")
+    return 0
+
+
+def examine(folder: Path) -> dict[str, Any]:
+    """Find out what this device is, its GPU included where the driver answers."""
+    found = probe.probe(folder=str(folder))
+    found["gpu"] = cuda.answer()
+    return found
+
+
+def _shown(found: dict[str, Any]) -> list[str]:
+    module, mode = found.get("module") or {}, found.get("power_mode") or {}
+    rows = {
+        "module": module.get("model"),
+        "GPU": (found.get("gpu") or {}).get("name"),
+        "JetPack": found.get("jetpack"),
+        "L4T": found.get("l4t"),
+        "TensorRT": (found.get("tensorrt") or {}).get("version"),
+        "CUDA": found.get("cuda"),
+        "power mode": mode.get("name"),
+        "memory": "{available_mb} of {total_mb} MiB available".format(**found["memory"]) if found.get("memory") else None,
+        "Python": found.get("python"),
+    }
+    return [f"{name:<11} {value if value is not None else 'not known'}" for name, value in rows.items()]
+
+
+def _run(options: argparse.Namespace) -> int:
+    work = plan.load(options.folder)
+    if options.seconds:
+        work = work._replace(timing={**work.timing, "seconds": options.seconds, "queries": 1})
+    with locked(work.results):
+        found = examine(options.folder)
+        spoiled = spoilers.warnings(found, work.wanted)
+        for warning in spoiled:
+            say(f"warning: {warning['message']}")
+        tool = _tool(options, work)
+        mode = work.wanted.get("power_mode_id") if options.set_mode else None
+        with clocks.locked(options.lock_clocks, str(work.results), mode, say=say) as held, power.Sampler() as sampler:
+            found["clocks_locked"] = held["locked"]
+            result = do(work, tool, found, spoiled, say, lambda: [list(sample) for sample in sampler.samples])
+    print(json.dumps(result) if options.json else "\n".join(_summary(result, work)))
+    return 0 if result["finished"] else 6
+
+
+def _tool(options: argparse.Namespace, work: plan.Work) -> Tool:
+    """Choose the bindings where they import, else trtexec.
+
+    Raises:
+        Problem: neither is here.
+    """
+    trt = None if options.trtexec else bindings.load(say)
+    if trt is not None:
+        return tools.Bindings(trt, cuda.Runtime(), say, tools.build_aside(os.path.realpath(sys.argv[0]), work))
+    path = trtexec.find(os.environ)
+    if path is None:
+        raise Problem(
+            "neither TensorRT's Python bindings nor trtexec are here",
+            "on a Jetson: sudo apt install nvidia-jetpack (or tensorrt); in a container: use NVIDIA's image for it",
+            4,
+        )
+    say(f"using {path}")
+    return tools.Trtexec(path, say, work.trtexec_samples)
+
+
+def _build_one(options: argparse.Namespace) -> int:
+    """Build one engine in this process: what the program calls of itself."""
+    folder, name, workspace, level = (*options.more, "")[:4]
+    trt = bindings.load(say)
+    if trt is None:
+        raise Problem("TensorRT's Python bindings do not import here", code=4)
+    tools.build_one(trt, plan.load(Path(folder)), name, workspace, level, say)
+    return 0
+
+
+def _summary(result: dict[str, Any], work: plan.Work) -> list[str]:
+    rows = [f"{result['tool']}, TensorRT {result['tensorrt']}"]
+    for name, engine in result["engines"].items():
+        built, outputs = engine["build"], engine.get("outputs")
+        compared = f", {outputs['samples']} samples compared" if outputs else ""
+        rows.append(f"  {name}: built in {built['seconds']:.0f} s, {built['plan_bytes'] / 1e6:.1f} MB{compared}")
+    for what, timed in result["timing"].items():
+        for name in result["engines"]:
+            times = sorted(ms for block in timed["blocks"] if block["name"] == name for ms in block["ms"])
+            if times:
+                rows.append(f"  {name}: median {times[len(times) // 2]:.3f} ms over {len(times)} inferences ({what})")
+    rows += [f"  {name}: {problem['message']}" for name, problem in result["errors"].items()]
+    rows.append(f"results: {work.results / RESULT_FILE}")
+    return rows
+
+
+def _stop(_signal: int, _frame: Any) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,268 @@
+"""The two tools that build and run engines, behind one set of four words: TensorRT's bindings, and trtexec.
+
+It knows what each needs and gives, and nothing of the order of the work. It may import the rest of the program
+but main.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from array import array
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Callable, Iterable, Iterator
+
+from . import bindings, layers, sidecar, timing, trtexec
+from .engine import Engine
+from .files import read_json, sha256_of, write_json
+from .inputs import feeds
+from .plan import Build, Tensor, Work
+from .problem import Problem
+from .trtexec_failures import OutOfMemory, smaller
+from .work import Say, Tool
+
+# Engines are loaded anew in every round, which takes seconds.
+TRTEXEC_ROUNDS = 4
+KILLED = (-9, 137)
+Aside = Callable[[Build], int]
+
+
+class Bindings(Tool):
+    """TensorRT's Python bindings, with CUDA's memory by ctypes."""
+
+    name = "TensorRT's Python bindings"
+
+    def __init__(self, trt: Any, cuda: Any, say: Say, aside: Aside | None = None) -> None:
+        """Take the module `tensorrt`, a CUDA runtime, and what builds in a process of its own.
+
+        A build that is killed for memory would take this process with it, and all that it was to do.
+        """
+        self.version = bindings.version_of(trt)
+        self._trt, self._cuda, self._say = trt, cuda, say
+        self._aside = aside
+
+    def build(self, job: Build, found: dict[str, Any], work: Work) -> dict[str, Any]:
+        """Build, aside where possible, with smaller settings where memory does not suffice."""
+        while True:
+            try:
+                return _kept(job, self._built(job, work), found, work)
+            except OutOfMemory as problem:
+                job = _smaller(job, self.version, problem, self._say)
+
+    def _built(self, job: Build, work: Work) -> dict[str, Any]:
+        if self._aside is None:
+            return bindings.build(self._trt, job, say=self._say)
+        path = built_file(work, job)
+        path.unlink() if path.exists() else None
+        code = self._aside(job)
+        if code in KILLED:
+            raise OutOfMemory(f"{job.name}: the build was killed, as the system does when memory runs out", _ADVICE)
+        told = read_json(str(path)) if path.is_file() else {}
+        path.unlink() if path.exists() else None
+        if "problem" in told:
+            raise Problem(*told["problem"])
+        if code or "value" not in told:
+            raise Problem(f"{job.name}: the process that built it ended with {code}", "see what it printed above")
+        return dict(told["value"])
+
+    def outputs(self, job: Build, work: Work, inputs: Iterable[bytes]) -> Iterator[dict[str, bytes]]:
+        """Run one input after another."""
+        with Engine(self._trt, self._cuda, _ready(job, self.version), self._say) as engine:
+            name = _only(engine.inputs, job)
+            for one in inputs:
+                found = engine.run({name: one})
+                yield {spec.name: as_float32(found[spec.name], spec.dtype) for spec in engine.outputs}
+
+    def times(self, jobs: list[Build], work: Work, copies: bool) -> dict[str, Any]:
+        """Time in rounds of a few queries each, all engines loaded."""
+        settings = work.timing
+        first = next(feeds(work, 1))
+        with ExitStack() as stack:
+            queries = {}
+            for job in jobs:
+                plan = _ready(job, self.version)
+                engine = stack.enter_context(Engine(self._trt, self._cuda, plan, self._say))
+                engine.run({_only(engine.inputs, job): first})
+                queries[job.name] = engine.query(copies)
+            return timing.interleave(
+                queries, settings["warmup_s"], settings["seconds"], int(settings["queries"]),
+                int(settings["rounds"]), settings["limit_s"], told=_rounds_told(self._say),
+            )  # fmt: skip
+
+
+class Trtexec(Tool):
+    """TensorRT's own program, where the bindings cannot be had."""
+
+    name = "trtexec"
+
+    def __init__(self, path: str, say: Say, most_samples: int) -> None:
+        """Take the program's path, and how many samples are worth a process each."""
+        self.version = trtexec.version_of(path)
+        self.most_samples = most_samples
+        self._path, self._say = path, say
+
+    def build(self, job: Build, found: dict[str, Any], work: Work) -> dict[str, Any]:
+        """Build, with smaller settings where memory does not suffice."""
+        while True:
+            try:
+                return _kept(job, trtexec.build(self._path, job, self.version), found, work)
+            except OutOfMemory as problem:
+                job = _smaller(job, self.version, problem, self._say)
+
+    def outputs(self, job: Build, work: Work, inputs: Iterable[bytes]) -> Iterator[dict[str, bytes]]:
+        """Run one input after another, each in a process of its own."""
+        plan = _ready(job, self.version)
+        with tempfile.TemporaryDirectory(dir=str(work.results)) as folder:
+            raw = Path(folder) / "input.bin"
+            for one in inputs:
+                raw.write_bytes(one)
+                given = {work.input.name: str(raw)}
+                found = trtexec.outputs(self._path, plan, self.version, given, folder, job.dla_core)
+                yield {name: array("f", values).tobytes() for name, values in found.items()}
+
+    def times(self, jobs: list[Build], work: Work, copies: bool) -> dict[str, Any]:
+        """Time in a few rounds of runs, each loading the engine anew."""
+        settings, key = work.timing, "latency_ms" if copies else "compute_ms"
+        rounds = max(1, min(TRTEXEC_ROUNDS, int(settings["rounds"])))
+        order = random.Random(0)
+        blocks, messages = [], []
+        with tempfile.TemporaryDirectory(dir=str(work.results)) as folder:
+            for index in range(rounds):
+                self._say(f"timing: round {index + 1} of {rounds}")
+                for job in order.sample(jobs, len(jobs)):
+                    begun = time.monotonic()
+                    taken = trtexec.times(
+                        self._path, _ready(job, self.version), self.version, settings["seconds"] / rounds,
+                        1000 * settings["warmup_s"], copies, folder,
+                        -(-int(settings["queries"]) // rounds), job.dla_core,
+                    )  # fmt: skip
+                    ended = time.monotonic()
+                    block = {"name": job.name, "round": index, "start_s": begun, "end_s": ended}
+                    blocks.append({**block, "ms": taken[key]})
+                    messages += taken["messages"]
+        return {"rounds": rounds, "blocks": blocks, "messages": sorted(set(messages))}
+
+
+_ADVICE = "close the desktop and other programs, or add swap; then run again"
+
+
+def built_file(work: Work, job: Build) -> Path:
+    """Return where a build in a process of its own leaves what it has to tell."""
+    return work.results / f".built-{job.name}.json"
+
+
+def build_aside(program: str, work: Work) -> Aside:
+    """Return what builds an engine in another process of this program, and gives its exit code."""
+
+    def run(job: Build) -> int:
+        settings = [str(job.workspace_mb), "" if job.optimization_level is None else str(job.optimization_level)]
+        return subprocess.call([sys.executable, program, "build-one", str(work.folder), job.name, *settings])
+
+    return run
+
+
+def build_one(trt: Any, work: Work, name: str, workspace: str, level: str, say: Say) -> None:
+    """Build one engine and leave what there is to tell in a file."""
+    job = next(job for job in work.builds if job.name == name)
+    job = job._replace(workspace_mb=int(workspace), optimization_level=int(level) if level else None)
+    try:
+        told: dict[str, Any] = {"value": bindings.build(trt, job, progress=_builder_told(say), say=say)}
+    except Problem as problem:
+        told = {"problem": [problem.message, problem.hint, problem.code]}
+    write_json(str(built_file(work, job)), told)
+
+
+def as_float32(content: bytes, dtype: str) -> bytes:
+    """Return float values as float32; half precision is widened, which changes no value.
+
+    Raises:
+        Problem: they are no floats.
+    """
+    if dtype == "float32":
+        return content
+    if dtype == "float16":
+        return array("f", struct.unpack(f"={len(content) // 2}e", content)).tobytes()
+    raise Problem(f"an output has the type {dtype}, where logits are floats", "export the network without it", 5)
+
+
+def _kept(job: Build, value: dict[str, Any], found: dict[str, Any], work: Work) -> dict[str, Any]:
+    """Write the engine's facts beside it, and its layers; return what the result is to tell."""
+    module = found.get("module") or {}
+    facts = {
+        "tensorrt": (found.get("tensorrt") or {}).get("version") or value.get("tensorrt"),
+        "cuda": found.get("cuda"),
+        "l4t": found.get("l4t"),
+        "gpu": module.get("model"),
+        "compute_capability": module.get("compute_capability"),
+        "sms": (found.get("gpu") or {}).get("sms"),
+        "power_mode": (found.get("power_mode") or {}).get("name"),
+        "onnx_sha256": sha256_of(job.onnx),
+        "precision": job.precision,
+        "typing": job.typing,
+        "parents": {"bundle": work.digest},
+    }
+    sidecar.write(job.plan, facts)
+    raw = value.pop("layers", None)
+    listed = f"{Path(job.plan).name}.layers.json"
+    write_json(str(work.results / listed), raw)
+    return {
+        **value,
+        "plan": Path(job.plan).name,
+        "plan_sha256": sha256_of(job.plan),
+        "workspace_mb": job.workspace_mb,
+        "optimization_level": job.optimization_level,
+        "layers": layers.summary(raw, job.precision),
+        "files": [Path(job.plan).name, Path(sidecar.path_of(job.plan)).name, listed],
+    }
+
+
+def _ready(job: Build, version: tuple[int, ...]) -> str:
+    """Return the path of an engine that this TensorRT can load.
+
+    Raises:
+        Problem: it was built by another; both are named.
+    """
+    facts = sidecar.read(job.plan)
+    if facts:
+        sidecar.preflight(facts, {"tensorrt": ".".join(map(str, version))})
+    return job.plan
+
+
+def _only(inputs: list[Tensor], job: Build) -> str:
+    if len(inputs) != 1:
+        raise Problem(f"{job.name}: the engine takes {len(inputs)} inputs, and samples have one", code=5)
+    return inputs[0].name
+
+
+def _smaller(job: Build, version: tuple[int, ...], problem: OutOfMemory, say: Say) -> Build:
+    less = smaller(job, version)
+    if less is None:
+        raise problem
+    level = "" if less.optimization_level is None else f", optimization level {less.optimization_level}"
+    say(f"{problem.message}; trying again with {less.workspace_mb} MiB of workspace{level}")
+    return less
+
+
+def _rounds_told(say: Say) -> timing.Told:
+    def told(what: str, done: int, total: int) -> None:
+        if what != "timing" or done % 10 == 0:
+            say(what if what != "timing" else f"timing: {done} of {total} rounds")
+
+    return told
+
+
+def _builder_told(say: Say) -> bindings.Progress:
+    shown: dict[str, int] = {}
+
+    def told(phase: str, step: int, total: int) -> None:
+        tenth = 10 * step // max(total, 1)
+        if total >= 10 and shown.get(phase) != tenth:
+            shown[phase] = tenth
+            say(f"{phase}: {step} of {total}")
+
+    return told

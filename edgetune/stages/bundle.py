@@ -1,0 +1,278 @@
+"""Packs what a device needs to build, verify and time engines: one folder, and the same as one archive.
+
+Networks in the rendering that its TensorRT reads, test samples with the outputs that ONNX Runtime gives for
+them, a plan of work, digests, and one program in plain Python. Nothing else: no checkpoint, no training
+images. It may import artifact, data, device, engines, profile and progress.
+"""
+
+import gzip
+import json
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetune.artifact import Artifact, Preprocess, disk_error, sha256_of, write_atomic
+from edgetune.data.folders import Dataset
+from edgetune.data.images import load, normalise
+from edgetune.data.subset import chosen, relabelled
+from edgetune.device import program
+from edgetune.device.program.plan import PLAIN, RESULTS, SCHEMA, WORK_FILE
+from edgetune.engines.onnxruntime import Session
+from edgetune.errors import ArtifactError, ConfigError
+from edgetune.profile import Target
+from edgetune.progress import Progress, Silent
+
+PROGRAM = "edgetune.pyz"
+INPUTS, TABLE = "samples.bin", "table.bin"
+# Samples that take a process each, where a device has trtexec alone.
+TRTEXEC_SAMPLES = 32
+# Of the device's memory, where its profile says nothing: the rest is for the system and the tensors.
+WORKSPACE_SHARE = 0.25
+TIMING = {"warmup_s": 2.0, "seconds": 30.0, "queries": 1000, "rounds": 30, "limit_s": 300.0}
+# Dates in archives: equal contents give equal archives.
+EPOCH = (1980, 1, 1, 0, 0, 0)
+Inputs = NDArray[np.uint8]
+
+README = """\
+This folder builds and measures TensorRT engines on a device. Copy it there, and run in it:
+
+    python3 {program}
+
+It needs Python 3.8 or later and the TensorRT that JetPack brings, nothing else: no network, no root. What was
+done before is not done again. Results go to {results}/; bring {results}/ back, beside this folder's {work}.
+
+    python3 {program} --help           all options
+    python3 {program} probe            what the device is, and what would spoil a measurement
+    python3 {program} --lock-clocks    lock the clocks meanwhile (asks sudo for nvpmodel and jetson_clocks)
+
+Made for {label}: {title}, TensorRT {tensorrt}.
+"""
+
+
+def bundle(
+    network: Artifact,
+    int8: Artifact,
+    data: Dataset,
+    target: Target,
+    *,
+    name: str,
+    samples: int,
+    into: Path,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Write a folder for a device, and `INTO.tar.gz` with the same.
+
+    Args:
+        network: the exported network.
+        int8: made of it for the target.
+        data: whose test split gives the samples.
+        target: the device.
+        name: of the run.
+        samples: how many, at most; 0: all of the test split.
+        into: the folder; one with an earlier bundle is brought up to date, its results stay.
+        progress: counts samples.
+
+    Returns:
+        `folder`, `archive`, `bytes`, `samples`, `engines`, `digest` (of the plan of work).
+
+    Raises:
+        ConfigError: the target is no device, or INT8 was made for another one; the network takes more than
+            one input at a time; the folder holds something else.
+        ArtifactError: a file is missing.
+        StageError: the disk is full.
+    """
+    preprocess = _checked(network, int8, target)
+    _check_folder(into)
+    into.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as scratch:
+            made = Path(scratch)
+            work = _fill(made, network, int8, data, target, preprocess, name, samples, progress or Silent())
+            into.mkdir(exist_ok=True)
+            for file in sorted(made.iterdir()):
+                file.replace(into / file.name)
+            archive = into.with_name(f"{into.name}.tar.gz")
+            pack(into, archive)
+    except OSError as error:
+        raise disk_error(error, into) from error
+    return {
+        "folder": str(into),
+        "archive": str(archive),
+        "bytes": sum(file.stat().st_size for file in into.iterdir() if file.is_file()),
+        "samples": work["samples"]["number"],
+        "engines": [engine["name"] for engine in work["engines"]],
+        "digest": sha256_of(into / WORK_FILE),
+    }
+
+
+def _checked(network: Artifact, int8: Artifact, target: Target) -> Preprocess:
+    """Refuse what no engine could be built of."""
+    if target.is_host:
+        raise ConfigError(
+            f"{target.label}: engines are built on a Jetson, and this is no profile of one",
+            hint="run it for a device: edgetune run RECIPE --profile jetson-orin-nano-8gb",
+        )
+    made_for = int8.details.get("rendering")
+    if made_for != target.runtime.rendering:
+        raise ConfigError(
+            f"{int8.path}: quantized with the rendering {made_for!r}, and {target.label} needs "
+            f"{target.runtime.rendering!r}",
+            hint="run it for that device: edgetune run RECIPE --profile NAME",
+        )
+    if network.preprocess is None:
+        raise ArtifactError(
+            f"{network.path}: does not say how inputs are preprocessed", hint="export it again"
+        )
+    shapes = [spec.shape for spec in network.inputs]
+    if len(shapes) != 1 or shapes[0][0] != 1:
+        raise ConfigError(
+            f"{network.path}: takes {', '.join(str(list(shape)) for shape in shapes)}; a bundle verifies one "
+            "input at a time",
+            hint="export it with export.batch: 1",
+        )
+    return network.preprocess
+
+
+def _check_folder(into: Path) -> None:
+    if not PLAIN.fullmatch(into.name):
+        raise ConfigError(f"{into}: name the folder with letters, digits, points and dashes alone")
+    if into.exists() and not (into.is_dir() and ((into / WORK_FILE).is_file() or not any(into.iterdir()))):
+        raise ConfigError(f"{into}: holds something else than a bundle", hint="choose another folder: -o DIR")
+
+
+def _fill(
+    folder: Path,
+    network: Artifact,
+    int8: Artifact,
+    data: Dataset,
+    target: Target,
+    preprocess: Preprocess,
+    name: str,
+    most: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write all files; the plan of work, which names the others with their digests, comes last."""
+    strong = target.runtime.rendering == "strong"
+    shutil.copyfile(int8.file("fp16.onnx") if strong else network.file("model.onnx"), folder / "fp16.onnx")
+    shutil.copyfile(int8.file("model.onnx"), folder / "int8.onnx")
+    picked = relabelled(chosen(data.splits["test"], most), data.classes, network.classes)
+    # What is right is FP32's answer for an FP16 engine, and the INT8 graph's own for an INT8 one.
+    right = {
+        "fp16": Session(network.file("model.onnx")),
+        "int8": Session(int8.file("model.onnx"), exact=True),
+    }
+    pixels = (load(data.root / sample.path, preprocess) for sample in picked)
+    expected = _write_samples(folder, pixels, preprocess, right, len(picked), progress)
+    levels = np.tile(np.arange(256, dtype=np.uint8), (preprocess.channels, 1))
+    (folder / TABLE).write_bytes(normalise(levels[None, :, :, None], preprocess).astype("<f4").tobytes())
+    write_program(folder / PROGRAM)
+    profile = target.profile
+    text = README.format(
+        program=PROGRAM, results=RESULTS, work=WORK_FILE, label=target.label, title=profile.title,
+        tensorrt=target.runtime.tensorrt,
+    )  # fmt: skip
+    (folder / "README.txt").write_text(text, encoding="utf-8")
+    work = {
+        "schema_version": SCHEMA,
+        "name": name,
+        "wanted": _wanted(target),
+        "input": network.inputs[0].model_dump(),
+        "outputs": [spec.model_dump() for spec in network.outputs],
+        "classes": list(network.classes),
+        "preprocess": preprocess.model_dump(mode="json"),
+        "engines": [_engine(name, target) for name in ("fp16", "int8")],
+        "samples": {
+            "number": len(picked), "inputs": INPUTS, "table": TABLE, "expected": expected,
+            "labels": [sample.label for sample in picked],
+        },
+        "timing": TIMING,
+        "trtexec_samples": TRTEXEC_SAMPLES,
+        "parents": {"onnx": network.digest, "int8": int8.digest},
+        "files": {file.name: sha256_of(file) for file in sorted(folder.iterdir())},
+    }  # fmt: skip
+    write_atomic(folder / WORK_FILE, json.dumps(work, indent=1, ensure_ascii=False) + "\n")
+    return work
+
+
+def _write_samples(
+    folder: Path,
+    pixels: Iterator[Inputs],
+    preprocess: Preprocess,
+    right: dict[str, Session],
+    number: int,
+    progress: Progress,
+) -> dict[str, str]:
+    """Write inputs as uint8 `[N, C, H, W]`, and what each network makes of them as float32 `[N, K]`."""
+    expected = {name: f"{name}.expected.bin" for name in right}
+    opened = {name: (folder / file).open("wb") for name, file in expected.items()}
+    progress.begin("bundle", number, "sample")
+    with (folder / INPUTS).open("wb") as inputs:
+        for one in pixels:
+            inputs.write(one.tobytes())
+            for name, session in right.items():
+                outputs = session.run(normalise(one[None], preprocess))
+                opened[name].write(outputs[0].astype("<f4").tobytes())
+            progress.advance()
+    progress.end()
+    for handle in opened.values():
+        handle.close()
+    return expected
+
+
+def _wanted(target: Target) -> dict[str, Any]:
+    """What the bundle is made for, to tell on the device what is otherwise there."""
+    profile, jetpack = target.profile, target.profile.jetpacks[target.jetpack]
+    return {
+        "profile": target.label, "module": profile.title, "jetpack": target.jetpack, "l4t": jetpack.l4t,
+        "tensorrt": jetpack.tensorrt, "power_mode": target.mode,
+        "power_mode_id": profile.modes[target.mode].nvpmodel_id,
+        "compute_capability": profile.compute_capability, "memory_gb": profile.memory_gb,
+    }  # fmt: skip
+
+
+def _engine(name: str, target: Target) -> dict[str, Any]:
+    profile = target.profile
+    share = int((profile.memory_gb or 4) * 1024 * WORKSPACE_SHARE)
+    return {
+        "name": name, "onnx": f"{name}.onnx", "precision": name, "typing": target.runtime.rendering,
+        "workspace_mb": profile.workspace_mb or share, "optimization_level": profile.optimization_level,
+        "dla_core": None,
+    }  # fmt: skip
+
+
+def write_program(path: Path) -> None:
+    """Write the device program as one file that Python runs: a zip archive of its modules."""
+    folder = Path(str(program.__file__)).parent
+    sources = {f"{folder.name}/{file.name}": file.read_bytes() for file in sorted(folder.glob("*.py"))}
+    start = f"import sys\n\nfrom {folder.name}.main import main\n\nsys.exit(main())\n"
+    with path.open("wb") as handle:
+        handle.write(b"#!/usr/bin/env python3\n")
+        with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in {"__main__.py": start.encode(), **sources}.items():
+                archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
+    path.chmod(0o755)
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Write a bundle's files, without results, into an archive that unpacks into one folder."""
+    scratch = archive.with_name(f".{archive.name}.partial")
+    # Gzip's and tar's dates are left out: the same bundle gives the same bytes.
+    with (
+        scratch.open("wb") as raw,
+        gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as squeezed,
+        tarfile.open(fileobj=squeezed, mode="w") as packed,
+    ):
+        for file in sorted(folder.iterdir()):
+            if file.is_file() and not file.name.startswith("."):
+                info = packed.gettarinfo(file, f"{folder.name}/{file.name}")
+                info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
+                with file.open("rb") as content:
+                    packed.addfile(info, content)
+    scratch.replace(archive)
