@@ -102,36 +102,24 @@ def build(
         Problem: it cannot be built; OutOfMemory where the device had too little memory.
     """
     check(job, version)
-    partial = {kind: f"{job.plan}.{kind}" for kind in ("partial", "layers.json", "calibration")}
-    _forget(partial.values())
-    calibration = ""
-    if needs_calibration(job, version):
-        if not scales:
-            raise Problem(
-                f"{job.name}: INT8 on a DLA needs the scales of every tensor", "make the bundle again", 3
-            )
-        calibration = partial["calibration"]
-        files.write_bytes(calibration, calibration_cache(version, scales).encode())
+    scratch = {kind: f"{job.plan}.{kind}" for kind in ("partial", "layers.json", "calibration")}
+    _forget(scratch.values())
+    calibration = _calibration(job, version, scales, scratch["calibration"])
     cache = f"{job.timing_cache}.partial" if job.timing_cache else ""
-    aside = job._replace(plan=partial["partial"], timing_cache=cache)
-    command = build_command(path, aside, version, partial["layers.json"], calibration)
-    messages: list[str] = []
+    aside = job._replace(plan=scratch["partial"], timing_cache=cache)
+    command = build_command(path, aside, version, scratch["layers.json"], calibration)
     try:
-        known = bool(cache) and _copied(job.timing_cache, cache)
-        ended = _run(command, f"{job.plan}.log", f"{job.name}: build", limit_s)
-        if ended.code and known and _blames_cache(ended):
-            messages.append(f"{job.timing_cache}: TensorRT refused it; timed anew")
-            _forget([cache])
-            ended = _run(command, f"{job.plan}.log", f"{job.name}: build", limit_s)
+        ended, messages = _built(command, job, cache, limit_s)
         if ended.code:
             raise explain(ended, f"{job.name}: build", version, job)
-        size = _whole(partial["partial"], ended, job.name)
-        Path(partial["partial"]).replace(job.plan)
+        size = _whole(scratch["partial"], ended, job.name)
+        Path(scratch["partial"]).replace(job.plan)
         if cache and Path(cache).is_file():
             Path(cache).replace(job.timing_cache)
-        layers = read_layers(partial["layers.json"])
+        layers = read_layers(scratch["layers.json"])
     finally:
-        _forget([*partial.values(), cache])
+        # Beside its cache trtexec leaves a lock.
+        _forget([*scratch.values(), *([cache, f"{cache}.lock"] if cache else [])])
     if job.optimization_level is not None and version < (8, 6):
         messages.append(f"optimization level {job.optimization_level}: levels begin with TensorRT 8.6")
     return {
@@ -209,6 +197,31 @@ def profile(
     return _told(command, out, read_profile, version, plan, "profile", limit_s)[0]
 
 
+def _calibration(job: Build, version: tuple[int, ...], scales: Mapping[str, float] | None, path: str) -> str:
+    """Write the scales where they are needed; return the file's path, or nothing."""
+    if not needs_calibration(job, version):
+        return ""
+    if not scales:
+        raise Problem(
+            f"{job.name}: INT8 on a DLA needs the scales of every tensor", "make the bundle again", 3
+        )
+    files.write_bytes(path, calibration_cache(version, scales).encode())
+    return path
+
+
+def _built(command: list[str], job: Build, cache: str, limit_s: float | None) -> tuple[Ended, list[str]]:
+    """Run a build; once more without the timing cache where TensorRT refuses that."""
+    log, name = f"{job.plan}.log", f"{job.name}: build"
+    known = bool(cache) and _copied(job.timing_cache, cache)
+    ended = _run(command, log, name, limit_s)
+    if not known or not _blames_cache(ended):
+        return ended, []
+    if ended.code:
+        _forget([cache])
+        ended = _run(command, log, name, limit_s)
+    return ended, [f"{job.timing_cache}: TensorRT refused it; timed anew"]
+
+
 def _told(
     command: list[str],
     out: str,
@@ -232,13 +245,8 @@ def _told(
 def _run(command: list[str], log: str, name: str, limit_s: float | None) -> Ended:
     """Run to the end; whatever ends this program ends the run."""
     begin = time.monotonic()
-    try:
-        handle = Path(log).open("wb")
-    except OSError as error:
-        raise Problem(
-            f"{log}: {error.strerror}", "free some space or mend the folder's permissions"
-        ) from error
-    with handle:
+    files.write_bytes(log, b"")
+    with Path(log).open("wb") as handle:
         try:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=handle, stderr=subprocess.STDOUT
