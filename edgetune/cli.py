@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edgetune import __version__
+from edgetune.devices import bundle
 from edgetune.errors import EdgetuneError
 from edgetune.lookup import AsJson, lint, models_app, print_json, profiles_app
 
@@ -43,6 +44,7 @@ OutFolder = Annotated[
 ArtifactFolder = Annotated[Path, typer.Argument(help="A folder that a stage made.")]
 FILES = "How images become inputs of a file"
 STAGES, ONE_GO, LOOK = "One stage at a time", "In one go", "Look things up"
+AWAY = "On a device"
 
 
 @app.callback(invoke_without_command=True)
@@ -296,6 +298,7 @@ def report(
     _show_run(loaded, run_folder, None, as_json)
 
 
+app.command(rich_help_panel=AWAY)(bundle)
 app.command(rich_help_panel=LOOK)(lint)
 
 

@@ -132,6 +132,26 @@ def bench_alone(models: Sequence[Path], preset: str, threads: int, progress: Pro
     return {"latency": bench_models(paths, settings.preset, threads or cores(), progress=progress)}
 
 
+def bundle_run(
+    run: Path, out: Path | None, data: Path | None, samples: int, progress: Progress
+) -> dict[str, Any]:
+    """Pack a finished run for the device that it was made for.
+
+    Raises:
+        ConfigError: it was made for this machine itself.
+        ArtifactError: there is no finished run.
+    """
+    from edgetune.stages.bundle import bundle
+
+    report = current_report(run)
+    roles = {entry["role"]: run / entry["path"] for entry in report["artifacts"]}
+    network, int8 = Artifact.load(roles["onnx"], "onnx"), Artifact.load(roles["int8"], "qdq")
+    return bundle(
+        network, int8, find_data(network, data, progress), load_target(report["profile"]["label"]),
+        name=report["name"], samples=samples, into=out or run / "bundle", progress=progress,
+    )  # fmt: skip
+
+
 def current_report(out: Path) -> dict[str, Any]:
     """Read a run's report, if it is still that of the artifacts beside it.
 

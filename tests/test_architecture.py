@@ -25,6 +25,7 @@ FLOORS = (
     ("pipeline",),
     ("steps", "show"),
     ("lookup",),
+    ("devices",),
     ("cli",),
     ("__main__",),
 )

@@ -159,7 +159,9 @@ class Runtime:
         for path in libraries() if paths is None else paths:
             try:
                 self._library = _declared(ctypes.CDLL(path))
-                self._call("cudaFree", None)  # the first call of any kind, which fails where the driver is older
+                self._call(
+                    "cudaFree", None
+                )  # the first call of any kind, which fails where the driver is older
                 self.path = path
                 self.version = _version(self._number("cudaRuntimeGetVersion"))
                 major, minor = (self._number("cudaDeviceGetAttribute", a, 0) for a in (_MAJOR, _MINOR))

@@ -153,7 +153,9 @@ class Engine:
         self._execute()
         self._copy_out()
         self._cuda.wait(self._stream)
-        return {tensor.name: ctypes.string_at(self._host[tensor.name], size_of(tensor)) for tensor in self.outputs}
+        return {
+            tensor.name: ctypes.string_at(self._host[tensor.name], size_of(tensor)) for tensor in self.outputs
+        }
 
     def query(self, copies: bool, graph: bool = False) -> Callable[[], float]:
         """Return a function that runs one inference and returns its milliseconds by the GPU's clock.
@@ -207,7 +209,9 @@ class Engine:
     def _fill(self, feed: dict[str, bytes]) -> None:
         names = [tensor.name for tensor in self.inputs]
         if sorted(feed) != sorted(names):
-            raise Problem(f"{self._plan}: takes {', '.join(names)}, not {', '.join(feed) or 'nothing'}", code=3)
+            raise Problem(
+                f"{self._plan}: takes {', '.join(names)}, not {', '.join(feed) or 'nothing'}", code=3
+            )
         for tensor in self.inputs:
             content, size = feed[tensor.name], size_of(tensor)
             if len(content) != size:
@@ -231,7 +235,9 @@ class Engine:
 
     def _copy_out(self) -> None:
         for tensor in self.outputs:
-            self._cuda.to_host(self._host[tensor.name], self._device[tensor.name], size_of(tensor), self._stream)
+            self._cuda.to_host(
+                self._host[tensor.name], self._device[tensor.name], size_of(tensor), self._stream
+            )
 
     def _all(self) -> None:
         self._copy_in()

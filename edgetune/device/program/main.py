@@ -52,12 +52,20 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         epilog="What was done before is not done again. Exit codes: 0 all done, 3 wrong request, 4 a tool is missing, "
         "5 a file cannot be used, 6 a step failed, 130 stopped.",
     )
-    parser.add_argument("what", nargs="?", default="run", choices=["run", "probe", "build-one"], metavar="run|probe")
+    parser.add_argument(
+        "what", nargs="?", default="run", choices=["run", "probe", "build-one"], metavar="run|probe"
+    )
     parser.add_argument("more", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help="the bundle (default: where this program lies)")
-    parser.add_argument("--lock-clocks", action="store_true", help="lock clocks meanwhile, with sudo; put back after")
-    parser.add_argument("--set-mode", action="store_true", help="with --lock-clocks: choose the bundle's power mode")
-    parser.add_argument("--trtexec", action="store_true", help="use trtexec even where the Python bindings are")
+    parser.add_argument(
+        "--lock-clocks", action="store_true", help="lock clocks meanwhile, with sudo; put back after"
+    )
+    parser.add_argument(
+        "--set-mode", action="store_true", help="with --lock-clocks: choose the bundle's power mode"
+    )
+    parser.add_argument(
+        "--trtexec", action="store_true", help="use trtexec even where the Python bindings are"
+    )
     parser.add_argument("--seconds", type=float, help="of recorded inferences per engine")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(arguments)
@@ -99,7 +107,9 @@ def _shown(found: dict[str, Any]) -> list[str]:
         "TensorRT": (found.get("tensorrt") or {}).get("version"),
         "CUDA": found.get("cuda"),
         "power mode": mode.get("name"),
-        "memory": "{available_mb} of {total_mb} MiB available".format(**found["memory"]) if found.get("memory") else None,
+        "memory": "{available_mb} of {total_mb} MiB available".format(**found["memory"])
+        if found.get("memory")
+        else None,
         "Python": found.get("python"),
     }
     return [f"{name:<11} {value if value is not None else 'not known'}" for name, value in rows.items()]
@@ -116,7 +126,9 @@ def _run(options: argparse.Namespace) -> int:
             say(f"warning: {warning['message']}")
         tool = _tool(options, work)
         mode = work.wanted.get("power_mode_id") if options.set_mode else None
-        with clocks.locked(options.lock_clocks, str(work.results), mode, say=say) as held, power.Sampler() as sampler:
+        with clocks.locked(
+            options.lock_clocks, str(work.results), mode, say=say
+        ) as held, power.Sampler() as sampler:
             found["clocks_locked"] = held["locked"]
             result = do(work, tool, found, spoiled, say, lambda: [list(sample) for sample in sampler.samples])
     print(json.dumps(result) if options.json else "\n".join(_summary(result, work)))
@@ -131,7 +143,9 @@ def _tool(options: argparse.Namespace, work: plan.Work) -> Tool:
     """
     trt = None if options.trtexec else bindings.load(say)
     if trt is not None:
-        return tools.Bindings(trt, cuda.Runtime(), say, tools.build_aside(os.path.realpath(sys.argv[0]), work))
+        return tools.Bindings(
+            trt, cuda.Runtime(), say, tools.build_aside(os.path.realpath(sys.argv[0]), work)
+        )
     path = trtexec.find(os.environ)
     if path is None:
         raise Problem(
@@ -158,12 +172,16 @@ def _summary(result: dict[str, Any], work: plan.Work) -> list[str]:
     for name, engine in result["engines"].items():
         built, outputs = engine["build"], engine.get("outputs")
         compared = f", {outputs['samples']} samples compared" if outputs else ""
-        rows.append(f"  {name}: built in {built['seconds']:.0f} s, {built['plan_bytes'] / 1e6:.1f} MB{compared}")
+        rows.append(
+            f"  {name}: built in {built['seconds']:.0f} s, {built['plan_bytes'] / 1e6:.1f} MB{compared}"
+        )
     for what, timed in result["timing"].items():
         for name in result["engines"]:
             times = sorted(ms for block in timed["blocks"] if block["name"] == name for ms in block["ms"])
             if times:
-                rows.append(f"  {name}: median {times[len(times) // 2]:.3f} ms over {len(times)} inferences ({what})")
+                rows.append(
+                    f"  {name}: median {times[len(times) // 2]:.3f} ms over {len(times)} inferences ({what})"
+                )
     rows += [f"  {name}: {problem['message']}" for name, problem in result["errors"].items()]
     rows.append(f"results: {work.results / RESULT_FILE}")
     return rows

@@ -44,7 +44,7 @@ def write(plan: str, facts: dict[str, Any]) -> dict[str, Any]:
     Returns:
         What was written.
     """
-    kept = {**{name: None for name in FIELDS}, **facts, "plan_sha256": files.sha256_of(plan)}
+    kept = {**dict.fromkeys(FIELDS), **facts, "plan_sha256": files.sha256_of(plan)}
     files.write_json(path_of(plan), kept)
     return kept
 

@@ -61,13 +61,17 @@ class Bindings(Tool):
         path.unlink() if path.exists() else None
         code = self._aside(job)
         if code in KILLED:
-            raise OutOfMemory(f"{job.name}: the build was killed, as the system does when memory runs out", _ADVICE)
+            raise OutOfMemory(
+                f"{job.name}: the build was killed, as the system does when memory runs out", _ADVICE
+            )
         told = read_json(str(path)) if path.is_file() else {}
         path.unlink() if path.exists() else None
         if "problem" in told:
             raise Problem(*told["problem"])
         if code or "value" not in told:
-            raise Problem(f"{job.name}: the process that built it ended with {code}", "see what it printed above")
+            raise Problem(
+                f"{job.name}: the process that built it ended with {code}", "see what it printed above"
+            )
         return dict(told["value"])
 
     def outputs(self, job: Build, work: Work, inputs: Iterable[bytes]) -> Iterator[dict[str, bytes]]:
@@ -160,7 +164,10 @@ def build_aside(program: str, work: Work) -> Aside:
     """Return what builds an engine in another process of this program, and gives its exit code."""
 
     def run(job: Build) -> int:
-        settings = [str(job.workspace_mb), "" if job.optimization_level is None else str(job.optimization_level)]
+        settings = [
+            str(job.workspace_mb),
+            "" if job.optimization_level is None else str(job.optimization_level),
+        ]
         return subprocess.call([sys.executable, program, "build-one", str(work.folder), job.name, *settings])
 
     return run
@@ -187,7 +194,9 @@ def as_float32(content: bytes, dtype: str) -> bytes:
         return content
     if dtype == "float16":
         return array("f", struct.unpack(f"={len(content) // 2}e", content)).tobytes()
-    raise Problem(f"an output has the type {dtype}, where logits are floats", "export the network without it", 5)
+    raise Problem(
+        f"an output has the type {dtype}, where logits are floats", "export the network without it", 5
+    )
 
 
 def _kept(job: Build, value: dict[str, Any], found: dict[str, Any], work: Work) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator
+from typing import Any, Callable, ContextManager, Iterable, Iterator
 
 from .files import read_json, sha256_of, write_bytes, write_json
 from .inputs import feeds
@@ -78,7 +78,7 @@ def do(
     found: dict[str, Any],
     warnings: list[dict[str, str]],
     say: Say,
-    beside: Callable[[], Any] = list,
+    sampler: Callable[[], ContextManager[Any]] = nullcontext,
 ) -> dict[str, Any]:
     """Do what is left to do, and write `result.json` after every step.
 
@@ -90,7 +90,7 @@ def do(
         found: what was found out about the device.
         warnings: what spoils builds and measurements here.
         say: is told what happens.
-        beside: what was sampled beside the timing: power and temperatures.
+        sampler: opens what samples power and temperatures beside the timing, as `samples`.
     """
     steps = Steps(work, tool, found, say)
     result: dict[str, Any] = {
@@ -131,8 +131,13 @@ def do(
     plans = "".join(sha256_of(job.plan) for job in ready)
     for name, copies in (("compute", False), ("copies", True)):
         if ready:
-            attempt(f"time-{name}", result["timing"], name, partial(tool.times, ready, work, copies), plans)
-    result["beside"] = beside()
+            attempt(
+                f"time-{name}",
+                result["timing"],
+                name,
+                partial(_timed, ready, work, tool, copies, sampler),
+                plans,
+            )
     result["finished"] = not result["errors"]
     keep()
     return result
@@ -163,6 +168,16 @@ class Steps:
         files = {item: sha256_of(str(self._folder / item)) for item in value.get("files", [])}
         write_json(str(path), {"key": key, "value": value, "files": files})
         return value
+
+
+def _timed(
+    jobs: list[Build], work: Work, tool: Tool, copies: bool, sampler: Callable[[], ContextManager[Any]]
+) -> dict[str, Any]:
+    with sampler() as beside:
+        found = tool.times(jobs, work, copies)
+    samples = [list(sample) for sample in getattr(beside, "samples", [])]
+    # By the clock of the blocks: seconds, mW by rail, °C by zone.
+    return {**found, "beside": [sample for sample in samples if sample[1] or sample[2]]}
 
 
 def _unchanged(folder: Path, files: dict[str, str]) -> bool:

@@ -59,7 +59,9 @@ def commands(job: Build, version: tuple[int, ...]) -> dict[str, list[str]]:
 @pytest.mark.parametrize("job", JOBS)
 def test_command_lines_are_as_they_were(version: str, job: str) -> None:
     try:
-        lines = [f"# {what}\n{shown(command)}" for what, command in commands(JOBS[job], parts(version)).items()]
+        lines = [
+            f"# {what}\n{shown(command)}" for what, command in commands(JOBS[job], parts(version)).items()
+        ]
     except Problem as problem:
         assert problem.code == 3
         lines = [f"refused: {problem.message}\n{problem.hint}"]

@@ -23,7 +23,9 @@ from edgetune.device.program.trtexec_files import (
 
 # Any bytes but zero; not the writer's own next words, which no reader could tell from them.
 names = st.binary(max_size=30).map(lambda raw: raw.replace(b"\0", b"").decode("utf-8", "surrogateescape"))
-awkward = st.sampled_from(['"', "\\", 'a"b', '", "timeMs', "{", "} ,", "]", "\x1e", "\n", '"\n  , "dimensions', "[V]"])
+awkward = st.sampled_from(
+    ['"', "\\", 'a"b', '", "timeMs', "{", "} ,", "]", "\x1e", "\n", '"\n  , "dimensions', "[V]"]
+)
 any_name = st.one_of(names, awkward, st.tuples(names, awkward, names).map("".join))
 values = st.floats(width=32, allow_nan=True, allow_infinity=True)
 spans = st.floats(0, 1e5)
