@@ -126,11 +126,8 @@ def _run(options: argparse.Namespace) -> int:
             say(f"warning: {warning['message']}")
         tool = _tool(options, work)
         mode = work.wanted.get("power_mode_id") if options.set_mode else None
-        with clocks.locked(
-            options.lock_clocks, str(work.results), mode, say=say
-        ) as held, power.Sampler() as sampler:
-            found["clocks_locked"] = held["locked"]
-            result = do(work, tool, found, spoiled, say, lambda: [list(sample) for sample in sampler.samples])
+        with clocks.locked(options.lock_clocks, str(work.results), mode, say=say) as held:
+            result = do(work, tool, {**found, "locked": held}, spoiled, say, power.Sampler)
     print(json.dumps(result) if options.json else "\n".join(_summary(result, work)))
     return 0 if result["finished"] else 6
 

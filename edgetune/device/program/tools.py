@@ -14,6 +14,7 @@ import tempfile
 import time
 from array import array
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
@@ -48,13 +49,10 @@ class Bindings(Tool):
 
     def build(self, job: Build, found: dict[str, Any], work: Work) -> dict[str, Any]:
         """Build, aside where possible, with smaller settings where memory does not suffice."""
-        while True:
-            try:
-                return _kept(job, self._built(job, work), found, work)
-            except OutOfMemory as problem:
-                job = _smaller(job, self.version, problem, self._say)
+        built = _with_less(job, partial(self._built, work), self.version, self._say)
+        return _kept(*built, found, work)
 
-    def _built(self, job: Build, work: Work) -> dict[str, Any]:
+    def _built(self, work: Work, job: Build) -> dict[str, Any]:
         if self._aside is None:
             return bindings.build(self._trt, job, say=self._say)
         path = built_file(work, job)
@@ -112,11 +110,10 @@ class Trtexec(Tool):
 
     def build(self, job: Build, found: dict[str, Any], work: Work) -> dict[str, Any]:
         """Build, with smaller settings where memory does not suffice."""
-        while True:
-            try:
-                return _kept(job, trtexec.build(self._path, job, self.version), found, work)
-            except OutOfMemory as problem:
-                job = _smaller(job, self.version, problem, self._say)
+        built = _with_less(
+            job, lambda job: trtexec.build(self._path, job, self.version), self.version, self._say
+        )
+        return _kept(*built, found, work)
 
     def outputs(self, job: Build, work: Work, inputs: Iterable[bytes]) -> Iterator[dict[str, bytes]]:
         """Run one input after another, each in a process of its own."""
@@ -248,13 +245,19 @@ def _only(inputs: list[Tensor], job: Build) -> str:
     return inputs[0].name
 
 
-def _smaller(job: Build, version: tuple[int, ...], problem: OutOfMemory, say: Say) -> Build:
-    less = smaller(job, version)
-    if less is None:
-        raise problem
-    level = "" if less.optimization_level is None else f", optimization level {less.optimization_level}"
-    say(f"{problem.message}; trying again with {less.workspace_mb} MiB of workspace{level}")
-    return less
+def _with_less(
+    job: Build, build: Callable[[Build], dict[str, Any]], version: tuple[int, ...], say: Say
+) -> tuple[Build, dict[str, Any]]:
+    """Build, with less of everything each time that memory does not suffice, until nothing can be spared."""
+    try:
+        return job, build(job)
+    except OutOfMemory as problem:
+        less = smaller(job, version)
+        if less is None:
+            raise
+        level = "" if less.optimization_level is None else f", optimization level {less.optimization_level}"
+        say(f"{problem.message}; trying again with {less.workspace_mb} MiB of workspace{level}")
+    return _with_less(less, build, version, say)
 
 
 def _rounds_told(say: Say) -> timing.Told:
