@@ -26,12 +26,12 @@ from torch import nn
 
 from edgetune.artifact import Artifact, Preprocess, disk_error, library_versions
 from edgetune.data.folders import Dataset
-from edgetune.data.images import batches
+from edgetune.data.images import as_input, normalise, pixels
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
 from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime
 from edgetune.progress import Progress, Silent
-from edgetune.quant.graph import RANDOM_OPS, reads, reads_inside
+from edgetune.quant.graph import RANDOM_OPS, reads, reads_inside, subgraphs
 from edgetune.recipe import ExportSection
 from edgetune.training.checkpoint import load_network
 
@@ -59,11 +59,14 @@ def export(
     module: nn.Module | None = None,
     progress: Progress = Silent(),  # noqa: B008
 ) -> Artifact:
-    """Export a checkpoint: BatchNorm folded, input `input` [N, C, H, W], output `logits` [N, K].
+    """Export a checkpoint: BatchNorm folded, input `input`, output `logits` [N, K].
+
+    The input takes normalised images [N, C, H, W]; with `settings.input` `uint8_nhwc` pixels [N, H, W, C] as they
+    are, which the graph then normalises as `data.images.normalise` does, to the bit.
 
     Args:
         checkpoint: what fine-tuning made.
-        settings: batch, and an opset below the runtime's.
+        settings: input, batch, and an opset below the runtime's.
         runtime: opset and IR version that the target reads.
         data: inputs of its test split are what the file is compared with torch on.
         into: the folder to write into.
@@ -85,6 +88,8 @@ def export(
         raise ArtifactError(f"{checkpoint.path}: a checkpoint without preprocess", hint="make it again")
     model = _trace(net, checkpoint.preprocess, settings, opset, into / ".torch.onnx")
     _simplify(model)
+    if settings.input == "uint8_nhwc":
+        _bake(model, checkpoint.preprocess)
     _describe(model, checkpoint, runtime)
     path = into / MODEL_FILE
     try:
@@ -100,7 +105,13 @@ def export(
         outputs=session.outputs,
         preprocess=checkpoint.preprocess,
         parents={"checkpoint": checkpoint.digest},
-        details={"opset": opset, "ir": runtime.ir, "nodes": len(model.graph.node), "parity": parity},
+        details={
+            "input": settings.input,
+            "opset": opset,
+            "ir": runtime.ir,
+            "nodes": len(model.graph.node),
+            "parity": parity,
+        },
     ).write(into)
 
 
@@ -262,6 +273,53 @@ def _evaluate(
     return [numpy_helper.from_array(np.asarray(v), n) for n, v in zip(wanted, values, strict=True)]
 
 
+def _bake(model: onnx.ModelProto, preprocess: Preprocess) -> None:
+    """Put normalisation in front, in place: the input becomes uint8 [N, H, W, C].
+
+    TensorRT does nothing with uint8 but to cast it, so the cast comes first.
+    """
+    graph = model.graph
+    made = f"{INPUT}/normalised"
+    _rename_reads(graph, INPUT, made)
+    constants = {
+        "levels": np.float32(255),
+        "mean": np.asarray(preprocess.mean, np.float32).reshape(1, -1, 1, 1),
+        "std": np.asarray(preprocess.std, np.float32).reshape(1, -1, 1, 1),
+    }
+    names = {name: f"{INPUT}/{name}" for name in constants}
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(v), names[n]) for n, v in constants.items())
+    steps: list[tuple[str, list[str], dict[str, Any]]] = [
+        ("Cast", [], {"to": onnx.TensorProto.FLOAT}),
+        ("Transpose", [], {"perm": [0, 3, 1, 2]}),
+        ("Div", [names["levels"]], {}),
+        ("Sub", [names["mean"]], {}),
+        ("Div", [names["std"]], {}),
+    ]
+    tensor = INPUT
+    for index, (kind, constant, attributes) in enumerate(steps):
+        last = index == len(steps) - 1
+        name = f"/{INPUT}/{kind}" + (f"_{index}" if last else "")
+        result = made if last else f"{name}_output_0"
+        graph.node.insert(
+            index, helper.make_node(kind, [tensor, *constant], [result], name=name, **attributes)
+        )
+        tensor = result
+    kind = graph.input[0].type.tensor_type
+    batch, channels, height, width = [
+        onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString()) for d in kind.shape.dim
+    ]
+    kind.elem_type = onnx.TensorProto.UINT8
+    del kind.shape.dim[:]
+    kind.shape.dim.extend([batch, height, width, channels])
+
+
+def _rename_reads(graph: onnx.GraphProto, old: str, new: str) -> None:
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        for inner in subgraphs(node):
+            _rename_reads(inner, old, new)
+
+
 def _describe(model: onnx.ModelProto, checkpoint: Artifact, runtime: Runtime) -> None:
     """Set the IR version and metadata, and take out what depends on this machine."""
     model.ir_version = runtime.ir
@@ -312,9 +370,10 @@ def _parity(
     test = data.splits["test"] or data.splits["train"]
     chosen = [test[i] for i in np.linspace(0, len(test) - 1, min(IMAGES, len(test))).astype(int)]
     parts: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    for batch in batches(data.root, chosen, preprocess, 8, progress):
+    for batch in pixels(data.root, chosen, preprocess, 8, progress):
         with torch.inference_mode():
-            parts.append((net(torch.from_numpy(batch)).numpy(), session.run(batch)[0]))
+            right = net(torch.from_numpy(normalise(batch, preprocess))).numpy()
+        parts.append((right, session.run(as_input(batch, preprocess, session.inputs[0]))[0]))
     expected, got = (np.concatenate(side).astype(np.float64) for side in zip(*parts, strict=True))
     if not (np.isfinite(expected).all() and np.isfinite(got).all()):
         raise StageError(
