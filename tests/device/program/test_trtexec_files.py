@@ -145,6 +145,21 @@ def test_values_must_fill_the_dimensions() -> None:
     assert read(read_outputs, text.replace("1x3", "3x1")) == {"a": [1, 2, 3]}
 
 
+def test_two_outputs_of_one_name_are_damage() -> None:
+    text = outputs_text({"a": [1], "b": [2]})
+    assert read(read_outputs, text) == {"a": [1], "b": [2]}
+    with pytest.raises(Problem, match="'a'"):
+        read(read_outputs, text.replace('"b"', '"a"'))
+
+
+def test_a_damaged_record_does_not_swallow_the_next() -> None:
+    outputs, layers = outputs_text({"a": [1], "b": [2]}), profile_text([("c", 1, 2), ("d", 3, 4)])
+    with pytest.raises(Problem, match=r"told\.json"):
+        read(read_outputs, outputs.replace("1x1", "1y1", 1))
+    with pytest.raises(Problem, match=r"told\.json"):
+        read(read_profile, layers.replace('"averageMs" : 1', '"averageMs" : ?'))
+
+
 @pytest.mark.parametrize("row", [(math.nan, 1.0), (1.0, math.inf), (-1.0, 1.0)])
 def test_times_that_are_no_times(row: tuple[float, float]) -> None:
     with pytest.raises(Problem, match=r"told\.json"):
