@@ -266,7 +266,7 @@ def _run(command: list[str], log: str, name: str, limit_s: float | None) -> Ende
                 process.send_signal(signal.SIGKILL)
                 process.wait()
     text = Path(log).read_bytes().decode("utf-8", "replace")
-    return Ended(code, text, log, time.monotonic() - begin)
+    return Ended(code or int("&&&& FAILED" in text), text, log, time.monotonic() - begin)
 
 
 def _whole(partial: str, ended: Ended, name: str) -> int:
