@@ -312,7 +312,7 @@ def test_puts_back_though_signals_reach_its_tools_and_come_again(tmp_path: Path)
     os.killpg(process.pid, signal.SIGTERM)
     log = Path(here.environ["LOG"])
     while "jetson_clocks --restore" not in log.read_text():
-        pass
+        assert process.poll() is None
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.killpg(process.pid, number)
     process.communicate(timeout=20)
