@@ -9,7 +9,6 @@ It knows nothing of bundles or of running engines. It may import cuda, engine, f
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import time
 from pathlib import Path
@@ -23,7 +22,9 @@ Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
 STRONG = (10, 12)  # types in the graph are complete from here on; flags are deprecated
-_MEMORY = re.compile(r"out ?of ?memory|insufficient memory|memory is insufficient|sufficient workspace|alloc", re.I)
+_MEMORY = re.compile(
+    r"out ?of ?memory|insufficient memory|memory is insufficient|sufficient workspace|alloc", re.I
+)
 
 
 def load(say: Say | None = None) -> Any | None:
@@ -94,7 +95,10 @@ def build(
     _configure(trt, config, job, strong, note)
     found: dict[str, Any] = {"timing_cache": "none"}
     # Held until the build is over: the configuration does not keep Python's objects alive.
-    held = [dla.configure(trt, log, builder, network, config, job, scales, found), _monitor(trt, config, progress)]
+    held = [
+        dla.configure(trt, log, builder, network, config, job, scales, found),
+        _monitor(trt, config, progress),
+    ]
     if job.timing_cache:
         found["timing_cache"] = _use_cache(config, job, note)
     plan = _built(builder, network, config, log, held, job)
@@ -141,7 +145,11 @@ def refuse(trt: Any, job: Build, scales: dict[str, float] | None = None) -> None
 
 def _refuse_gpu(builder: Any, job: Build) -> None:
     """Where the library still tells: versions from 11 on run on no GPU without INT8."""
-    if job.precision == "int8" and job.dla_core is None and not getattr(builder, "platform_has_fast_int8", True):
+    if (
+        job.precision == "int8"
+        and job.dla_core is None
+        and not getattr(builder, "platform_has_fast_int8", True)
+    ):
         raise Problem(
             f"{job.name}: this GPU has no INT8 path, so an INT8 engine would be slower and no smaller",
             "build FP16 for it",
@@ -175,7 +183,9 @@ def _parse(trt: Any, log: Any, network: Any, job: Build) -> None:
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     free = [tensor.name for tensor in inputs if any(size < 0 for size in tuple(tensor.shape))]
     if free:
-        raise Problem(f"{job.onnx}: input {free[0]!r} has no fixed shape", "export with a fixed batch size", 5)
+        raise Problem(
+            f"{job.onnx}: input {free[0]!r} has no fixed shape", "export with a fixed batch size", 5
+        )
 
 
 def _described(error: Any) -> str:
@@ -197,7 +207,9 @@ def _configure(trt: Any, config: Any, job: Build, strong: bool, note: Say) -> No
         if hasattr(config, "builder_optimization_level"):
             config.builder_optimization_level = job.optimization_level
         else:
-            note(f"TensorRT {trt.__version__} has no optimization level: {job.optimization_level} is not applied")
+            note(
+                f"TensorRT {trt.__version__} has no optimization level: {job.optimization_level} is not applied"
+            )
     if not strong:
         # INT8 alone would leave the layers between in FP32, which is slower than FP16 altogether.
         config.set_flag(trt.BuilderFlag.FP16)
@@ -258,7 +270,7 @@ def _advice(reason: str, job: Build) -> str:
 
 def _use_cache(config: Any, job: Build, note: Say) -> str:
     """Give the builder this device's timings; what the library refuses is as good as none."""
-    old = Path(job.timing_cache).read_bytes() if os.path.isfile(job.timing_cache) else b""  # noqa: PTH113
+    old = Path(job.timing_cache).read_bytes() if Path(job.timing_cache).is_file() else b""
     cache = config.create_timing_cache(old)
     # False: of another GPU, another clock of it, or another version.
     if cache is not None and config.set_timing_cache(cache, False):

@@ -47,7 +47,9 @@ def refuse(version: tuple[int, ...], shown: str, job: Build, scales: dict[str, f
             3,
         )
     if scales and not needs:
-        raise Problem(f"{job.name}: scales beside the graph are for INT8 on a DLA up to TensorRT 10.7", code=3)
+        raise Problem(
+            f"{job.name}: scales beside the graph are for INT8 on a DLA up to TensorRT 10.7", code=3
+        )
 
 
 def configure(
@@ -83,7 +85,9 @@ def configure(
     cores = builder.num_DLA_cores
     if not 0 <= job.dla_core < cores:
         has = f"{cores} DLA cores, numbered from 0" if cores else "no DLA"
-        raise Problem(f"{job.name}: asks for DLA core {job.dla_core}; this device has {has}", "build for the GPU", 3)
+        raise Problem(
+            f"{job.name}: asks for DLA core {job.dla_core}; this device has {has}", "build for the GPU", 3
+        )
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     if scales is not None:
         kinds = (trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE)
@@ -136,7 +140,7 @@ def _calibrator(trt: Any, cache: bytes) -> Any:
         def get_batch_size(self) -> int:
             return 1
 
-        def get_batch(self, names: list[str]) -> None:  # noqa: ARG002
+        def get_batch(self, names: list[str]) -> None:
             """There are no images: None ends calibration, and the build fails if the cache was not taken."""
 
         def read_calibration_cache(self) -> bytes:

@@ -153,7 +153,9 @@ class Engine:
         self._execute()
         self._copy_out()
         self._cuda.wait(self._stream)
-        return {tensor.name: ctypes.string_at(self._host[tensor.name], size_of(tensor)) for tensor in self.outputs}
+        return {
+            tensor.name: ctypes.string_at(self._host[tensor.name], size_of(tensor)) for tensor in self.outputs
+        }
 
     def query(self, copies: bool, graph: bool = False) -> Callable[[], float]:
         """Return a function that runs one inference and returns its milliseconds by the GPU's clock.
@@ -169,16 +171,11 @@ class Engine:
         """
         cuda, (start, end) = self._cuda, self._marks
         work = self._all if copies else self._execute
+        self._all()  # fills the input on the GPU; what a first inference allocates cannot be recorded
+        cuda.wait(self._stream)
         if graph:
-            work()  # what the first inference allocates cannot be recorded
-            cuda.wait(self._stream)
             recorded = self._kept(cuda.capture(self._stream, work), cuda.end_graph)
-
-            def work() -> None:
-                cuda.launch(recorded, self._stream)
-
-        # Computation alone still reads an input, so that it is the real one.
-        self._copy_in()
+            work = lambda: cuda.launch(recorded, self._stream)
 
         def once() -> float:
             cuda.record(start, self._stream)
@@ -207,7 +204,9 @@ class Engine:
     def _fill(self, feed: dict[str, bytes]) -> None:
         names = [tensor.name for tensor in self.inputs]
         if sorted(feed) != sorted(names):
-            raise Problem(f"{self._plan}: takes {', '.join(names)}, not {', '.join(feed) or 'nothing'}", code=3)
+            raise Problem(
+                f"{self._plan}: takes {', '.join(names)}, not {', '.join(feed) or 'nothing'}", code=3
+            )
         for tensor in self.inputs:
             content, size = feed[tensor.name], size_of(tensor)
             if len(content) != size:
@@ -231,7 +230,9 @@ class Engine:
 
     def _copy_out(self) -> None:
         for tensor in self.outputs:
-            self._cuda.to_host(self._host[tensor.name], self._device[tensor.name], size_of(tensor), self._stream)
+            self._cuda.to_host(
+                self._host[tensor.name], self._device[tensor.name], size_of(tensor), self._stream
+            )
 
     def _all(self) -> None:
         self._copy_in()

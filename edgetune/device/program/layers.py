@@ -118,7 +118,11 @@ def _types(tensors: Any) -> list[str]:
     found = []
     for tensor in tensors:
         if isinstance(tensor, dict):
-            texts = [str(value) for key, value in tensor.items() if re.search("format|datatype", key, re.IGNORECASE)]
+            texts = [
+                str(value)
+                for key, value in tensor.items()
+                if re.search("format|datatype", key, re.IGNORECASE)
+            ]
             found.append(precision_in(" ".join(texts)))
     return found
 
