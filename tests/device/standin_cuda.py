@@ -9,7 +9,7 @@ import ctypes
 import itertools
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from edgetune.device.program.problem import Problem
 
@@ -19,7 +19,7 @@ Work = Callable[[], None]
 class Runtime:
     """Has what `cuda.Runtime` has; `fail_at` is the number of the allocation that finds no memory."""
 
-    _of_stream: dict[int, "Runtime"] = {}
+    _of_stream: ClassVar[dict[int, "Runtime"]] = {}
     _numbers = itertools.count(0x1000)
 
     def __init__(self, paths: Iterable[str] | None = None, compute: str = "8.7", fail_at: int = 0) -> None:

@@ -219,3 +219,20 @@ def _guarded(owner: type) -> Any:
 
 def _missing(self: Any, name: str) -> Any:
     raise Unrecorded(f"'tensorrt.tensorrt.{type(self).__name__}' object has no attribute {name!r}")
+
+
+def host_memory(version: Version) -> type:
+    """Bytes that have the buffer protocol and nothing else of bytes: no length, no index, no methods."""
+    names = {n for n in dir(bytes) if not n.startswith("_")}
+
+    def missing(name: str) -> property:
+        def get(self: Any) -> Any:
+            raise AttributeError(f"'tensorrt.tensorrt.IHostMemory' object has no attribute {name!r}")
+
+        return property(get)
+
+    space: dict[str, Any] = {name: missing(name) for name in names}
+    space |= dict.fromkeys(("__len__", "__getitem__", "__iter__", "__contains__", "__add__"), None)
+    space["nbytes"] = property(lambda self: bytes.__len__(self))
+    assert version.api["classes"]["IHostMemory"]["properties"] == ["dtype", "nbytes"]
+    return type("IHostMemory", (bytes,), space)

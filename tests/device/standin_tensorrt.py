@@ -26,7 +26,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 from standin_build import build, information, parse_errors
 from standin_cuda import Runtime as Cuda
-from standin_recorded import Version
+from standin_recorded import Version, host_memory
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 RECORDINGS = sorted((SHARED / "tensorrt-api").glob("*.json"))
@@ -113,7 +113,7 @@ class _Kit:
         return getattr(getattr(self.version.module, enum), name)
 
     def memory(self, content: bytes) -> Any:
-        return _host_memory(self.version)(content)
+        return host_memory(self.version)(content)
 
     def packed(self, content: dict[str, Any], body: bytes) -> bytes:
         head = json.dumps({**content, "size": len(body), "sum": zlib.crc32(body)}).encode()
@@ -148,7 +148,8 @@ class _Kit:
             )
             old += "failed.Version tag does not match. Note: Current Version: 213, Serialized Engine Version: 232)"
             new = f"{where}Error Code 6: API Usage Error (The engine plan file is not compatible with this version of "
-            new += f"TensorRT, expecting library version {self.version.text}.30 got {head['version']}.23, please rebuild.)"
+            new += f"TensorRT, expecting library version {self.version.text}.30 got {head['version']}.23, "
+            new += "please rebuild.)"
             self.say("ERROR", old if self.numbers[0] < 10 else new)
             return None
         if head["compute"] != self.world.compute:
@@ -165,23 +166,6 @@ class _Kit:
                 "affect performance or even cause errors.",
             )
         return head, body
-
-
-def _host_memory(version: Version) -> type:
-    """Bytes that have the buffer protocol and nothing else of bytes: no length, no index, no methods."""
-    names = {n for n in dir(bytes) if not n.startswith("_")}
-
-    def missing(name: str) -> property:
-        def get(self: Any) -> Any:
-            raise AttributeError(f"'tensorrt.tensorrt.IHostMemory' object has no attribute {name!r}")
-
-        return property(get)
-
-    space: dict[str, Any] = {name: missing(name) for name in names}
-    space |= dict.fromkeys(("__len__", "__getitem__", "__iter__", "__contains__", "__add__"), None)
-    space["nbytes"] = property(lambda self: bytes.__len__(self))
-    assert version.api["classes"]["IHostMemory"]["properties"] == ["dtype", "nbytes"]
-    return type("IHostMemory", (bytes,), space)
 
 
 def _behaviours(kit: _Kit) -> dict[str, type]:

@@ -96,7 +96,7 @@ def build(
     found: dict[str, Any] = {"timing_cache": "none"}
     # Held until the build is over: the configuration does not keep Python's objects alive.
     held = [
-        dla.configure(trt, log, builder, network, config, job, scales, found),
+        dla.configure(trt, builder, network, config, job, scales, found),
         _monitor(trt, config, progress),
     ]
     if job.timing_cache:
@@ -220,6 +220,7 @@ def _configure(trt: Any, config: Any, job: Build, strong: bool, note: Say) -> No
 def _monitor(trt: Any, config: Any, progress: Progress | None) -> Any:
     if progress is None or not (hasattr(trt, "IProgressMonitor") and hasattr(config, "progress_monitor")):
         return None
+    tell = progress
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -228,12 +229,12 @@ def _monitor(trt: Any, config: Any, progress: Progress | None) -> Any:
             self.interrupt: BaseException | None = None
 
         # Called from C++, on several threads: no exception may leave these, so a Ctrl-C cancels and is kept.
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
             self.steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             try:
-                progress(phase_name, step + 1, self.steps.get(phase_name, 0))
+                tell(phase_name, step + 1, self.steps.get(phase_name, 0))
             except BaseException as error:
                 self.interrupt = self.interrupt or error
             return self.interrupt is None

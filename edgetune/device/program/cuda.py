@@ -158,25 +158,30 @@ class Runtime:
         """
         reasons = []
         for path in libraries() if paths is None else paths:
-            try:
-                self._library = _declared(ctypes.CDLL(path))
-                self._call(
-                    "cudaFree", None
-                )  # the first call of any kind, which fails where the driver is older
-                self.path = path
-                self.version = _version(self._number("cudaRuntimeGetVersion"))
-                major, minor = (self._number("cudaDeviceGetAttribute", a, 0) for a in (_MAJOR, _MINOR))
-                self.compute_capability = f"{major}.{minor}"
+            reason = self._open(path)
+            if not reason:
                 return
-            except (OSError, AttributeError) as error:
-                reasons.append(f"{path}: {error}")
-            except Problem as problem:
-                reasons.append(f"{path}: {problem.message}")
+            reasons.append(f"{path}: {reason}")
         raise Problem(
             "no CUDA runtime (libcudart.so) that works: " + ("; ".join(reasons) or "none is installed"),
             "install JetPack's cuda-cudart package, or set LD_LIBRARY_PATH to where the library is",
             4,
         )
+
+    def _open(self, path: str) -> str:
+        """Load a library, or say why it is of no use."""
+        try:
+            self._library = _declared(ctypes.CDLL(path))
+            self._call("cudaFree", None)  # the first call of any kind fails where the driver is too old
+            self.path = path
+            self.version = _version(self._number("cudaRuntimeGetVersion"))
+            major, minor = (self._number("cudaDeviceGetAttribute", a, 0) for a in (_MAJOR, _MINOR))
+            self.compute_capability = f"{major}.{minor}"
+        except (OSError, AttributeError) as error:
+            return str(error)
+        except Problem as problem:
+            return problem.message
+        return ""
 
     def malloc(self, size: int) -> int:
         """Allocate bytes on the GPU."""

@@ -54,7 +54,6 @@ def refuse(version: tuple[int, ...], shown: str, job: Build, scales: dict[str, f
 
 def configure(
     trt: Any,
-    log: Any,
     builder: Any,
     network: Any,
     config: Any,
@@ -66,7 +65,6 @@ def configure(
 
     Args:
         trt: the module `tensorrt`.
-        log: its logger.
         builder: what builds.
         network: parsed.
         config: of the build.

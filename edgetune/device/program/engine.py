@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -286,7 +287,8 @@ def _inspected(trt: Any, engine: Any) -> Any:
 
 
 def _tensors(trt: Any, engine: Any, plan: str) -> tuple[list[Tensor], list[Tensor]]:
-    inputs, outputs = [], []
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         kind = engine.get_tensor_dtype(name).name

@@ -119,7 +119,7 @@ def test_scales_come_back_from_the_cache(scale: float) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_what_is_no_scale(scale: float) -> None:
-    with pytest.raises(Problem, match="'x'.*no scale"):
+    with pytest.raises(Problem, match=r"'x'.*no scale"):
         dla.calibration_cache("8.6.1", {"x": scale})
     with pytest.raises(Problem, match="no scale"):
         dla.calibration_cache("8.6.1", {"x\ny": 1.0})
