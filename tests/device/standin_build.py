@@ -1,10 +1,21 @@
 """What parsing, building and inspecting do in the stand-in for TensorRT (standin_tensorrt)."""
 
+import ctypes
 import json
 from typing import Any
 
+import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, helper
+
+TYPES = {
+    TensorProto.FLOAT: "FLOAT",
+    TensorProto.FLOAT16: "HALF",
+    TensorProto.UINT8: "UINT8",
+    TensorProto.INT8: "INT8",
+    TensorProto.INT32: "INT32",
+    TensorProto.INT64: "INT64",
+}
 
 
 def parse_errors(kit: Any, network: Any, content: bytes) -> list[tuple[int, str, str, str]]:
@@ -148,3 +159,21 @@ def information(engine: Any, numbers: tuple[int, ...]) -> str:
     if not engine._head["detailed"]:
         layers = [layer["Name"] for layer in layers]
     return json.dumps({"Layers": layers, "Bindings": list(engine._tensors)})
+
+
+def inputs_of(model: Any) -> list[Any]:
+    constant = {item.name for item in model.graph.initializer}
+    return [info for info in model.graph.input if info.name not in constant]
+
+
+def shape_of(info: Any) -> list[int]:
+    return [dim.dim_value or -1 for dim in info.type.tensor_type.shape.dim]
+
+
+def view_of(info: Any, kind: str, address: int) -> np.ndarray:
+    """What lies at an address, as an array."""
+    number = next(key for key, name in TYPES.items() if name == kind)
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(number))
+    shape = shape_of(info)
+    block = (ctypes.c_char * (int(np.prod(shape)) * dtype.itemsize)).from_address(address)
+    return np.frombuffer(block, dtype).reshape(shape)

@@ -13,18 +13,15 @@ their numbers are not those of TensorRT, and the inspector's text follows its tw
 far as types go.
 """
 
-import ctypes
 import json
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import TensorProto, helper
-from standin_build import build, information, parse_errors
+from standin_build import TYPES, build, information, inputs_of, parse_errors, shape_of, view_of
 from standin_cuda import Runtime as Cuda
 from standin_recorded import Version, host_memory
 
@@ -32,14 +29,6 @@ SHARED = Path(__file__).resolve().parents[3] / "shared"
 RECORDINGS = sorted((SHARED / "tensorrt-api").glob("*.json"))
 
 _MAGIC, _HEADER = b"ptrt", 8
-_TYPES = {
-    TensorProto.FLOAT: "FLOAT",
-    TensorProto.FLOAT16: "HALF",
-    TensorProto.UINT8: "UINT8",
-    TensorProto.INT8: "INT8",
-    TensorProto.INT32: "INT32",
-    TensorProto.INT64: "INT64",
-}
 _LAYERS = {"Conv": "CONVOLUTION", "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE"}
 _DLA = {"Conv", "Relu", "Add", "MaxPool", "AveragePool", "Concat", "Gemm"}
 
@@ -195,7 +184,7 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
 
     class INetworkDefinition:
         num_layers = property(lambda self: len(self._model.graph.node))
-        num_inputs = property(lambda self: len(_inputs(self._model)))
+        num_inputs = property(lambda self: len(inputs_of(self._model)))
         num_outputs = property(lambda self: len(self._model.graph.output))
 
         def _init(self, flags: int) -> None:
@@ -209,14 +198,14 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
             self._model = onnx.ModelProto()
 
         def get_input(self, index: int) -> Any:
-            return version.make("ITensor", _inputs(self._model)[index])
+            return version.make("ITensor", inputs_of(self._model)[index])
 
         def get_layer(self, index: int) -> Any:
             return version.make("ILayer", self._model.graph.node[index])
 
     class ITensor:
         def _init(self, info: Any) -> None:
-            self._name, self._shape = info.name, version.module.Dims(_shape(info))
+            self._name, self._shape = info.name, version.module.Dims(shape_of(info))
 
     class ILayer:
         def _init(self, node: Any) -> None:
@@ -330,7 +319,7 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
 
         def _init(self, head: dict[str, Any], body: bytes) -> None:
             self._head, self._model = head, onnx.load_from_string(body)
-            ins, outs = _inputs(self._model), list(self._model.graph.output)
+            ins, outs = inputs_of(self._model), list(self._model.graph.output)
             self._tensors = {info.name: (info, "INPUT") for info in ins}
             self._tensors |= {info.name: (info, "OUTPUT") for info in outs}
 
@@ -341,10 +330,13 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
             return kit.member("TensorIOMode", self._tensors[name][1])
 
         def get_tensor_dtype(self, name: str) -> Any:
-            return kit.member("DataType", _TYPES[self._tensors[name][0].type.tensor_type.elem_type])
+            kind = TYPES[self._tensors[name][0].type.tensor_type.elem_type]
+            # 8.x has no INT64 and narrows it.
+            known = hasattr(version.module.DataType, kind)
+            return kit.member("DataType", kind if known else "INT32")
 
         def get_tensor_shape(self, name: str) -> Any:
-            return version.module.Dims(_shape(self._tensors[name][0]))
+            return version.module.Dims(shape_of(self._tensors[name][0]))
 
         def create_execution_context(self, **_: Any) -> Any:
             return None if kit.fails("create_execution_context") else version.make("IExecutionContext", self)
@@ -379,7 +371,8 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
 
         def _run(self) -> None:
             tensors = self._owner._tensors
-            views = {name: _view(tensors[name][0], self._addresses[name]) for name in tensors}
+            kinds = {name: self._owner.get_tensor_dtype(name).name for name in tensors}
+            views = {n: view_of(tensors[n][0], kinds[n], self._addresses[n]) for n in tensors}
             feed = {name: view for name, view in views.items() if tensors[name][1] == "INPUT"}
             names = [name for name in tensors if name not in feed]
             for name, value in zip(names, self._session.run(names, feed), strict=True):
@@ -394,19 +387,3 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
             return information(self._owner, kit.numbers)
 
     return {name: value for name, value in locals().items() if isinstance(value, type)}
-
-
-def _inputs(model: Any) -> list[Any]:
-    constant = {item.name for item in model.graph.initializer}
-    return [info for info in model.graph.input if info.name not in constant]
-
-
-def _shape(info: Any) -> list[int]:
-    return [dim.dim_value or -1 for dim in info.type.tensor_type.shape.dim]
-
-
-def _view(info: Any, address: int) -> np.ndarray:
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type))
-    shape = _shape(info)
-    block = (ctypes.c_char * (int(np.prod(shape)) * dtype.itemsize)).from_address(address)
-    return np.frombuffer(block, dtype).reshape(shape)

@@ -71,7 +71,8 @@ def build(
     Returns:
         `seconds`, `plan_bytes`, `tensorrt`, `strongly_typed`, `messages` (warnings), `layers` (the inspector's
         JSON, or None), `device_memory` (bytes that running takes beside weights, or None), `timing_cache`
-        (`none`, `new`, `used` or `refused`), and for a DLA `dla_layers` and `fallback_layers` (names).
+        (`none`, `new`, `used` or `refused`), and for a DLA `dla_layers` and `fallback_layers` (how many) and
+        `fallback_names`.
 
     Raises:
         Problem: the job does not fit this version or device, or the build failed; TensorRT's reasons are in it.
@@ -94,18 +95,17 @@ def build(
     config = engine.given(log, "a builder configuration", builder.create_builder_config())
     _configure(trt, config, job, strong, note)
     found: dict[str, Any] = {"timing_cache": "none"}
-    # Held until the build is over: the configuration does not keep Python's objects alive.
-    held = [
-        dla.configure(trt, builder, network, config, job, scales, found),
-        _monitor(trt, config, progress),
-    ]
+    # Both are held until the build is over: the configuration does not keep Python's objects alive.
+    calibrator = dla.configure(trt, builder, network, config, job, scales, found)
+    monitor = _monitor(trt, config, progress)
     if job.timing_cache:
         found["timing_cache"] = _use_cache(config, job, note)
-    plan = _built(builder, network, config, log, held, job)
+    log.errors.clear()  # what was told up to here did no harm
+    plan = _built(builder, network, config, log, monitor, job)
     files.write_bytes(job.plan, plan)
     if job.timing_cache:
         _keep_cache(config, job, note)
-    del held, network, config, builder  # memory that inspecting needs
+    del calibrator, monitor, network, config, builder  # memory that inspecting needs
     layers, device_memory = engine.inspect(trt, log, plan, note)
     return {
         **found,
@@ -246,12 +246,10 @@ def _monitor(trt: Any, config: Any, progress: Progress | None) -> Any:
     return monitor
 
 
-def _built(builder: Any, network: Any, config: Any, log: Any, held: list[Any], job: Build) -> bytes:
+def _built(builder: Any, network: Any, config: Any, log: Any, monitor: Any, job: Build) -> bytes:
     plan = builder.build_serialized_network(network, config)
-    messages.again(log)
-    for watcher in held:
-        if watcher is not None:
-            messages.again(watcher)
+    for listener in (log, monitor):
+        messages.again(listener)
     if plan is None:
         reason = messages.reasons(log)
         raise Problem(f"{job.name}: TensorRT could not build {job.onnx}: {reason}", _advice(reason, job))

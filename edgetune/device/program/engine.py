@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable
@@ -176,7 +177,7 @@ class Engine:
         cuda.wait(self._stream)
         if graph:
             recorded = self._kept(cuda.capture(self._stream, work), cuda.end_graph)
-            work = lambda: cuda.launch(recorded, self._stream)
+            work = partial(cuda.launch, recorded, self._stream)
 
         def once() -> float:
             cuda.record(start, self._stream)
@@ -194,7 +195,9 @@ class Engine:
         """Give everything back, TensorRT's objects first."""
         self._context = self._engine = self._runtime = None
         while self._close:
-            self._close.pop()()
+            # After an illegal access CUDA refuses everything; what came first is what to tell.
+            with suppress(Problem):
+                self._close.pop()()
 
     def __enter__(self) -> Engine:
         return self

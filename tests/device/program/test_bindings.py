@@ -215,6 +215,15 @@ def test_what_fails_is_a_problem_with_the_librarys_reason(
 
 
 @recorded
+def test_a_failure_is_not_blamed_on_a_refused_timing_cache(networks: Networks, tmp_path: Path) -> None:
+    (tmp_path / "timing").write_bytes(b"garbage")
+    trt = standin.load(at("10.3"), standin.World(faults={"build_serialized_network": "no tactic"}))
+    with pytest.raises(Problem, match="no tactic") as failed:
+        bindings.build(trt, job(tmp_path, networks, timing_cache=str(tmp_path / "timing")))
+    assert "timing" not in failed.value.message
+
+
+@recorded
 def test_an_engine_that_cannot_be_inspected_is_an_engine(networks: Networks, tmp_path: Path) -> None:
     for call in ("Runtime", "deserialize_cuda_engine"):
         trt = standin.load(at("10.3"), standin.World(faults={call: "no memory left"}))
