@@ -218,7 +218,7 @@ def _configure(trt: Any, config: Any, job: Build, strong: bool, note: Say) -> No
 
 
 def _monitor(trt: Any, config: Any, progress: Progress | None) -> Any:
-    if progress is None or not (hasattr(trt, "IProgressMonitor") and hasattr(config, "progress_monitor")):
+    if progress is None or not hasattr(config, "progress_monitor"):
         return None
     tell = progress
 
