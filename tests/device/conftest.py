@@ -15,6 +15,9 @@ from edgetune.data.folders import Dataset
 from edgetune.profile import load_target
 from edgetune.stages.bundle import bundle
 
+# Tests import the stand-ins beside this file.
+sys.path.insert(0, str(Path(__file__).parent))
+
 BOARD = "jetson-orin-nano-8gb"
 
 
