@@ -1,7 +1,6 @@
 """What trtexec writes is read whole, whatever layers are called; what is cut or damaged is refused by name."""
 
 import math
-import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 
 from edgetune.device.program.problem import Problem
 from edgetune.device.program.trtexec_files import (
-    calibration_cache,
     read_layers,
     read_outputs,
     read_profile,
@@ -178,21 +176,3 @@ def test_layer_information_with_control_characters(tmp_path: Path) -> None:
     assert read(read_layers, text) == text
     assert read(read_layers, text[:-1]) is None
     assert read_layers(str(tmp_path / "none.json")) is None
-
-
-def test_a_calibration_cache_reads_back() -> None:
-    scales = {"input": 0.02, "a: b": 1.5}
-    head, *lines = calibration_cache((8, 5, 2), scales).splitlines()
-    assert head == "TRT-8502-EntropyCalibration2"
-    told = {}
-    for line in lines:
-        name, _, digits = line.rpartition(": ")
-        told[name] = struct.unpack(">f", bytes.fromhex(digits))[0]
-    assert told == pytest.approx(scales)
-    assert calibration_cache((10, 7, 0), scales).startswith("TRT-100700-")
-
-
-@pytest.mark.parametrize("scales", [{"a\nb": 1.0}, {"a": 0.0}, {"a": math.nan}, {"a": -1.0}])
-def test_refuses_scales_that_a_cache_cannot_carry(scales: dict[str, float]) -> None:
-    with pytest.raises(Problem):
-        calibration_cache((8, 5, 2), scales)
