@@ -13,6 +13,7 @@ from edgetune.artifact import Artifact, Preprocess
 from edgetune.data.folders import Dataset, scan
 from edgetune.engines.onnxruntime import Session
 from edgetune.profile import Target
+from edgetune.quant.pixels import take_pixels
 from edgetune.recipe import DataSection, QuantizeSection
 from edgetune.stages.quantize import quantize
 
@@ -62,23 +63,25 @@ def dataset(class_folders: Path) -> Dataset:
 
 
 @pytest.fixture
-def artifacts(tmp_path: Path, dataset: Dataset) -> Callable[[Target], tuple[Artifact, Artifact]]:
-    """Makes an exported network and its INT8 version for a target."""
+def artifacts(tmp_path: Path, dataset: Dataset) -> Callable[..., tuple[Artifact, Artifact]]:
+    """Makes an exported network and its INT8 version for a target; with `pixels` both take uint8 [N, H, W, C]."""
 
-    def make(target: Target) -> tuple[Artifact, Artifact]:
+    def make(target: Target, pixels: bool = False) -> tuple[Artifact, Artifact]:
         onnx_folder, int8_folder = tmp_path / "onnx", tmp_path / "int8"
         onnx_folder.mkdir()
         int8_folder.mkdir()
-        onnx.save(small_model(target.runtime.opset), onnx_folder / "model.onnx")
+        model = small_model(target.runtime.opset)
+        how = Preprocess(resize_px=32, size_px=32, channels=3, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3))
+        if pixels:
+            take_pixels(model, how)
+        onnx.save(model, onnx_folder / "model.onnx")
         session = Session(onnx_folder / "model.onnx", threads=1)
         network = Artifact(
             kind="onnx",
             classes=("blue", "green", "red"),
             inputs=session.inputs,
             outputs=session.outputs,
-            preprocess=Preprocess(
-                resize_px=32, size_px=32, channels=3, mean=(0.5, 0.4, 0.3), std=(0.25, 0.2, 0.3)
-            ),
+            preprocess=how,
         ).write(onnx_folder)
         settings = QuantizeSection(images=9, ranges="minmax", method="plain")
         return network, quantize(network, dataset, settings, target.runtime, into=int8_folder)

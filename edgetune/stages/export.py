@@ -1,7 +1,7 @@
 """From a checkpoint to one ONNX file that a runtime can read, and that computes what torch computes.
 
 The file is read back and compared with torch on real inputs before it is accepted. It knows no
-quantization. May import data, engines, quant.graph and training.
+quantization. May import data, engines, quant.graph, quant.pixels and training.
 """
 
 import ctypes
@@ -31,7 +31,8 @@ from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
 from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime
 from edgetune.progress import Progress, Silent
-from edgetune.quant.graph import RANDOM_OPS, reads, reads_inside, subgraphs
+from edgetune.quant.graph import RANDOM_OPS, reads, reads_inside
+from edgetune.quant.pixels import take_pixels
 from edgetune.recipe import ExportSection
 from edgetune.training.checkpoint import load_network
 
@@ -89,7 +90,7 @@ def export(
     model = _trace(net, checkpoint.preprocess, settings, opset, into / ".torch.onnx")
     _simplify(model)
     if settings.input == "uint8_nhwc":
-        _bake(model, checkpoint.preprocess)
+        take_pixels(model, checkpoint.preprocess)
     _describe(model, checkpoint, runtime)
     path = into / MODEL_FILE
     try:
@@ -271,53 +272,6 @@ def _evaluate(
     )
     values = ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import)).run(None, {})
     return [numpy_helper.from_array(np.asarray(v), n) for n, v in zip(wanted, values, strict=True)]
-
-
-def _bake(model: onnx.ModelProto, preprocess: Preprocess) -> None:
-    """Put normalisation in front, in place: the input becomes uint8 [N, H, W, C].
-
-    TensorRT does nothing with uint8 but to cast it, so the cast comes first.
-    """
-    graph = model.graph
-    made = f"{INPUT}/normalised"
-    _rename_reads(graph, INPUT, made)
-    constants = {
-        "levels": np.float32(255),
-        "mean": np.asarray(preprocess.mean, np.float32).reshape(1, -1, 1, 1),
-        "std": np.asarray(preprocess.std, np.float32).reshape(1, -1, 1, 1),
-    }
-    names = {name: f"{INPUT}/{name}" for name in constants}
-    graph.initializer.extend(numpy_helper.from_array(np.asarray(v), names[n]) for n, v in constants.items())
-    steps: list[tuple[str, list[str], dict[str, Any]]] = [
-        ("Cast", [], {"to": onnx.TensorProto.FLOAT}),
-        ("Transpose", [], {"perm": [0, 3, 1, 2]}),
-        ("Div", [names["levels"]], {}),
-        ("Sub", [names["mean"]], {}),
-        ("Div", [names["std"]], {}),
-    ]
-    tensor = INPUT
-    for index, (kind, constant, attributes) in enumerate(steps):
-        last = index == len(steps) - 1
-        name = f"/{INPUT}/{kind}" + (f"_{index}" if last else "")
-        result = made if last else f"{name}_output_0"
-        graph.node.insert(
-            index, helper.make_node(kind, [tensor, *constant], [result], name=name, **attributes)
-        )
-        tensor = result
-    kind = graph.input[0].type.tensor_type
-    batch, channels, height, width = [
-        onnx.TensorShapeProto.Dimension.FromString(d.SerializeToString()) for d in kind.shape.dim
-    ]
-    kind.elem_type = onnx.TensorProto.UINT8
-    del kind.shape.dim[:]
-    kind.shape.dim.extend([batch, height, width, channels])
-
-
-def _rename_reads(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        node.input[:] = [new if name == old else name for name in node.input]
-        for inner in subgraphs(node):
-            _rename_reads(inner, old, new)
 
 
 def _describe(model: onnx.ModelProto, checkpoint: Artifact, runtime: Runtime) -> None:

@@ -14,13 +14,14 @@ from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.folders import Dataset
 from edgetune.data.images import load, normalise
 from edgetune.device.program import files, problem
+from edgetune.device.program.inputs import feeds
 from edgetune.device.program.plan import load as load_plan
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError
-from edgetune.profile import Target, load_target
+from edgetune.profile import load_target
 from edgetune.stages.bundle import bundle
 
-Make = Callable[[Target], tuple[Artifact, Artifact]]
+Make = Callable[..., tuple[Artifact, Artifact]]
 WEAK, STRONG = "jetson-orin-nano-8gb", "jetson-orin-nano-8gb@7.2"
 FILES = {
     "README.txt", "edgetune.pyz", "fp16.expected.bin", "fp16.onnx", "int8.expected.bin", "int8.onnx",
@@ -68,6 +69,27 @@ def test_expected_outputs_are_what_onnx_runtime_gives(
         right = np.concatenate([session.run(normalise(one[None], network.preprocess))[0] for one in pixels])
         found = np.fromfile(folder / f"{name}.expected.bin", "<f4").reshape(right.shape)
         np.testing.assert_array_equal(found, right)
+
+
+def test_pixels_need_no_table(tmp_path: Path, dataset: Dataset, artifacts: Make) -> None:
+    target = load_target(WEAK)
+    network, int8 = artifacts(target, pixels=True)
+    folder = tmp_path / "bundle"
+    bundle(network, int8, dataset, target, into=folder, name="colours", samples=0)
+    assert {file.name for file in folder.iterdir()} == FILES - {"table.bin"}
+    work = load_plan(folder)
+    assert work.input == ("input", "uint8", (1, 32, 32, 3))
+    assert work.samples.table == ""
+    assert network.preprocess
+    images = [load(dataset.root / sample.path, network.preprocess) for sample in dataset.splits["test"]]
+    assert (folder / "samples.bin").read_bytes() == np.stack(images).transpose(0, 2, 3, 1).tobytes()
+    found = {name: np.fromfile(path, "<f4").reshape(-1, 3) for name, path in work.samples.expected.items()}
+    for name, session in (
+        ("fp16", Session(folder / "fp16.onnx")),
+        ("int8", Session(folder / "int8.onnx", exact=True)),
+    ):
+        right = [session.run(np.frombuffer(one, np.uint8).reshape(1, 32, 32, 3))[0][0] for one in feeds(work)]
+        np.testing.assert_array_equal(found[name], right)
 
 
 def test_fewer_samples_where_asked(tmp_path: Path, dataset: Dataset, artifacts: Make) -> None:
