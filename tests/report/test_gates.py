@@ -13,13 +13,11 @@ from scipy.stats import binom
 from edgetune.errors import EdgetuneError
 from edgetune.latency.protocol import PRESETS
 from edgetune.recipe import Gates
+from edgetune.report.gate_rows import GATES, Row, Value
 from edgetune.report.gates import (
     EXIT_FAILED,
-    GATES,
     P99_QUERIES,
     GateResult,
-    Row,
-    Value,
     exit_code,
     judge,
     verdict,
