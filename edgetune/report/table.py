@@ -51,7 +51,7 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
         _say(console, Text(f"On the device: {typed.device.worth.sentence}"))
         _say(console, Text(typed.device.diagnosis.sentence))
         console.print()
-        there = view_device.rows(typed.device)
+        there = view_device.brief(typed.device)
         console.print(_comparison(there, console, "FP16", "INT8", "INT8 against FP16"))
         for note in view_device.notes(typed.device):
             _say(console, Text(note))

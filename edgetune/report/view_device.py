@@ -11,6 +11,7 @@ NAMES = ("fp16", "int8")
 HOSTS = {"fp16": "FP32", "int8": "INT8"}
 TIMINGS = {"copies": "with copies", "compute": "compute alone"}
 NONE = wording.NONE
+ITS = "its interval"
 
 Row = tuple[str, str, str, str]
 
@@ -26,7 +27,7 @@ def rows(device: Device) -> list[Row]:
     fp16, int8 = both = engines(device)
     found: list[Row] = [
         _row("top-1 accuracy", [_top1(e.accuracy) for e in both], _drop(device.drop)),
-        _row("its interval", [_span(e.accuracy) for e in both]),
+        _row(ITS, [_span(e.accuracy) for e in both]),
         _row("same class as ONNX Runtime", [wording.percent(e.agreement) for e in both]),
     ]
     for what, words in TIMINGS.items():
@@ -34,17 +35,17 @@ def rows(device: Device) -> list[Row]:
         times = [timing.models.get(name) or Run() for name in NAMES]
         found += [
             _row(f"latency {words}, median", [wording.milliseconds(t.p50_ms) for t in times], _speed(timing)),
-            _row("its interval", [wording.interval(t.p50_low_ms, t.p50_high_ms, "ms") for t in times]),
+            _row(ITS, [wording.interval(t.p50_low_ms, t.p50_high_ms, "ms") for t in times]),
             _row(f"latency {words}, p90", [wording.milliseconds(t.p90_ms) for t in times]),
             _row(f"latency {words}, p99", [wording.milliseconds(t.p99_ms) for t in times]),
-            _row("its interval", [wording.interval(t.p99_low_ms, t.p99_high_ms, "ms") for t in times]),
+            _row(ITS, [wording.interval(t.p99_low_ms, t.p99_high_ms, "ms") for t in times]),
             _row("timed inferences", [wording.count(t.count) for t in times]),
         ]
         if any(name in timing.energy for name in NAMES):
             energies = [timing.energy.get(name) or Energy() for name in NAMES]
             found += [
                 _row(f"energy per inference, {words}", [_energy(e) for e in energies], _less(energies)),
-                _row("its interval", [wording.interval(e.low, e.high, "mJ") for e in energies]),
+                _row(ITS, [wording.interval(e.low, e.high, "mJ") for e in energies]),
             ]
     sizes = [wording.size(e.plan_bytes) for e in both]
     layers = [_layers(e) for e in both]
@@ -57,6 +58,11 @@ def rows(device: Device) -> list[Row]:
         _row("layers wider than wanted", [_fallbacks(e) for e in both]),
     ]
     return [row for row in found if row[1].strip(NONE) or row[2].strip(NONE)]
+
+
+def brief(device: Device) -> list[Row]:
+    """Return the same without intervals and quantiles in between: what a terminal has room for."""
+    return [row for row in rows(device) if row[0] != ITS and not row[0].endswith(("p90", "inferences"))]
 
 
 def host_rows(device: Device) -> list[tuple[str, str, str, str, str, str]]:
@@ -98,11 +104,14 @@ def about(device: Device) -> list[tuple[str, str]]:
 
 def notes(device: Device) -> list[str]:
     """Return what else there is to say: why figures are missing or decide nothing, warnings, failed steps."""
-    said = []
+    doubted: dict[str, list[str]] = {}
     for what, words in TIMINGS.items():
         timing = device.timing.get(what)
         if timing and not timing.trusted:
-            said.append(f"The timing {words} is not to be trusted: {timing.why}.")
+            doubted.setdefault(timing.why, []).append(words)
+    said = [
+        f"The timing {' and '.join(which)} is not to be trusted: {why}." for why, which in doubted.items()
+    ]
     energies = device.timing.get("copies")
     if energies and energies.energy_why:
         said.append(f"Energy is not known: {energies.energy_why}.")
@@ -116,7 +125,10 @@ def notes(device: Device) -> list[str]:
         said.append(
             f"Energy is that of the whole module, idle power included ({' + '.join(one.rails)}).{how}"
         )
-    said += [f"Warning there: {warning.message}." for warning in device.warnings]
+    told = " ".join(doubted)
+    said += [
+        f"Warning there: {warning.message}." for warning in device.warnings if warning.message not in told
+    ]
     said += [f"{step} failed there: {error.message}." for step, error in device.errors.items()]
     return said
 

@@ -27,6 +27,8 @@ PRECISIONS = ("int8", "fp16", "fp32")
 READINGS = 3
 # What makes times those of another device, or of another state of it, than was asked for.
 SPOILING = ("module", "power_mode", "throttled")
+# Fewer queries than this have no 90th percentile (MLPerf inference rules, early stopping).
+FEWEST_QUERIES = 64
 # trtexec's timed runs also load the engine; only the bindings say when queries ran.
 TRTEXEC = "trtexec"
 
@@ -191,7 +193,12 @@ def _timing(timed: Timed, result: Result, work: Work) -> dict[str, Any]:
     samples = {name: [np.array(block.ms) for block in blocks[name]] for name in names}
     warm = {name: timed.warmup[name].queries if name in timed.warmup else 0 for name in names}
     measured = summarise(samples, warm)
-    doubts = [measured["why"], *_doubts(timed, result, names)]
+    few = [
+        f"{name}: {model['count']} queries timed, and {FEWEST_QUERIES} are the fewest"
+        for name, model in measured["models"].items()
+        if model["count"] < FEWEST_QUERIES
+    ]
+    doubts = [measured["why"], *few, *_doubts(timed, result, names)]
     why = "; ".join(filter(None, doubts))
     energy, energy_why = _energy(timed, result, names)
     return {
