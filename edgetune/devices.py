@@ -54,7 +54,7 @@ def verify(
     """Judge what a device measured: agreement, accuracy, latency, energy (exit 7: a gate failed)."""
     from edgetune.steps import verify_bundle
 
-    judged = verify_bundle(folder, run, strict=strict)
+    judged, page = verify_bundle(folder, run, strict=strict)
     if as_json:
         print_json(judged)
     else:
@@ -62,6 +62,6 @@ def verify(
 
         from edgetune.report.table import print_summary
 
-        print_summary(judged, Console(highlight=False), folder / "report.md")
+        print_summary(judged, Console(highlight=False), page)
     if judged["exit_code"]:
         raise typer.Exit(judged["exit_code"])

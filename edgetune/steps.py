@@ -154,7 +154,7 @@ def bundle_run(
     )  # fmt: skip
 
 
-def verify_bundle(folder: Path, run: Path | None, *, strict: bool) -> dict[str, Any]:
+def verify_bundle(folder: Path, run: Path | None, *, strict: bool) -> tuple[dict[str, Any], Path]:
     """Judge what came back from a device, beside the bundle and in the report of its run.
 
     Args:
@@ -163,7 +163,7 @@ def verify_bundle(folder: Path, run: Path | None, *, strict: bool) -> dict[str, 
         strict: a gate that could not be judged counts as failed.
 
     Returns:
-        The report with `device`; of a bundle in no run, only what the bundle knows.
+        The report with `device`, and the page that shows it; of a bundle in no run, only what the bundle knows.
 
     Raises:
         ConfigError: no bundle, no results, or a run that is named and not the bundle's.
@@ -193,7 +193,7 @@ def verify_bundle(folder: Path, run: Path | None, *, strict: bool) -> dict[str, 
     write_device_report(judged, folder / "report.md")
     if report:
         publish(judged, place)
-    return judged
+    return judged, place / "report.html" if report else folder / "report.md"
 
 
 def current_report(out: Path) -> dict[str, Any]:

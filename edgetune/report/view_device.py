@@ -3,6 +3,9 @@
 It knows nothing of how things look. It may import the report's schemas and its wording.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from edgetune.report import wording
 from edgetune.report.schema import Latency, Ratio, Timing
 from edgetune.report.schema_device import Device, Energy, Engine, EngineTiming, Lost, Run, Share
@@ -11,9 +14,17 @@ NAMES = ("fp16", "int8")
 HOSTS = {"fp16": "FP32", "int8": "INT8"}
 TIMINGS = {"copies": "with copies", "compute": "compute alone"}
 NONE = wording.NONE
-ITS = "its interval"
 
-Row = tuple[str, str, str, str]
+
+class Row(NamedTuple):
+    """FP16 beside INT8, with their intervals, and what that comes to."""
+
+    title: str
+    fp16: str
+    int8: str
+    change: str = ""
+    fp16_span: str = ""
+    int8_span: str = ""
 
 
 def engines(device: Device) -> tuple[Engine, Engine]:
@@ -23,46 +34,63 @@ def engines(device: Device) -> tuple[Engine, Engine]:
 
 
 def rows(device: Device) -> list[Row]:
-    """Return FP16 beside INT8, and what that comes to; rows without figures are left out."""
+    """Return FP16 beside INT8; rows without figures are left out."""
     fp16, int8 = both = engines(device)
-    found: list[Row] = [
-        _row("top-1 accuracy", [_top1(e.accuracy) for e in both], _drop(device.drop)),
-        _row(ITS, [_span(e.accuracy) for e in both]),
+    smaller = _ratio(fp16.plan_bytes, int8.plan_bytes, "smaller")
+    top1 = [_top1(e.accuracy) for e in both]
+    found = [
+        _row("top-1 accuracy", top1, _drop(device.drop), [_span(e.accuracy) for e in both]),
         _row("same class as ONNX Runtime", [wording.percent(e.agreement) for e in both]),
-    ]
-    for what, words in TIMINGS.items():
-        timing = device.timing.get(what) or EngineTiming()
-        times = [timing.models.get(name) or Run() for name in NAMES]
-        found += [
-            _row(f"latency {words}, median", [wording.milliseconds(t.p50_ms) for t in times], _speed(timing)),
-            _row(ITS, [wording.interval(t.p50_low_ms, t.p50_high_ms, "ms") for t in times]),
-            _row(f"latency {words}, p90", [wording.milliseconds(t.p90_ms) for t in times]),
-            _row(f"latency {words}, p99", [wording.milliseconds(t.p99_ms) for t in times]),
-            _row(ITS, [wording.interval(t.p99_low_ms, t.p99_high_ms, "ms") for t in times]),
-            _row("timed inferences", [wording.count(t.count) for t in times]),
-        ]
-        if any(name in timing.energy for name in NAMES):
-            energies = [timing.energy.get(name) or Energy() for name in NAMES]
-            found += [
-                _row(f"energy per inference, {words}", [_energy(e) for e in energies], _less(energies)),
-                _row(ITS, [wording.interval(e.low, e.high, "mJ") for e in energies]),
-            ]
-    sizes = [wording.size(e.plan_bytes) for e in both]
-    layers = [_layers(e) for e in both]
-    found += [
+        *(
+            row
+            for what in TIMINGS
+            for row in _timed(device.timing.get(what) or EngineTiming(), TIMINGS[what])
+        ),
         _row("memory (weights and activations)", [_unit(e.memory_mb, "MB") for e in both]),
-        _row("engine on disk", sizes, _smaller(fp16.plan_bytes, int8.plan_bytes)),
+        _row("engine on disk", [wording.size(e.plan_bytes) for e in both], smaller),
         _row("build", [wording.seconds(e.build_seconds) for e in both]),
-        _row("layers in INT8, FP16, FP32", layers),
+        _row("layers in INT8, FP16, FP32", [_layers(e) for e in both]),
         _row("reformats between layers", [wording.count(e.reformats) for e in both]),
         _row("layers wider than wanted", [_fallbacks(e) for e in both]),
     ]
-    return [row for row in found if row[1].strip(NONE) or row[2].strip(NONE)]
+    return [row for row in found if row.fp16 != NONE or row.int8 != NONE]
 
 
-def brief(device: Device) -> list[Row]:
-    """Return the same without intervals and quantiles in between: what a terminal has room for."""
-    return [row for row in rows(device) if row[0] != ITS and not row[0].endswith(("p90", "inferences"))]
+def _timed(timing: EngineTiming, words: str) -> list[Row]:
+    times = [timing.models.get(name) or Run() for name in NAMES]
+    energies = [timing.energy.get(name) or Energy() for name in NAMES]
+    ms, span = wording.milliseconds, wording.interval
+    medians = [span(t.p50_low_ms, t.p50_high_ms, "ms") for t in times]
+    tails = [span(t.p99_low_ms, t.p99_high_ms, "ms") for t in times]
+    less, spent = _ratio(energies[0].mj, energies[1].mj, "less"), [_energy(e) for e in energies]
+    return [
+        _row(f"latency {words}, median", [ms(t.p50_ms) for t in times], _speed(timing), medians),
+        _row(f"latency {words}, p90", [ms(t.p90_ms) for t in times]),
+        _row(f"latency {words}, p99", [ms(t.p99_ms) for t in times], "", tails),
+        _row(f"inferences timed {words}", [wording.count(t.count) for t in times]),
+        _row(f"energy per inference, {words}", spent, less, [span(e.low, e.high, "mJ") for e in energies]),
+    ]
+
+
+def _row(title: str, figures: Sequence[str], change: str = "", spans: Sequence[str] = ("", "")) -> Row:
+    return Row(title, figures[0], figures[1], change, spans[0], spans[1])
+
+
+def cells(device: Device) -> list[tuple[str, str, str, str]]:
+    """Return the rows as four texts each, intervals in brackets."""
+    return [
+        (row.title, _with_span(row.fp16, row.fp16_span), _with_span(row.int8, row.int8_span), row.change)
+        for row in rows(device)
+    ]
+
+
+def brief(device: Device) -> list[tuple[str, str, str, str]]:
+    """Return what a terminal has room for: no intervals of single figures, no p90, no counts."""
+    return [row[:4] for row in rows(device) if "p90" not in row.title and "timed" not in row.title]
+
+
+def _with_span(figure: str, span: str) -> str:
+    return f"{figure} ({span})" if span else figure
 
 
 def host_rows(device: Device) -> list[tuple[str, str, str, str, str, str]]:
@@ -144,10 +172,6 @@ def latency(device: Device) -> Latency | None:
     return Latency(engine=timing.engine, models=models, speedup=Ratio(**timing.speedup.model_dump()))
 
 
-def _row(title: str, cells: list[str], change: str = "") -> Row:
-    return title, cells[0], cells[1], change
-
-
 def _top1(share: Share | None) -> str:
     return wording.percent(share.top1 if share else None)
 
@@ -187,13 +211,8 @@ def _energy(energy: Energy) -> str:
     return f"{about}{_unit(energy.mj, 'mJ')}"
 
 
-def _less(energies: list[Energy]) -> str:
-    fp16, int8 = (energy.mj for energy in energies)
-    return f"{wording.number(fp16 / int8, 2)}× less" if fp16 and int8 and fp16 > int8 else ""
-
-
-def _smaller(fp16: int | None, int8: int | None) -> str:
-    return f"{wording.number(fp16 / int8, 2)}× smaller" if fp16 and int8 and fp16 > int8 else ""
+def _ratio(fp16: float | None, int8: float | None, word: str) -> str:
+    return f"{wording.number(fp16 / int8, 2)}× {word}" if fp16 and int8 and fp16 > int8 else ""
 
 
 def _layers(engine: Engine) -> str:

@@ -138,8 +138,11 @@ def _kept(drop: Mapping[str, Any] | None, gates: Gates) -> tuple[bool | None, st
     if drop["high"] <= limit:
         return True, said
     if drop["low"] > limit:
-        return False, f"{said}, where {limit:g} may be"
-    return None, f"{said}: whether that is within {limit:g} takes more labelled samples"
+        return False, f"{said}, where {limit:g} may be lost"
+    return (
+        None,
+        f"{said}: whether that is within {limit:g} {'point' if limit == 1 else 'points'} takes more labelled samples",
+    )
 
 
 def _points(points: float) -> str:
