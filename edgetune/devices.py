@@ -1,4 +1,4 @@
-"""Verbs that take networks to a device: `edgetune bundle`.
+"""Verbs that take networks to a device and judge what comes back: `edgetune bundle`, `edgetune verify`.
 
 Everything heavy is imported inside the verbs, so that --help answers at once.
 """
@@ -38,3 +38,30 @@ def bundle(
     typer.echo(f"{made['folder']}: {engines}, {made['samples']} samples, {made['bytes'] / 1e6:.1f} MB")
     typer.echo(f"{made['archive']}: the same in one file")
     typer.echo(f"next, on the device: python3 {shlex.quote(Path(made['folder']).name + '/edgetune.pyz')}")
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="The bundle's folder, results inside.", metavar="BUNDLE")],
+    run: Annotated[
+        Path | None,
+        typer.Option("--run", help="The run it was made of; default: where it lies.", metavar="RUN"),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="What could not be judged counts as failed (exit 7).")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Judge what a device measured: agreement, accuracy, latency, energy (exit 7: a gate failed)."""
+    from edgetune.steps import verify_bundle
+
+    judged, page = verify_bundle(folder, run, strict=strict)
+    if as_json:
+        print_json(judged)
+    else:
+        from rich.console import Console
+
+        from edgetune.report.table import print_summary
+
+        print_summary(judged, Console(highlight=False), page)
+    if judged["exit_code"]:
+        raise typer.Exit(judged["exit_code"])

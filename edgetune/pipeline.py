@@ -139,7 +139,7 @@ def run(
     Raises:
         EdgetuneError: whatever kept it from finishing.
     """
-    from edgetune.report.assemble import assemble, publish
+    from edgetune.report.assemble import assemble, limits_of, measured_on_device, publish, with_device
 
     progress = progress or Silent()
     preflight(recipe, target, accelerator)
@@ -168,6 +168,9 @@ def run(
             strict=strict,
             command=command,
         )
+        device = None if target.is_host else measured_on_device(report, out)
+        if device:
+            report = with_device(report, device, limits_of(report), strict=strict)
         publish(report, out)
     return Run(out, report, tuple(keep.made), report["exit_code"])
 

@@ -199,6 +199,12 @@ class Gates(Section):
         speedup_min: FP32's median latency over INT8's.
         memory_mb: peak of the process that runs the INT8 network.
         size_mb: of the INT8 file.
+        engine_agreement_percent_min: share of samples on which the device's INT8 engine names the same class
+            as ONNX Runtime does with the same network.
+        energy_mj: of one inference of the INT8 engine, the whole module's, in mJ.
+
+    Once a device has been measured, the limits of accuracy, latency, speed and memory hold for its engines:
+    latency with copies, speed against the FP16 engine.
     """
 
     top1_drop_points: float | None = 1.0
@@ -211,6 +217,8 @@ class Gates(Section):
     speedup_min: Annotated[float, Field(gt=0)] | None = None
     memory_mb: Annotated[float, Field(gt=0)] | None = None
     size_mb: Annotated[float, Field(gt=0)] | None = None
+    engine_agreement_percent_min: Annotated[float, Field(ge=0, le=100)] | None = 99.0
+    energy_mj: Annotated[float, Field(gt=0)] | None = None
 
 
 class Recipe(Section):

@@ -4,23 +4,25 @@ The same stages and the same store as in a run, so a stage run alone is found ag
 may import everything but the cli.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgetune import pipeline
-from edgetune.artifact import Artifact, sha256_of
+from edgetune.artifact import Artifact, sha256_of, write_atomic
 from edgetune.data.folders import Dataset, load_dataset, scan
 from edgetune.data.preprocess import Given
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.machine import cores
-from edgetune.profile import load_target
+from edgetune.profile import load_target, merged_gates
 from edgetune.progress import Progress
 from edgetune.recipe import (
     CheckSection,
     DataSection,
     ExportSection,
+    Gates,
     ModelSection,
     QuantizeSection,
     Recipe,
@@ -150,6 +152,48 @@ def bundle_run(
         network, int8, find_data(network, data, progress), load_target(report["profile"]["label"]),
         name=report["name"], samples=samples, into=out or run / "bundle", progress=progress,
     )  # fmt: skip
+
+
+def verify_bundle(folder: Path, run: Path | None, *, strict: bool) -> tuple[dict[str, Any], Path]:
+    """Judge what came back from a device, beside the bundle and in the report of its run.
+
+    Args:
+        folder: the bundle, with its results.
+        run: that the bundle was made of; None: the folder that it lies in, if that is one.
+        strict: a gate that could not be judged counts as failed.
+
+    Returns:
+        The report with `device`, and the page that shows it; of a bundle in no run, only what the bundle knows.
+
+    Raises:
+        ConfigError: no bundle, no results, or a run that is named and not the bundle's.
+        ArtifactError: something that came back is cut, damaged or of another bundle.
+    """
+    from edgetune.report.assemble import MEASURES, limits_of, made_of, publish, with_device
+    from edgetune.report.render import write_device_report
+    from edgetune.stages.verify import verify
+
+    found = verify(folder)
+    work = json.loads((folder / "work.json").read_text(encoding="utf-8"))
+    place = run or folder.absolute().parent
+    report = current_report(place) if run or (place / "report.json").is_file() else None
+    if report and not made_of(work, report):
+        if run:
+            raise ConfigError(
+                f"{folder}: was made of other networks than {run}", hint="bundle that run again"
+            )
+        report = None
+    target = load_target(work["wanted"]["profile"])
+    limits = limits_of(report) if report else merged_gates(target.profile.gates, Gates())
+    profile = {"label": target.label, "title": target.profile.title, "kind": target.profile.kind,
+               "rendering": target.runtime.rendering}  # fmt: skip
+    bare = {"name": work["name"], "profile": profile}
+    write_atomic(folder / MEASURES, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    judged = with_device(report or bare, found, limits, strict=strict)
+    write_device_report(judged, folder / "report.md")
+    if report:
+        publish(judged, place)
+    return judged, place / "report.html" if report else folder / "report.md"
 
 
 def current_report(out: Path) -> dict[str, Any]:

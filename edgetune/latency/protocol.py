@@ -23,7 +23,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetune.latency.statistics import resampled_quantiles, spread
+from edgetune.latency.statistics import Rounds, resampled_quantiles, spread
 from edgetune.progress import Progress, Silent
 
 Query = Callable[[], object]
@@ -144,11 +144,12 @@ def measure(
     return summarise(samples, {name: count for name, (count, _) in warm.items()}, seed)
 
 
-def summarise(samples: Mapping[str, Samples], warmup: Mapping[str, int], seed: int = 0) -> Measurement:
+def summarise(samples: Mapping[str, Rounds], warmup: Mapping[str, int], seed: int = 0) -> Measurement:
     """Turn samples into figures, intervals and a verdict on the measurement.
 
     Args:
-        samples: in milliseconds, [R, K] per model: R rounds of K queries, in the order of time.
+        samples: in milliseconds, in the order of time: per model [R, K], R rounds of K queries, or an array for
+            each round.
         warmup: unrecorded queries before the first round.
         seed: of the bootstrap.
     """
@@ -213,8 +214,8 @@ def _time_block(query: Query, count: int, clock: Clock) -> list[int]:
     return times
 
 
-def _figures(samples: Samples, warmup: int, draws: Samples) -> ModelLatency:
-    flat = samples.reshape(-1)
+def _figures(samples: Rounds, warmup: int, draws: Samples) -> ModelLatency:
+    flat = np.concatenate(list(samples))
     p50, p90, p99 = (float(value) for value in np.quantile(flat, (0.5, 0.9, 0.99)))
     middle, tail = spread(draws[:, 0]), spread(draws[:, 1])
     # Spread evenly over time, first and last included.
@@ -237,12 +238,13 @@ def _figures(samples: Samples, warmup: int, draws: Samples) -> ModelLatency:
     }
 
 
-def _doubts(samples: Samples, figures: ModelLatency) -> list[str]:
+def _doubts(samples: Rounds, figures: ModelLatency) -> list[str]:
     """Say in which ways a measurement spreads more than `LIMITS` allow."""
     p50 = figures["p50_ms"]
     third = max(1, len(samples) // 3)
     half = (figures["p50_high_ms"] - figures["p50_low_ms"]) / 2 / p50
-    drift = float(np.median(samples[-third:]) / np.median(samples[:third])) - 1
+    last, first = (np.median(np.concatenate(list(part))) for part in (samples[-third:], samples[:third]))
+    drift = float(last / first) - 1
     tail = figures["p90_ms"] / p50
     found = {
         "p50_interval": (half, f"the median is uncertain by ±{half:.0%}"),

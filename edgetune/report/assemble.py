@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import edgetune
-from edgetune.artifact import Artifact
+from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.folders import Dataset
 from edgetune.machine import machine
 from edgetune.profile import Target, merged_gates
-from edgetune.recipe import Recipe
+from edgetune.recipe import Gates, Recipe
 from edgetune.report.device import left_to_do
 from edgetune.report.gates import exit_code, judge, verdict
+from edgetune.report.worth import diagnosis, worth
 
 SCHEMA_VERSION = 1
+# What a device measured, beside the bundle's plan of work.
+MEASURES, WORK_FILE = "measures.json", "work.json"
+# Of a report, what gates are held against.
+PARTS = ("parity", "accuracy", "latency", "transfer", "size")
 
 # What a report takes over of what the INT8 network's maker told.
 CALIBRATION = ("images", "ranges", "preset", "warnings", "convergence", "enough_images")
@@ -46,7 +51,8 @@ def assemble(
     found["size"] = {"fp32_bytes": network.file("model.onnx").stat().st_size,
                      "int8_bytes": int8.file("model.onnx").stat().st_size}  # fmt: skip
     why_not = {} if target.is_host else {"latency": "no engine was built here: run it on the device"}
-    gates = judge(merged_gates(target.profile.gates, recipe.gates), found, why_not=why_not)
+    limits = merged_gates(target.profile.gates, recipe.gates)
+    gates = judge(limits, found, why_not=why_not)
     roles = {"checkpoint": checkpoint, "onnx": network, "int8": int8}
     return {
         "schema_version": SCHEMA_VERSION,
@@ -74,11 +80,65 @@ def assemble(
         "layers": int8.details.get("layers"),
         "calibration": {key: int8.details.get(key) for key in CALIBRATION},
         "quantization": {key: int8.details.get(key) for key in QUANTIZATION},
+        "limits": limits.model_dump(mode="json"),
         "gates": [gate.model_dump(mode="json") for gate in gates],
         "left_to_do": left_to_do(target, network.inputs),
         "reproduce": _reproduce(command),
         **found,
     }  # fmt: skip
+
+
+def with_device(
+    report: dict[str, Any], device: dict[str, Any], limits: Gates, *, strict: bool
+) -> dict[str, Any]:
+    """Return a report with what a device measured, and judge anew.
+
+    Args:
+        report: of a run; or what names a bundle that lies in none.
+        device: what `stages.verify` returns.
+        limits: in force.
+        strict: a gate that could not be judged counts as failed.
+    """
+    why = diagnosis(device, limits)
+    device = device | {"diagnosis": why, "worth": worth(device, limits, why)}
+    found = {part: report[part] for part in PARTS if part in report} | {"device": device}
+    gates = judge(limits, found)
+    left = [f"{step}: {error['message']}. {error['hint']}" for step, error in device["errors"].items()]
+    return report | {
+        "device": device,
+        "gates": [gate.model_dump(mode="json") for gate in gates],
+        "verdict": verdict(gates, strict=strict, measures=found),
+        "exit_code": exit_code(gates, strict=strict),
+        "left_to_do": left,
+    }
+
+
+def limits_of(report: dict[str, Any]) -> Gates:
+    """Return the limits that a report was judged by."""
+    return Gates.model_validate(report.get("limits") or report["recipe"]["gates"])
+
+
+def measured_on_device(report: dict[str, Any], out: Path) -> dict[str, Any] | None:
+    """Return what a device measured of a run's own artifacts, if it was brought back and verified.
+
+    Args:
+        report: of the run as it is now.
+        out: the run's folder; the bundle lies in it as `bundle`.
+    """
+    folder = out / "bundle"
+    try:
+        found: dict[str, Any] = json.loads((folder / MEASURES).read_text(encoding="utf-8"))
+        work = json.loads((folder / WORK_FILE).read_text(encoding="utf-8"))
+        same = found["bundle"] == sha256_of(folder / WORK_FILE) and made_of(work, report)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if same and found.get("schema_version") == SCHEMA_VERSION else None
+
+
+def made_of(work: dict[str, Any], report: dict[str, Any]) -> bool:
+    """Tell whether a bundle holds the networks that a report is about."""
+    digests = {entry["role"]: entry["digest"] for entry in report["artifacts"]}
+    return all(work["parents"][role] == digests.get(role) for role in ("onnx", "int8"))
 
 
 def publish(report: dict[str, Any], out: Path) -> None:

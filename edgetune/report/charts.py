@@ -90,7 +90,7 @@ def latency_chart(latency: Latency) -> str:
     with mpl.rc_context(STYLE):
         canvas, axes = figure(220)
         for samples, (key, timing) in zip(everything, shown, strict=True):
-            colour, hatch = (FIRST, "////") if key == "FP32" else (SECOND, "")
+            colour, hatch = (FIRST, "////") if key in ("FP32", "FP16") else (SECOND, "")
             heights, _ = np.histogram(samples, edges)
             name = f"{key}, {milliseconds(timing.p50_ms)}"
             drawn = 100 * heights / len(samples)

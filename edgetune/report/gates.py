@@ -3,55 +3,34 @@
 The point value decides: at the limit or on its good side passes, beyond it fails. Where the value's interval
 (95%) has the limit inside, the same few images could have said the opposite: the outcome stands and is marked
 uncertain. What was not measured, or was measured with too much spread, is "not judged", with the reason.
-It knows nothing of how anything was measured. It may import recipe.
+It knows nothing of how anything was measured. It may import recipe and the gates' rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from pydantic import computed_field
 
 from edgetune.recipe import Gates, Section
+from edgetune.report.gate_rows import ENGINE_GATES, GATES, TIMED_BY, Measures, Row, Value
 
-Measures = Mapping[str, Any]
 Status = Literal["pass", "fail", "not judged"]
 
 EXIT_FAILED = 7
 # Queries that a 99th percentile needs: the fewest for which, with confidence 0.99, at least two queries lie
 # beyond it (MLPerf inference rules, early stopping).
 P99_QUERIES = 662
+# Fewer samples than this say nothing about an engine: of 50, one is 2%.
+FEWEST_SAMPLES = 100
 NOT_MEASURED = {
     "parity": "parity was not checked",
     "accuracy": "accuracy was not checked",
     "latency": "latency was not measured",
     "size": "there is no INT8 file",
+    "device": "no engine was measured: edgetune bundle RUN, then edgetune verify",
 }
-
-
-class Value(NamedTuple):
-    """A measured value and the ends of its interval, if it has one, in the gate's unit."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-class Row(NamedTuple):
-    """How a gate reads.
-
-    Attributes:
-        title: for people.
-        unit: of value and limit; empty for pure numbers.
-        direction: the limit is a `max` or a `min`.
-        part: of the measures, without which it cannot be judged.
-        fetch: takes the value from the measures; None, or a missing key, where it is not there.
-    """
-
-    title: str
-    unit: str
-    direction: Literal["max", "min"]
-    part: str
-    fetch: Callable[[Measures], Value | None]
+# Of a device's measures, these count samples.
+COUNTED = ("top1_drop_points", "top1_percent_min", "engine_agreement_percent_min")
 
 
 class GateResult(Section):
@@ -76,60 +55,6 @@ class GateResult(Section):
         return f"{self.status} (uncertain)" if self.uncertain else self.status
 
 
-def _share(part: Mapping[str, Any], key: str, low: str, high: str) -> Value:
-    # Rounded, because 100 * 0.57 is a hair below 57 and a limit of 57 is met.
-    return Value(*(round(100 * part[name], 9) for name in (key, low, high)))
-
-
-def _drop(measures: Measures) -> Value:
-    drop = measures["accuracy"]["drop"]
-    return Value(drop["points"], drop["low"], drop["high"])
-
-
-def _cosine(measures: Measures) -> Value:
-    parity = measures["parity"]["int8_vs_fp32"]
-    return Value(parity["cosine_mean"], parity.get("cosine_low"), parity.get("cosine_high"))
-
-
-def _latency(measures: Measures, quantile: str) -> Value:
-    model = measures["latency"]["models"]["int8"]
-    return Value(model[f"{quantile}_ms"], model.get(f"{quantile}_low_ms"), model.get(f"{quantile}_high_ms"))
-
-
-def _speedup(measures: Measures) -> Value | None:
-    speedup = measures["latency"]["speedup"]
-    return Value(speedup["value"], speedup["low"], speedup["high"]) if speedup else None
-
-
-def _memory(measures: Measures) -> Value | None:
-    peak = measures["latency"]["models"]["int8"]["peak_memory_mb"]
-    return None if peak is None else Value(peak)
-
-
-GATES: dict[str, Row] = {
-    "top1_drop_points": Row("top-1 drop, FP32 to INT8", "points", "max", "accuracy", _drop),
-    "top1_percent_min": Row(
-        "top-1 of INT8", "%", "min", "accuracy",
-        lambda m: _share(m["accuracy"]["models"]["int8"], "top1", "low", "high"),
-    ),
-    "fp32_difference": Row(
-        "FP32 ONNX against torch, largest difference", "of the logits' deviation", "max", "parity",
-        lambda m: Value(m["parity"]["fp32_vs_torch"]["difference_over_std"]),
-    ),
-    "int8_cosine_min": Row("INT8 against FP32, mean cosine", "", "min", "parity", _cosine),
-    "int8_agreement_percent_min": Row(
-        "INT8 against FP32, same top-1", "%", "min", "parity",
-        lambda m: _share(m["parity"]["int8_vs_fp32"], "agreement", "agreement_low", "agreement_high"),
-    ),
-    "latency_p50_ms": Row("INT8 latency, median", "ms", "max", "latency", lambda m: _latency(m, "p50")),
-    "latency_p99_ms": Row("INT8 latency, p99", "ms", "max", "latency", lambda m: _latency(m, "p99")),
-    "speedup_min": Row("INT8 against FP32, speed", "times", "min", "latency", _speedup),
-    "memory_mb": Row("INT8 process, peak memory", "MB", "max", "latency", _memory),
-    "size_mb": Row(
-        "INT8 file", "MB", "max", "size", lambda m: Value(m["size"]["int8_bytes"] / 1e6)
-    ),
-}  # fmt: skip
-
 # Load costs an interrupted query a whole time slice, so the slower network's median suffers first: a ratio
 # is as little to be trusted as what it is made of.
 TIMED = ("latency_p50_ms", "latency_p99_ms", "speedup_min")
@@ -140,7 +65,8 @@ def judge(gates: Gates, measures: Measures, *, why_not: Mapping[str, str] | None
 
     Args:
         gates: the limits in force; one that is None is left out.
-        measures: the parts of the report: parity, accuracy, latency, size. Parts may be missing or None.
+        measures: the parts of the report: parity, accuracy, latency, size, device. Parts may be missing or None;
+            limits for engines that nobody has changed are left out until a device was measured.
         why_not: why a gate or a part of the measures is missing, by its name.
     """
     reasons = why_not or {}
@@ -149,10 +75,11 @@ def judge(gates: Gates, measures: Measures, *, why_not: Mapping[str, str] | None
         limit = getattr(gates, name)
         if limit is None:
             continue
-        value, why = _fetch(name, row, measures)
-        if value is None:
-            why = reasons.get(name) or reasons.get(row.part) or why
-        results.append(_result(name, row, limit, value, why))
+        for called, asked in _asked(name, row, limit, measures):
+            value, why = _fetch(name, asked, measures)
+            if value is None:
+                why = reasons.get(called) or reasons.get(asked.part) or why
+            results.append(_result(called, asked, limit, value, why))
     return results
 
 
@@ -185,20 +112,71 @@ def exit_code(results: Sequence[GateResult], *, strict: bool = False) -> int:
     return EXIT_FAILED if _of(results, "fail") or (strict and _of(results, "not judged")) else 0
 
 
+def _asked(name: str, row: Row, limit: float, measures: Measures) -> list[tuple[str, Row]]:
+    """Return what a limit is held against, by the name of the outcome: this machine, the engines, or both."""
+    if not measures.get("device"):
+        unasked = row.part == "device" and limit == Gates.model_fields[name].default
+        return [] if unasked else [(name, row)]
+    engines = [(f"engine_{name}", ENGINE_GATES[name])] if name in ENGINE_GATES else []
+    replaced = bool(engines) and row.part == "latency" and not measures.get("latency")
+    # A bundle that lies in no run tells of its engines alone.
+    foreign = set(measures) == {"device"} and row.part != "device"
+    return engines if replaced or foreign else [(name, row), *engines]
+
+
 def _fetch(name: str, row: Row, measures: Measures) -> tuple[Value | None, str]:
     """Return the value, or None and why there is none."""
     if not measures.get(row.part):
         return None, NOT_MEASURED[row.part]
-    if name in TIMED and not measures["latency"].get("trusted", True):
+    if row.part == "device" and (why := _not_on_device(name, measures["device"])):
+        return None, why
+    if row.part == "latency" and name in TIMED and not measures["latency"].get("trusted", True):
         return None, f"the timing is not to be trusted: {measures['latency'].get('why', '')}"
     try:
-        if name == "latency_p99_ms" and (why := _few_queries(measures["latency"])):
+        if row.part == "latency" and name == "latency_p99_ms" and (why := _few_queries(measures["latency"])):
             return None, why
         value = row.fetch(measures)
     except (KeyError, TypeError):
         # A measure of another shape: a part that was made without INT8, or by an older version.
         value = None
     return value, "" if value else "this was not measured"
+
+
+def _not_on_device(name: str, device: Mapping[str, Any]) -> str:
+    """Say why a device's measures do not judge a gate; empty where they do, or where a figure is missing."""
+    errors, timing = device.get("errors") or {}, (device.get("timing") or {}).get(TIMED_BY)
+    engine = (device.get("engines") or {}).get("int8")
+    if not engine:
+        return _failed(errors, "build-int8") or "no INT8 engine was built"
+    if name in COUNTED:
+        failed = "" if engine.get("samples") else _failed(errors, "compare-int8")
+        return failed or _few_samples(name, engine)
+    if name == "memory_mb":
+        return "" if engine.get("memory_mb") is not None else "this device's tool does not tell it"
+    if not timing:
+        return _failed(errors, f"time-{TIMED_BY}") or "the engines were not timed"
+    if not timing.get("trusted"):
+        return f"the timing is not to be trusted: {timing.get('why') or ''}"
+    count = ((timing.get("models") or {}).get("int8") or {}).get("count") or 0
+    if name == "latency_p99_ms" and count < P99_QUERIES:
+        return (
+            f"p99 takes at least {P99_QUERIES} queries (MLPerf inference rules), {count:,} timed: time longer"
+        )
+    if name == "energy_mj" and ((timing.get("energy") or {}).get("int8") or {}).get("estimated"):
+        return "with trtexec it can only be estimated: install TensorRT's Python bindings there"
+    return (timing.get("energy_why") or "") if name == "energy_mj" else ""
+
+
+def _few_samples(name: str, engine: Mapping[str, Any]) -> str:
+    labelled = name != "engine_agreement_percent_min"
+    count = (engine.get("accuracy") or {}).get("images") or 0 if labelled else engine.get("samples") or 0
+    kind = "labelled sample" if labelled else "sample"
+    few = f"{_counted_noun(count, kind)} compared, and fewer than {FEWEST_SAMPLES} say too little"
+    return few if count < FEWEST_SAMPLES else ""
+
+
+def _failed(errors: Mapping[str, Any], step: str) -> str:
+    return f"{step} failed on the device: {errors[step].get('message', '')}" if step in errors else ""
 
 
 def _few_queries(latency: Mapping[str, Any]) -> str:
@@ -246,18 +224,23 @@ def _facts(measures: Measures) -> str:
     if accuracy:
         kept, had = (_percent(accuracy["models"][name]["top1"]) for name in ("int8", "fp32"))
         parts.append(f"INT8 keeps {kept} of {had} top-1 on {_counted_noun(accuracy['images'], 'image')}")
-    if latency and latency.get("speedup"):
-        subject = "is" if parts else "INT8 is"
-        parts.append(f"{subject} {_speed(latency['speedup'], latency.get('trusted', True))} on this CPU")
+    timing = ((measures.get("device") or {}).get("timing") or {}).get(TIMED_BY)
+    for timed, other, place in ((latency, "FP32", "on this CPU"), (timing, "FP16", "on the device")):
+        if timed and timed.get("speedup"):
+            subject = "is" if parts else "INT8 is"
+            said = _speed(timed["speedup"], timed.get("trusted", True), other)
+            parts.append(f"{subject} {said} {place}")
     return " and ".join(parts)
 
 
-def _speed(speedup: Mapping[str, float], trusted: bool) -> str:
+def _speed(speedup: Mapping[str, float], trusted: bool, other: str) -> str:
     value = speedup["value"]
     if speedup["low"] <= 1 <= speedup["high"]:
-        said = "as fast as FP32 within the measurement"
+        said = f"as fast as {other} within the measurement"
     else:
         said = f"{value:.1f}x faster" if value > 1 else f"{1 / value:.1f}x slower"
+        # On this CPU it is always FP32 that INT8 is held against.
+        said += " than FP16" if other == "FP16" else ""
     return said if trusted else f"{said} (the timing is not to be trusted)"
 
 

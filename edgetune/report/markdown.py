@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.cells import cell_len
 
-from edgetune.report import sentences, view, view_int8, wording
+from edgetune.report import sentences, view, view_device, view_int8, wording
 from edgetune.report.schema import ClassRow, Data, Flip, Latency, Pair, Report, Training
 from edgetune.report.schema_int8 import Layer
 
@@ -29,6 +29,12 @@ def markdown(report: Report) -> str:
     """Return the report as Markdown without pictures."""
     worst = view.worst_classes(report.accuracy.per_class) if report.accuracy else []
     text = _environment().get_template("report.md.j2").render(report=report, worst=worst)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def device_markdown(report: Report) -> str:
+    """Return what came of a bundle as Markdown: verdict, gates, device."""
+    text = _environment().get_template("bundle.md.j2").render(report=report)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -146,7 +152,7 @@ def _environment() -> Environment:
         epochs=_epochs, classes=_classes, pairs=_pairs, flips=_flips, layers=_layers, latency=_latency,
         counts=_counts, artifacts=_artifacts,
     )  # fmt: skip
-    shared = {"view": view, "int8": view_int8, "sentences": sentences, "wording": wording}
+    shared = {"view": view, "int8": view_int8, "on": view_device, "sentences": sentences, "wording": wording}
     environment.globals |= shared | {"rows": rows, "table": table, "fenced": fenced, "code": code}
     environment.filters["md"] = escaped
     return environment

@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from edgetune.artifact import disk_error, write_atomic
 from edgetune.errors import ArtifactError
-from edgetune.report import sentences, view, view_int8, wording
-from edgetune.report.markdown import markdown
+from edgetune.report import sentences, view, view_device, view_int8, wording
+from edgetune.report.markdown import device_markdown, markdown
 from edgetune.report.schema import Report, read_report
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -50,6 +50,20 @@ def write_report(report: dict[str, Any], folder: Path) -> Path:
     return page
 
 
+def write_device_report(report: dict[str, Any], path: Path) -> None:
+    """Write what came of a bundle as Markdown.
+
+    Raises:
+        ArtifactError: a value of the wrong kind; names the key.
+        StageError: the disk is full, or the folder cannot be written.
+    """
+    text = device_markdown(read_report(_storable(report)))
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
 def load_report(path: Path) -> dict[str, Any]:
     """Read a report.json.
 
@@ -73,12 +87,14 @@ def html(report: Report) -> str:
     from edgetune.report import charts, charts_int8
 
     accuracy = report.accuracy
+    there = view_device.latency(report.device) if report.device else None
     worst = view.worst_classes(accuracy.per_class) if accuracy else []
     drawn = {
         "transfer": charts.transfer_chart(report.transfer) if report.transfer else "",
         "training": charts.training_charts(report.training) if report.training else [],
         "classes": charts.class_chart(worst),
         "latency": charts.latency_chart(report.latency) if report.latency else "",
+        "device": charts.latency_chart(there) if there else "",
         "layers": charts_int8.layer_chart(report.layers),
         "settling": charts_int8.settling_chart(report.calibration),
     }
@@ -96,7 +112,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shared = {"view": view, "int8": view_int8, "sentences": sentences, "wording": wording}
+    shared = {"view": view, "int8": view_int8, "on": view_device, "sentences": sentences, "wording": wording}
     environment.globals |= shared | {"markup": Markup}
     return environment
 

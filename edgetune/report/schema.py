@@ -1,6 +1,6 @@
 """What report.json holds, as models in which every part may be missing.
 
-It may import errors, the report's part and schema_int8.
+It may import errors, the report's part, schema_int8 and schema_device.
 """
 
 from typing import Any, Literal
@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from edgetune.errors import ArtifactError
 from edgetune.report.part import Part, present
+from edgetune.report.schema_device import Device
 from edgetune.report.schema_int8 import Calibration, Layer, Quantization
 
 SCHEMA_VERSION = 1
@@ -303,6 +304,7 @@ class Report(Part):
     quantization: Quantization = Quantization()
     latency: Latency | None = None
     size: Size = Size()
+    device: Device | None = None
     gates: tuple[Gate, ...] = ()
     left_to_do: tuple[str, ...] = ()
     reproduce: tuple[str, ...] = ()

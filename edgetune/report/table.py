@@ -4,6 +4,7 @@ Readable at 60 columns, without colour, and where the output is no terminal or k
 always a word, numbers are never cut. It may import the report's schema, view, sentences and wording.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgetune.report import sentences, view
+from edgetune.report import sentences, view, view_device
 from edgetune.report.schema import Report, read_report
 
 STYLES = {"pass": "green", "fail": "bold red", "uncertain": "yellow", "not judged": "dim"}
@@ -44,7 +45,16 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
     compared = view.comparison(typed)
     if compared:
         console.print()
-        console.print(_comparison(compared, console))
+        console.print(_comparison(compared, console, "FP32", "INT8", "INT8 against FP32"))
+    if typed.device:
+        console.print()
+        _say(console, Text(f"On the device: {typed.device.worth.sentence}"))
+        _say(console, Text(typed.device.diagnosis.sentence))
+        console.print()
+        there = view_device.brief(typed.device)
+        console.print(_comparison(there, console, "FP16", "INT8", "INT8 against FP16"))
+        for note in view_device.notes(typed.device):
+            _say(console, Text(note))
     if typed.latency and not typed.latency.trusted:
         _say(console, Text(f"The timing is not to be trusted: {typed.latency.why}", style="yellow"))
     if typed.transfer and sentences.transfer_sentence(typed.transfer):
@@ -70,8 +80,8 @@ def _gates(report: Report, console: Console) -> Table:
     return table
 
 
-def _comparison(rows: list[view.Row], console: Console) -> Table:
-    table = _table(console, "", "FP32", "INT8", "INT8 against FP32", left=1)
+def _comparison(rows: Sequence[tuple[str, ...]], console: Console, *columns: str) -> Table:
+    table = _table(console, "", *columns, left=1)
     for row in rows:
         table.add_row(*(_plain(Text(cell), console) for cell in row))
     return table

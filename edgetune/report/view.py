@@ -24,6 +24,7 @@ from edgetune.report.schema import (
     Right,
     Timing,
 )
+from edgetune.report.schema_device import Device
 from edgetune.report.schema_int8 import Layer
 
 # A matrix of more classes is unreadable; the pairs that are confused most say more.
@@ -112,6 +113,8 @@ def tiles(report: Report) -> list[Tile]:
         found.append(Tile("Agreement", "", wording.percent(near.agreement), note))
     if report.latency:
         found.append(_speed_tile(report))
+    if report.device and report.device.timing:
+        found.append(_engine_tile(report.device))
     size = report.size
     if size.int8_bytes is not None:
         note = f"{_ratio(size.fp32_bytes, size.int8_bytes)} smaller" if size.fp32_bytes else ""
@@ -128,6 +131,20 @@ def _speed_tile(report: Report) -> Tile:
     if latency and not latency.trusted:
         note += ", but not to be trusted"
     return Tile("Median latency", *wording.change(ms(fp32.p50_ms), ms(int8.p50_ms)), note)
+
+
+def _engine_tile(device: Device) -> Tile:
+    what = "copies" if "copies" in device.timing else next(iter(device.timing))
+    timing = device.timing[what]
+    fp16, int8 = (
+        wording.milliseconds(timing.models[name].p50_ms) if name in timing.models else wording.NONE
+        for name in ("fp16", "int8")
+    )
+    ratio = timing.speedup.value
+    note = "median" if ratio is None else f"{wording.times(ratio)} as fast as FP16"
+    note += ", with copies" if what == "copies" else ", compute alone"
+    note += "" if timing.trusted else ", but not to be trusted"
+    return Tile("Latency on the device", *wording.change(fp16, int8), note)
 
 
 def comparison(report: Report) -> list[Row]:

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,13 +14,12 @@ from scipy.stats import binom
 from edgetune.errors import EdgetuneError
 from edgetune.latency.protocol import PRESETS
 from edgetune.recipe import Gates
+from edgetune.report.gate_rows import ENGINE_GATES, GATES, Row, Value
 from edgetune.report.gates import (
     EXIT_FAILED,
-    GATES,
+    FEWEST_SAMPLES,
     P99_QUERIES,
     GateResult,
-    Row,
-    Value,
     exit_code,
     judge,
     verdict,
@@ -39,6 +39,17 @@ EXPECTED = {
     "speedup_min": Value(1.9, 1.8, 2.0),
     "memory_mb": Value(85.5),
     "size_mb": Value(2.5),
+    "engine_agreement_percent_min": Value(99.5, 98.2, 99.9),
+    "energy_mj": Value(12.0, 11.5, 12.5),
+}
+# The same of the engines, where a gate holds for both.
+ON_DEVICE = {
+    "top1_drop_points": Value(0.75, -0.1, 2.0),
+    "top1_percent_min": Value(96.0, 93.5, 97.6),
+    "latency_p50_ms": Value(1.1, 1.0, 1.2),
+    "latency_p99_ms": Value(1.4, 1.3, 1.6),
+    "speedup_min": Value(2.1, 2.0, 2.2),
+    "memory_mb": Value(9.5),
 }
 
 
@@ -66,7 +77,30 @@ def measures() -> dict[str, Any]:
             "trusted": True, "why": "", "preset": "standard",
         },
         "size": {"int8_bytes": 2_500_000},
+        "device": device(),
     }  # fmt: skip
+
+
+def device() -> dict[str, Any]:
+    model = {"p50_ms": 1.1, "p50_low_ms": 1.0, "p50_high_ms": 1.2, "count": 5000}
+    tail = {"p99_ms": 1.4, "p99_low_ms": 1.3, "p99_high_ms": 1.6}
+    return {
+        "engines": {"int8": {
+            "samples": 400, "agreement": 0.995, "agreement_low": 0.982, "agreement_high": 0.999, "memory_mb": 9.5,
+            "accuracy": {"images": 400, "top1": 0.96, "low": 0.935, "high": 0.976},
+        }},
+        "drop_from_fp32": {"points": 0.75, "low": -0.1, "high": 2.0},
+        "timing": {"copies": {
+            "models": {"int8": model | tail}, "speedup": {"value": 2.1, "low": 2.0, "high": 2.2},
+            "trusted": True, "why": "", "energy_why": "",
+            "energy": {"int8": {"mj": 12.0, "low": 11.5, "high": 12.5, "estimated": False}},
+        }},
+        "errors": {},
+    }  # fmt: skip
+
+
+def here() -> dict[str, Any]:
+    return _without("device")
 
 
 def only(**limits: float) -> Gates:
@@ -74,7 +108,7 @@ def only(**limits: float) -> Gates:
 
 
 def drop(points: float, low: float, high: float) -> GateResult:
-    found = measures() | {"accuracy": {"drop": {"points": points, "low": low, "high": high}}}
+    found = here() | {"accuracy": {"drop": {"points": points, "low": low, "high": high}}}
     return judge(only(top1_drop_points=1.0), found)[0]
 
 
@@ -104,7 +138,7 @@ def test_every_row_finds_its_value(name: str, row: Row) -> None:
 def test_a_part_that_is_missing_is_not_judged_and_says_why(name: str) -> None:
     row = GATES[name]
     for absent in ({}, {row.part: None}):
-        found = judge(only(**{name: 1.0}), measures() | absent if absent else _without(row.part))[0]
+        found = judge(only(**{name: 1.0}), here() | absent if absent else _without(row.part))[0]
         assert (found.status, found.value, found.uncertain) == ("not judged", None, False)
         assert found.why
     found = judge(only(**{name: 1.0}), _without(row.part), why_not={row.part: "run it on the device"})[0]
@@ -112,7 +146,7 @@ def test_a_part_that_is_missing_is_not_judged_and_says_why(name: str) -> None:
 
 
 def _without(part: str) -> dict[str, Any]:
-    return {name: value for name, value in measures().items() if name != part}
+    return {name: value for name, value in measures().items() if name not in (part, "device")}
 
 
 def _mutilated(value: Any) -> list[Any]:
@@ -132,12 +166,18 @@ def test_measures_with_a_hole_are_not_judged_and_never_a_crash() -> None:
     everything = Gates(**dict.fromkeys(Gates.model_fields, 1.0))
     for hole in holes:
         results = judge(everything, hole)
-        assert len(results) == len(GATES)
+        # Of a bundle alone, the engines are judged; a device without measures is none.
+        there = bool(hole.get("device"))
+        assert len(results) == len(GATES) + there * (len(ENGINE_GATES) - _replaced(hole))
         assert all(gate.why for gate in results if gate.status == "not judged")
 
 
+def _replaced(found: dict[str, Any]) -> int:
+    return 0 if found.get("latency") else sum(GATES[name].part == "latency" for name in ENGINE_GATES)
+
+
 def test_an_untrusted_timing_judges_no_latency_but_memory() -> None:
-    found = measures()
+    found = here()
     found["latency"] |= {"trusted": False, "why": "int8: the median drifted"}
     limits = {"latency_p50_ms": 1.0, "latency_p99_ms": 1.0, "speedup_min": 9.0, "memory_mb": 100.0}
     results = judge(only(**limits), found)
@@ -151,7 +191,7 @@ def test_an_untrusted_timing_judges_no_latency_but_memory() -> None:
     (662, "quick", "pass", ""),
 ])  # fmt: skip
 def test_a_p99_of_few_queries_is_not_judged(count: int, preset: str, status: str, way_out: str) -> None:
-    found = measures()
+    found = here()
     found["latency"]["preset"] = preset
     found["latency"]["models"]["int8"]["count"] = count
     p50, p99 = judge(only(latency_p50_ms=9.0, latency_p99_ms=9.0), found)
@@ -189,7 +229,7 @@ def test_uncertain_exactly_where_the_other_outcome_lies_inside(points: float, do
 
 
 def test_a_share_that_meets_its_limit_passes() -> None:
-    found = measures()
+    found = here()
     for percent in range(101):
         found["parity"]["int8_vs_fp32"]["agreement"] = percent / 100
         assert judge(only(int8_agreement_percent_min=float(percent)), found)[0].status == "pass", percent
@@ -197,14 +237,14 @@ def test_a_share_that_meets_its_limit_passes() -> None:
 
 def test_nothing_is_judged_that_nobody_limits() -> None:
     assert judge(only(), measures()) == []
-    assert [gate.name for gate in judge(Gates(), measures())] == [
+    assert [gate.name for gate in judge(Gates(), here())] == [
         "top1_drop_points", "fp32_difference", "int8_cosine_min", "int8_agreement_percent_min",
     ]  # fmt: skip
 
 
 def test_verdict_of_a_good_run() -> None:
-    results = judge(Gates(), measures())
-    assert verdict(results, measures=measures()) == {
+    results = judge(Gates(), here())
+    assert verdict(results, measures=here()) == {
         "status": "uncertain",
         "sentence": "INT8 keeps 97.0% of 97.5% top-1 on 200 images and is 1.9x faster on this CPU; "
         "all 4 gates passed, 1 uncertain.",
@@ -213,8 +253,8 @@ def test_verdict_of_a_good_run() -> None:
 
 
 def test_verdict_of_a_failed_run() -> None:
-    results = judge(only(top1_drop_points=0.1, size_mb=3.0), measures())
-    found = verdict(results, measures=measures())
+    results = judge(only(top1_drop_points=0.1, size_mb=3.0), here())
+    found = verdict(results, measures=here())
     assert found["status"] == "fail"
     assert "1 of 2 judged gates failed (top-1 drop, FP32 to INT8), 1 uncertain." in found["sentence"]
     assert exit_code(results) == EXIT_FAILED
@@ -252,13 +292,13 @@ def test_verdict_of_nothing() -> None:
     ],
 )
 def test_speed_in_words(value: float, low: float, high: float, trusted: bool, said: str) -> None:
-    found = measures()
+    found = here()
     found["latency"] |= {"speedup": {"value": value, "low": low, "high": high}, "trusted": trusted}
     assert said in verdict(judge(Gates(), found), measures=found)["sentence"]
 
 
 def test_less_than_all_is_never_a_hundred() -> None:
-    found = copy.deepcopy(measures())
+    found = copy.deepcopy(here())
     found["accuracy"]["models"] = {"fp32": {"top1": 1.0}, "int8": {"top1": 0.99999}}
     assert "keeps 99.9% of 100.0%" in verdict([], measures=found)["sentence"]
 
@@ -267,6 +307,86 @@ def test_the_exit_code_of_a_failed_gate_is_no_error_s() -> None:
     assert EXIT_FAILED not in {kind.exit_code for kind in EdgetuneError.__subclasses__()}
 
 
-@pytest.mark.parametrize("row", GATES.values())
+@pytest.mark.parametrize("row", [*GATES.values(), *ENGINE_GATES.values()])
 def test_titles_are_plain(row: Row) -> None:
     assert re.fullmatch(r"[\w ,-]+", row.title)
+
+
+@pytest.mark.parametrize("name", ENGINE_GATES)
+def test_every_row_of_the_engines_finds_its_value(name: str) -> None:
+    value, row = ON_DEVICE[name], ENGINE_GATES[name]
+    assert row.fetch(measures()) == value
+    assert (row.unit, row.direction) == (GATES[name].unit, GATES[name].direction)
+    sign = 1 if row.direction == "max" else -1
+    for step, status in ((1e-3, "pass"), (-1e-3, "fail")):
+        found = {gate.name: gate for gate in judge(only(**{name: value.value + sign * step}), measures())}
+        assert found[f"engine_{name}"].status == status
+        assert name in found, "what was measured here is still judged"
+
+
+def test_engines_take_the_place_of_what_was_not_timed_here() -> None:
+    found = {name: value for name, value in measures().items() if name != "latency"}
+    limits = {
+        "latency_p99_ms": 9.0,
+        "speedup_min": 1.5,
+        "memory_mb": 20.0,
+        "top1_drop_points": 1.0,
+        "size_mb": 9.0,
+    }
+    assert [gate.name for gate in judge(only(**limits), found)] == [
+        "top1_drop_points", "engine_top1_drop_points", "engine_latency_p99_ms", "engine_speedup_min",
+        "engine_memory_mb", "size_mb",
+    ]  # fmt: skip
+
+
+def test_a_bundle_alone_is_judged_by_its_engines() -> None:
+    names = [gate.name for gate in judge(Gates(latency_p50_ms=2.0), {"device": device()})]
+    assert names == ["engine_top1_drop_points", "engine_latency_p50_ms", "engine_agreement_percent_min"]
+
+
+def test_what_nobody_asked_for_waits_for_a_device() -> None:
+    assert "engine_agreement_percent_min" not in [gate.name for gate in judge(Gates(), here())]
+    asked = judge(only(engine_agreement_percent_min=98.0, energy_mj=3.0), here())
+    assert [gate.status for gate in asked] == ["not judged", "not judged"]
+    assert all("edgetune verify" in gate.why for gate in asked)
+
+
+Change = Callable[[dict[str, Any]], Any]
+
+
+def _int8(**change: Any) -> Change:
+    return lambda found: found["engines"]["int8"].update(change)
+
+
+def _copies(**change: Any) -> Change:
+    return lambda found: found["timing"]["copies"].update(change)
+
+
+@pytest.mark.parametrize(("gate", "change", "why"), [
+    ("engine_agreement_percent_min", _int8(samples=FEWEST_SAMPLES - 1), "99 samples compared, and fewer than 100"),
+    ("engine_top1_drop_points", _int8(accuracy={"images": 12}), "12 labelled samples compared"),
+    ("engine_top1_percent_min", _int8(accuracy=None), "0 labelled samples compared"),
+    ("engine_agreement_percent_min", lambda f: (_int8(samples=0)(f), f["errors"].update(
+        {"compare-int8": {"message": "the GPU fell off"}})), "compare-int8 failed on the device: the GPU fell off"),
+    ("engine_latency_p50_ms", lambda f: f["engines"].clear(), "no INT8 engine"),
+    ("engine_latency_p50_ms", lambda f: f["timing"].clear(), "the engines were not timed"),
+    ("engine_speedup_min", _copies(trusted=False, why="int8: the median drifted"), "the median drifted"),
+    ("energy_mj", _copies(trusted=False, why="int8: the median drifted"), "the median drifted"),
+    ("engine_latency_p99_ms", _copies(models={"int8": {"count": 661}}), "at least 662 queries"),
+    ("engine_memory_mb", _int8(memory_mb=None), "does not tell"),
+    ("energy_mj", _copies(energy={}, energy_why="no power rails were read on the device"), "no power rails"),
+    ("energy_mj", _copies(energy={"int8": {"mj": 1.0, "estimated": True}}), "only be estimated"),
+])  # fmt: skip
+def test_what_a_device_does_not_tell_is_not_judged(gate: str, change: Change, why: str) -> None:
+    there = device()
+    change(there)
+    limits = Gates(**dict.fromkeys(Gates.model_fields, 1.0))
+    found = {result.name: result for result in judge(limits, {"device": there})}[gate]
+    assert (found.status, found.value) == ("not judged", None)
+    assert why in found.why
+
+
+def test_the_verdict_tells_of_the_device() -> None:
+    found = measures()
+    said = verdict(judge(Gates(), found), measures=found)["sentence"]
+    assert "is 1.9x faster on this CPU and is 2.1x faster than FP16 on the device" in said

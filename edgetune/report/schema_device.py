@@ -1,0 +1,158 @@
+"""What report.json holds of engines on a device: FP16 beside INT8, each beside what ONNX Runtime gave.
+
+It may import the report's part only.
+"""
+
+from edgetune.report.part import Part
+
+
+class Decided(Part):
+    """A finding in a word and a sentence."""
+
+    status: str = ""
+    winner: str = ""
+    sentence: str = ""
+
+
+class Share(Part):
+    """Accuracy on the labelled samples, with its interval."""
+
+    images: int | None = None
+    right: int | None = None
+    top1: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Precisions(Part):
+    """How many layers run in which precision."""
+
+    int8: int = 0
+    fp16: int = 0
+    fp32: int = 0
+    other: int = 0
+
+
+class Engine(Part):
+    """An engine: how it was built, and what it gives beside ONNX Runtime. `memory_mb`: weights and activations."""
+
+    build_seconds: float | None = None
+    plan_bytes: int | None = None
+    workspace_mb: int | None = None
+    optimization_level: int | None = None
+    memory_mb: float | None = None
+    layers: Precisions | None = None
+    reformats: int | None = None
+    fallbacks: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
+    samples: int = 0
+    agreement: float | None = None
+    agreement_low: float | None = None
+    agreement_high: float | None = None
+    cosine_mean: float | None = None
+    sqnr_db: float | None = None
+    difference: float | None = None
+    accuracy: Share | None = None
+    host_accuracy: Share | None = None
+
+
+class Lost(Part):
+    """A drop in accuracy in points, with its interval."""
+
+    images: int | None = None
+    points: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class Energy(Part):
+    """Energy of one inference in mJ, of the rails named; `estimated`: from mean power."""
+
+    mj: float | None = None
+    low: float | None = None
+    high: float | None = None
+    rails: tuple[str, ...] = ()
+    estimated: bool = False
+
+
+class Run(Part):
+    """Latency of one engine; intervals of median and p99."""
+
+    count: int | None = None
+    warmup: int | None = None
+    p50_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    mean_ms: float | None = None
+    p50_low_ms: float | None = None
+    p50_high_ms: float | None = None
+    p99_low_ms: float | None = None
+    p99_high_ms: float | None = None
+    samples_ms: tuple[float, ...] = ()
+
+
+class Times(Part):
+    """How many times faster INT8 is than FP16."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class EngineTiming(Part):
+    """One timing of both engines; `temperatures_c`: first and highest per zone."""
+
+    engine: str = ""
+    rounds: int | None = None
+    models: dict[str, Run] = {}
+    speedup: Times = Times()
+    trusted: bool = True
+    why: str = ""
+    energy: dict[str, Energy] = {}
+    energy_why: str = ""
+    temperatures_c: dict[str, tuple[float, ...]] = {}
+
+
+class Found(Part):
+    """What the device is."""
+
+    module: str = ""
+    jetpack: str = ""
+    l4t: str = ""
+    cuda: str = ""
+    power_mode: str = ""
+    clocks_locked: bool | None = None
+
+
+class Warned(Part):
+    """What spoilt something there."""
+
+    message: str = ""
+    remedy: str = ""
+
+
+class Trouble(Part):
+    """Why a step failed there."""
+
+    message: str = ""
+    hint: str = ""
+
+
+class Device(Part):
+    """All that is shown of a device."""
+
+    name: str = ""
+    tool: str = ""
+    tensorrt: str = ""
+    wanted: dict[str, object] = {}
+    found: Found = Found()
+    warnings: tuple[Warned, ...] = ()
+    errors: dict[str, Trouble] = {}
+    finished: bool = True
+    samples: int | None = None
+    labelled: int | None = None
+    engines: dict[str, Engine] = {}
+    drop: Lost | None = None
+    timing: dict[str, EngineTiming] = {}
+    diagnosis: Decided = Decided()
+    worth: Decided = Decided()
