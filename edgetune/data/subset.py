@@ -18,6 +18,15 @@ def chosen(samples: Sequence[Sample], images: int) -> tuple[Sample, ...]:
     """Return so many samples, each class in its share and evenly over a seeded order; 0: all of them."""
     if images <= 0 or images >= len(samples):
         return tuple(samples)
+    return tuple(samples[index] for index in sorted(_order(samples)[:images]))
+
+
+def interleaved(samples: Sequence[Sample]) -> tuple[Sample, ...]:
+    """Return samples in an order of which any first part holds every class in its share."""
+    return tuple(samples[index] for index in _order(samples))
+
+
+def _order(samples: Sequence[Sample]) -> list[int]:
     noise = np.random.default_rng(SUBSET_SEED)
     labels = np.array([sample.label for sample in samples])
     place = np.empty(len(samples))
@@ -25,7 +34,7 @@ def chosen(samples: Sequence[Sample], images: int) -> tuple[Sample, ...]:
         members = np.flatnonzero(labels == label)
         # The k-th of n members stands at (k + u) / n: any first part holds every class in its share.
         place[members] = (noise.permutation(len(members)) + noise.random()) / len(members)
-    return tuple(samples[index] for index in sorted(np.argsort(place, kind="stable")[:images]))
+    return [int(index) for index in np.argsort(place, kind="stable")]
 
 
 def relabelled(samples: Sequence[Sample], own: Sequence[str], classes: Sequence[str]) -> list[Sample]:

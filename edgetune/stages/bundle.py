@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from edgetune.artifact import Artifact, Preprocess, TensorSpec, disk_error, sha256_of, write_atomic
 from edgetune.data.folders import Dataset
 from edgetune.data.images import as_input, load, normalise
-from edgetune.data.subset import chosen, relabelled
+from edgetune.data.subset import chosen, interleaved, relabelled
 from edgetune.device import program
 from edgetune.device.program.plan import PLAIN, RESULTS, SCHEMA, WORK_FILE
 from edgetune.engines.onnxruntime import Session
@@ -89,7 +89,8 @@ def bundle(
         StageError: the disk is full.
     """
     preprocess = _checked(network, int8, target)
-    _check_folder(into)
+    archive = into.with_name(f"{into.name}.tar.gz")
+    _check_places(into, archive)
     into.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as scratch:
@@ -98,8 +99,7 @@ def bundle(
             into.mkdir(exist_ok=True)
             for file in sorted(made.iterdir()):
                 file.replace(into / file.name)
-            archive = into.with_name(f"{into.name}.tar.gz")
-            pack(into, archive)
+            pack(into, [*work["files"], WORK_FILE], archive)
     except OSError as error:
         raise disk_error(error, into) from error
     return {
@@ -140,11 +140,25 @@ def _checked(network: Artifact, int8: Artifact, target: Target) -> Preprocess:
     return network.preprocess
 
 
-def _check_folder(into: Path) -> None:
+def _check_places(into: Path, archive: Path) -> None:
+    """Refuse to write over anything but an earlier bundle."""
     if not PLAIN.fullmatch(into.name):
         raise ConfigError(f"{into}: name the folder with letters, digits, points and dashes alone")
-    if into.exists() and not (into.is_dir() and ((into / WORK_FILE).is_file() or not any(into.iterdir()))):
+    known = _is_bundle(into)
+    if into.exists() and not known and not (into.is_dir() and not any(into.iterdir())):
         raise ConfigError(f"{into}: holds something else than a bundle", hint="choose another folder: -o DIR")
+    if archive.exists() and not known:
+        raise ConfigError(
+            f"{archive}: is in the way of the bundle's archive", hint="choose another folder: -o DIR"
+        )
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        content = json.loads((folder / WORK_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"schema_version", "engines", "samples", "files"} <= set(content)
 
 
 def _fill(
@@ -162,7 +176,9 @@ def _fill(
     strong = target.runtime.rendering == "strong"
     shutil.copyfile(int8.file("fp16.onnx") if strong else network.file("model.onnx"), folder / "fp16.onnx")
     shutil.copyfile(int8.file("model.onnx"), folder / "int8.onnx")
-    picked = relabelled(chosen(data.splits["test"], most), data.classes, network.classes)
+    # A device that is slow at it compares the first few alone.
+    order = interleaved(chosen(data.splits["test"], most))
+    picked = relabelled(order, data.classes, network.classes)
     # What is right is FP32's answer for an FP16 engine, and the INT8 graph's own for an INT8 one.
     right = {
         "fp16": Session(network.file("model.onnx")),
@@ -268,19 +284,20 @@ def write_program(path: Path) -> None:
     path.chmod(0o755)
 
 
-def pack(folder: Path, archive: Path) -> None:
-    """Write a bundle's files, without results, into an archive that unpacks into one folder."""
+def pack(folder: Path, names: list[str], archive: Path) -> None:
+    """Write files of a folder into an archive that unpacks into one folder; the same files, the same bytes."""
     scratch = archive.with_name(f".{archive.name}.partial")
-    # Gzip's and tar's dates are left out: the same bundle gives the same bytes.
-    with (
-        scratch.open("wb") as raw,
-        gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as squeezed,
-        tarfile.open(fileobj=squeezed, mode="w") as packed,
-    ):
-        for file in sorted(folder.iterdir()):
-            if file.is_file() and not file.name.startswith("."):
+    try:
+        with (
+            scratch.open("wb") as raw,
+            gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as squeezed,
+            tarfile.open(fileobj=squeezed, mode="w") as packed,
+        ):
+            for file in (folder / name for name in sorted(names)):
                 info = packed.gettarinfo(file, f"{folder.name}/{file.name}")
                 info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
                 with file.open("rb") as content:
                     packed.addfile(info, content)
-    scratch.replace(archive)
+        scratch.replace(archive)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import pytest
 from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.folders import Dataset
 from edgetune.data.images import load, normalise
+from edgetune.data.subset import interleaved
 from edgetune.device.program import files, problem
 from edgetune.device.program.inputs import feeds
 from edgetune.device.program.plan import load as load_plan
@@ -49,7 +50,10 @@ def test_it_holds_networks_samples_and_the_program(
     assert {job.workspace_mb for job in work.builds} == {2048}
     assert work.wanted["tensorrt"] == load_target(profile).runtime.tensorrt
     assert work.samples.number == len(dataset.splits["test"])
-    assert work.samples.labels == [sample.label for sample in dataset.splits["test"]]
+    assert sorted(map(str, work.samples.labels)) == sorted(
+        str(sample.label) for sample in dataset.splits["test"]
+    )
+    assert {*work.samples.labels[:3]} == {0, 1, 2}, "the first few hold every class"
     baseline = "int8/fp16.onnx" if "7.2" in profile else "onnx/model.onnx"
     assert (folder / "fp16.onnx").read_bytes() == (tmp_path / baseline).read_bytes()
     assert (folder / "int8.onnx").read_bytes() == (tmp_path / "int8/model.onnx").read_bytes()
@@ -61,7 +65,7 @@ def test_expected_outputs_are_what_onnx_runtime_gives(
     folder = made(tmp_path, dataset, artifacts, WEAK)
     network = Artifact.load(tmp_path / "onnx")
     assert network.preprocess
-    samples = dataset.splits["test"]
+    samples = interleaved(dataset.splits["test"])
     pixels = np.stack([load(dataset.root / sample.path, network.preprocess) for sample in samples])
     assert (folder / "samples.bin").read_bytes() == pixels.tobytes()
     for name, file, exact in (("fp16", "fp16.onnx", False), ("int8", "int8.onnx", True)):
@@ -81,7 +85,7 @@ def test_pixels_need_no_table(tmp_path: Path, dataset: Dataset, artifacts: Make)
     assert work.input == ("input", "uint8", (1, 32, 32, 3))
     assert work.samples.table == ""
     assert network.preprocess
-    images = [load(dataset.root / sample.path, network.preprocess) for sample in dataset.splits["test"]]
+    images = [load(dataset.root / sample.path, network.preprocess) for sample in interleaved(dataset.splits["test"])]
     assert (folder / "samples.bin").read_bytes() == np.stack(images).transpose(0, 2, 3, 1).tobytes()
     found = {name: np.fromfile(path, "<f4").reshape(-1, 3) for name, path in work.samples.expected.items()}
     for name, session in (
@@ -143,10 +147,20 @@ def test_another_device_s_rendering_is_refused(tmp_path: Path, dataset: Dataset,
 def test_nothing_else_is_overwritten(tmp_path: Path, dataset: Dataset, artifacts: Make) -> None:
     (tmp_path / "bundle").mkdir()
     (tmp_path / "bundle/thesis.tex").write_text("years of work")
+    (tmp_path / "bundle/work.json").write_text("{}")
     with pytest.raises(ConfigError, match="something else than a bundle"):
         made(tmp_path, dataset, artifacts, WEAK)
     assert (tmp_path / "bundle/thesis.tex").read_text() == "years of work"
-    assert {path.name for path in (tmp_path / "bundle").iterdir()} == {"thesis.tex"}
+    assert {path.name for path in (tmp_path / "bundle").iterdir()} == {"thesis.tex", "work.json"}
+
+
+def test_an_archive_of_someone_else_is_not_overwritten(
+    tmp_path: Path, dataset: Dataset, artifacts: Make
+) -> None:
+    (tmp_path / "bundle.tar.gz").write_text("precious")
+    with pytest.raises(ConfigError, match=r"bundle\.tar\.gz: is in the way"):
+        made(tmp_path, dataset, artifacts, WEAK)
+    assert (tmp_path / "bundle.tar.gz").read_text() == "precious"
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "gone", "escape", "schema", "json"])

@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 from . import cuda, dla, engine, files, messages
 from .plan import Build
-from .problem import Problem
+from .problem import OutOfMemory, Problem
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -252,7 +252,8 @@ def _built(builder: Any, network: Any, config: Any, log: Any, monitor: Any, job:
         messages.again(listener)
     if plan is None:
         reason = messages.reasons(log)
-        raise Problem(f"{job.name}: TensorRT could not build {job.onnx}: {reason}", _advice(reason, job))
+        kind = OutOfMemory if _MEMORY.search(reason) else Problem
+        raise kind(f"{job.name}: TensorRT could not build {job.onnx}: {reason}", _advice(reason, job))
     return bytes(memoryview(plan))
 
 

@@ -278,9 +278,7 @@ class _Signals:
 
     def _leave(self, number: int) -> None:
         self._waiting = None
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(128 + number)
+        raise KeyboardInterrupt(number)
 
 
 def _limits(root: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def write_bytes(path: str, content: bytes) -> None:
             os.fsync(handle.fileno())
         Path(scratch).replace(path)
     except OSError as error:
+        with suppress(OSError):
+            Path(scratch).unlink()
         raise Problem(
             f"{path}: {error.strerror}",
             "free some space or mend the folder's permissions; run again",

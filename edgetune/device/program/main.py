@@ -8,13 +8,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from . import bindings, clocks, cuda, plan, power, probe, spoilers, tools, trtexec
-from .problem import Problem
+from .problem import Problem, of_system
 from .work import RESULT_FILE, Tool, do, locked
 
 STOPPED = 130
@@ -23,14 +25,19 @@ STOPPED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; return the exit code."""
     options = _options(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, _stop)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # What was detached ignores that its terminal went away.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         if options.what == "probe":
             return _probe(options)
         if options.what == "build-one":
             return _build_one(options)
         return _run(options)
-    except Problem as problem:
+    except (Problem, OSError) as error:
+        problem = of_system(error) if isinstance(error, OSError) else error
         say(f"error: {problem.message}")
         if problem.hint:
             say(f"  {problem.hint}")
@@ -41,16 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def say(text: str) -> None:
-    """Tell what happens."""
-    print(text, file=sys.stderr, flush=True)
+    """Tell what happens; whoever listened may be gone."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="edgetune.pyz",
         description="Builds TensorRT engines on this device, compares them with what they should give, and times them.",
-        epilog="What was done before is not done again. Exit codes: 0 all done, 3 wrong request, 4 a tool is missing, "
-        "5 a file cannot be used, 6 a step failed, 130 stopped.",
+        epilog="What was done before is not done again. Exit codes: 0 all done, 2 wrong options, 3 wrong request, "
+        "4 a tool is missing, 5 a file cannot be used, 6 a step failed, 130 stopped.",
     )
     parser.add_argument(
         "what", nargs="?", default="run", choices=["run", "probe", "build-one"], metavar="run|probe"
@@ -118,18 +126,38 @@ def _shown(found: dict[str, Any]) -> list[str]:
 def _run(options: argparse.Namespace) -> int:
     work = plan.load(options.folder)
     if options.seconds:
-        work = work._replace(timing={**work.timing, "seconds": options.seconds, "queries": 1})
+        limit = max(work.timing["limit_s"], 2 * options.seconds * len(work.builds))
+        timing = {**work.timing, "seconds": options.seconds, "queries": 1, "limit_s": limit}
+        work = work._replace(timing=timing)
     with locked(work.results):
-        found = examine(options.folder)
-        spoiled = spoilers.warnings(found, work.wanted)
-        for warning in spoiled:
-            say(f"warning: {warning['message']}")
+        empty(work)
         tool = _tool(options, work)
         mode = work.wanted.get("power_mode_id") if options.set_mode else None
+        _tell_left(options, work)
         with clocks.locked(options.lock_clocks, str(work.results), mode, say=say) as held:
-            result = do(work, tool, {**found, "locked": held}, spoiled, say, power.Sampler)
+            # Asked now, since locking may have changed the power mode.
+            found = {**examine(options.folder), "locked": held}
+            spoiled = spoilers.warnings(found, work.wanted)
+            for warning in spoiled:
+                say(f"warning: {warning['message']}")
+                say(f"  {warning['remedy']}")
+            result = do(work, tool, found, spoiled, say, power.Sampler)
+        if result["finished"]:
+            empty(work)
     print(json.dumps(result) if options.json else "\n".join(_summary(result, work)))
     return 0 if result["finished"] else 6
+
+
+def empty(work: plan.Work) -> None:
+    """Throw away what was needed meanwhile, or what a run that was killed left half done."""
+    for path in [work.scratch, *work.results.glob("*.partial")]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink() if path.exists() else None
+
+
+def _tell_left(options: argparse.Namespace, work: plan.Work) -> None:
+    if (work.results / clocks.NOTE).is_file() and not options.lock_clocks:
+        say("warning: a run that was killed has left clocks locked")
+        say("  run again with --lock-clocks, which puts back what it found; or restart the device")
 
 
 def _tool(options: argparse.Namespace, work: plan.Work) -> Tool:
@@ -139,10 +167,9 @@ def _tool(options: argparse.Namespace, work: plan.Work) -> Tool:
         Problem: neither is here.
     """
     trt = None if options.trtexec else bindings.load(say)
-    if trt is not None:
-        return tools.Bindings(
-            trt, cuda.Runtime(), say, tools.build_aside(os.path.realpath(sys.argv[0]), work)
-        )
+    if trt is not None and cuda.libraries():
+        aside = tools.build_aside(os.path.realpath(sys.argv[0]), work)
+        return tools.Bindings(trt, cuda.Runtime, say, aside)
     path = trtexec.find(os.environ)
     if path is None:
         raise Problem(
@@ -168,7 +195,7 @@ def _summary(result: dict[str, Any], work: plan.Work) -> list[str]:
     rows = [f"{result['tool']}, TensorRT {result['tensorrt']}"]
     for name, engine in result["engines"].items():
         built, outputs = engine["build"], engine.get("outputs")
-        compared = f", {outputs['samples']} samples compared" if outputs else ""
+        compared = f", as expected on {outputs['agreed']} of {outputs['samples']} samples" if outputs else ""
         rows.append(
             f"  {name}: built in {built['seconds']:.0f} s, {built['plan_bytes'] / 1e6:.1f} MB{compared}"
         )

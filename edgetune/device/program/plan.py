@@ -102,6 +102,11 @@ class Work(NamedTuple):
         """The folder that results go to."""
         return self.folder / RESULTS
 
+    @property
+    def scratch(self) -> Path:
+        """A folder for what is needed while a step runs, and the logs of those that failed."""
+        return self.results / "scratch"
+
 
 def load(folder: Path) -> Work:
     """Read a plan of work and verify every file that it names.

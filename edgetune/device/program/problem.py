@@ -18,3 +18,15 @@ class Problem(Exception):
         self.message = message
         self.hint = hint
         self.code = code
+
+
+class OutOfMemory(Problem):
+    """The device had too little memory; smaller settings or a freer device may do."""
+
+
+def of_system(error: OSError) -> Problem:
+    """Say what the operating system refused."""
+    where = f"{error.filename}: " if error.filename else ""
+    return Problem(
+        f"{where}{error.strerror or error}", "free some space, or mend the permissions; then run again"
+    )

@@ -11,21 +11,21 @@ import random
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from array import array
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
 
 from . import bindings, layers, sidecar, timing, trtexec
+from .children import end_with_parent
 from .engine import Engine
 from .files import read_json, sha256_of, write_json
 from .inputs import feeds
 from .plan import Build, Tensor, Work
-from .problem import Problem
-from .trtexec_failures import OutOfMemory, smaller
+from .problem import OutOfMemory, Problem
+from .trtexec_failures import smaller
 from .work import Say, Tool
 
 # Engines are loaded anew in every round, which takes seconds.
@@ -39,19 +39,24 @@ class Bindings(Tool):
 
     name = "TensorRT's Python bindings"
 
-    def __init__(self, trt: Any, cuda: Any, say: Say, aside: Aside | None = None) -> None:
-        """Take the module `tensorrt`, a CUDA runtime, and what builds in a process of its own.
+    def __init__(self, trt: Any, cuda: Callable[[], Any], say: Say, aside: Aside | None = None) -> None:
+        """Take the module `tensorrt`, what opens CUDA's runtime, and what builds in a process of its own.
 
         A build that is killed for memory would take this process with it, and all that it was to do.
         """
         self.version = bindings.version_of(trt)
-        self._trt, self._cuda, self._say = trt, cuda, say
+        self._trt, self._open, self._say = trt, cuda, say
         self._aside = aside
+
+    @cached_property
+    def _cuda(self) -> Any:
+        # Not before it is needed: its context takes memory that a build could use.
+        return self._open()
 
     def build(self, job: Build, found: dict[str, Any], work: Work) -> dict[str, Any]:
         """Build, aside where possible, with smaller settings where memory does not suffice."""
         built = _with_less(job, partial(self._built, work), self.version, self._say)
-        return _kept(*built, found, work)
+        return _kept(*built, found, work, self.version)
 
     def _built(self, work: Work, job: Build) -> dict[str, Any]:
         if self._aside is None:
@@ -66,7 +71,7 @@ class Bindings(Tool):
         told = read_json(str(path)) if path.is_file() else {}
         path.unlink() if path.exists() else None
         if "problem" in told:
-            raise Problem(*told["problem"])
+            raise (OutOfMemory if told["memory"] else Problem)(*told["problem"])
         if code or "value" not in told:
             raise Problem(
                 f"{job.name}: the process that built it ended with {code}", "see what it printed above"
@@ -86,22 +91,24 @@ class Bindings(Tool):
         settings = work.timing
         first = next(feeds(work, 1))
         with ExitStack() as stack:
-            queries = {}
+            queries, graphs = {}, {}
             for job in jobs:
                 plan = _ready(job, self.version)
                 engine = stack.enter_context(Engine(self._trt, self._cuda, plan, self._say))
                 engine.run({_only(engine.inputs, job): first})
-                queries[job.name] = engine.query(copies)
-            return timing.interleave(
+                queries[job.name], graphs[job.name] = _query(engine, copies)
+            timed = timing.interleave(
                 queries, settings["warmup_s"], settings["seconds"], int(settings["queries"]),
                 int(settings["rounds"]), settings["limit_s"], told=_rounds_told(self._say),
             )  # fmt: skip
+            return {**timed, "cuda_graph": graphs}
 
 
 class Trtexec(Tool):
     """TensorRT's own program, where the bindings cannot be had."""
 
     name = "trtexec"
+    exact = False
 
     def __init__(self, path: str, say: Say, most_samples: int) -> None:
         """Take the program's path, and how many samples are worth a process each."""
@@ -114,18 +121,18 @@ class Trtexec(Tool):
         built = _with_less(
             job, lambda job: trtexec.build(self._path, job, self.version), self.version, self._say
         )
-        return _kept(*built, found, work)
+        return _kept(*built, found, work, self.version)
 
     def outputs(self, job: Build, work: Work, inputs: Iterable[bytes]) -> Iterator[dict[str, bytes]]:
         """Run one input after another, each in a process of its own."""
         plan = _ready(job, self.version)
-        with tempfile.TemporaryDirectory(dir=str(work.results)) as folder:
-            raw = Path(folder) / "input.bin"
-            for one in inputs:
-                raw.write_bytes(one)
-                given = {work.input.name: str(raw)}
-                found = trtexec.outputs(self._path, plan, self.version, given, folder, job.dla_core)
-                yield {name: array("f", values).tobytes() for name, values in found.items()}
+        folder = _scratch(work)
+        raw = Path(folder) / "input.bin"
+        for one in inputs:
+            raw.write_bytes(one)
+            given = {work.input.name: str(raw)}
+            found = trtexec.outputs(self._path, plan, self.version, given, folder, job.dla_core)
+            yield {name: array("f", values).tobytes() for name, values in found.items()}
 
     def times(self, jobs: list[Build], work: Work, copies: bool) -> dict[str, Any]:
         """Time in a few rounds of runs, each loading the engine anew."""
@@ -133,24 +140,37 @@ class Trtexec(Tool):
         rounds = max(1, min(TRTEXEC_ROUNDS, int(settings["rounds"])))
         order = random.Random(0)
         blocks, messages = [], []
-        with tempfile.TemporaryDirectory(dir=str(work.results)) as folder:
-            for index in range(rounds):
-                self._say(f"timing: round {index + 1} of {rounds}")
-                for job in order.sample(jobs, len(jobs)):
-                    begun = time.monotonic()
-                    taken = trtexec.times(
-                        self._path, _ready(job, self.version), self.version, settings["seconds"] / rounds,
-                        1000 * settings["warmup_s"], copies, folder,
-                        -(-int(settings["queries"]) // rounds), job.dla_core,
-                    )  # fmt: skip
-                    ended = time.monotonic()
-                    block = {"name": job.name, "round": index, "start_s": begun, "end_s": ended}
-                    blocks.append({**block, "ms": taken[key]})
-                    messages += taken["messages"]
+        folder = _scratch(work)
+        for index in range(rounds):
+            self._say(f"timing: round {index + 1} of {rounds}")
+            for job in order.sample(jobs, len(jobs)):
+                begun = time.monotonic()
+                taken = trtexec.times(
+                    self._path, _ready(job, self.version), self.version, settings["seconds"] / rounds,
+                    1000 * settings["warmup_s"], copies, folder, -(-int(settings["queries"]) // rounds),
+                    job.dla_core,
+                )  # fmt: skip
+                # Loading and warming up are in it as well.
+                block = {"name": job.name, "round": index, "start_s": begun, "end_s": time.monotonic()}
+                blocks.append({**block, "ms": taken[key]})
+                messages += taken["messages"]
         return {"rounds": rounds, "blocks": blocks, "messages": sorted(set(messages))}
 
 
 _ADVICE = "close the desktop and other programs, or add swap; then run again"
+
+
+def _scratch(work: Work) -> str:
+    work.scratch.mkdir(exist_ok=True)
+    return str(work.scratch)
+
+
+def _query(engine: Engine, copies: bool) -> tuple[Callable[[], float], bool]:
+    """Return what times one inference, and whether it is launched as a CUDA graph, as trtexec does."""
+    try:
+        return engine.query(copies, graph=True), True
+    except Problem:
+        return engine.query(copies), False
 
 
 def built_file(work: Work, job: Build) -> Path:
@@ -162,11 +182,9 @@ def build_aside(program: str, work: Work) -> Aside:
     """Return what builds an engine in another process of this program, and gives its exit code."""
 
     def run(job: Build) -> int:
-        settings = [
-            str(job.workspace_mb),
-            "" if job.optimization_level is None else str(job.optimization_level),
-        ]
-        return subprocess.call([sys.executable, program, "build-one", str(work.folder), job.name, *settings])
+        level = "" if job.optimization_level is None else str(job.optimization_level)
+        words = ["build-one", str(work.folder), job.name, str(job.workspace_mb), level]
+        return subprocess.call([sys.executable, program, *words], preexec_fn=end_with_parent)
 
     return run
 
@@ -178,7 +196,8 @@ def build_one(trt: Any, work: Work, name: str, workspace: str, level: str, say: 
     try:
         told: dict[str, Any] = {"value": bindings.build(trt, job, progress=_builder_told(say), say=say)}
     except Problem as problem:
-        told = {"problem": [problem.message, problem.hint, problem.code]}
+        memory = isinstance(problem, OutOfMemory)
+        told = {"problem": [problem.message, problem.hint, problem.code], "memory": memory}
     write_json(str(built_file(work, job)), told)
 
 
@@ -197,11 +216,19 @@ def as_float32(content: bytes, dtype: str) -> bytes:
     )
 
 
-def _kept(job: Build, value: dict[str, Any], found: dict[str, Any], work: Work) -> dict[str, Any]:
+def _full_version(found: dict[str, Any], version: tuple[int, ...]) -> str:
+    """Return TensorRT's version with the package's build number, where that is the TensorRT in use."""
+    used, installed = ".".join(map(str, version)), str((found.get("tensorrt") or {}).get("version") or "")
+    return installed if installed and sidecar.same_version(used, installed) else used
+
+
+def _kept(
+    job: Build, value: dict[str, Any], found: dict[str, Any], work: Work, version: tuple[int, ...]
+) -> dict[str, Any]:
     """Write the engine's facts beside it, and its layers; return what the result is to tell."""
     module = found.get("module") or {}
     facts = {
-        "tensorrt": (found.get("tensorrt") or {}).get("version") or value.get("tensorrt"),
+        "tensorrt": _full_version(found, version),
         "cuda": found.get("cuda"),
         "l4t": found.get("l4t"),
         "gpu": module.get("model"),

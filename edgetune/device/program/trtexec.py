@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence, TypeVar
 
 from . import files
+from .children import end_with_parent
 from .dla import calibration_cache
 from .plan import Build
 from .problem import Problem
@@ -251,7 +252,11 @@ def _run(command: list[str], log: str, name: str, limit_s: float | None) -> Ende
     with Path(log).open("wb") as handle:
         try:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=handle, stderr=subprocess.STDOUT
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=handle,
+                stderr=subprocess.STDOUT,
+                preexec_fn=end_with_parent,
             )
         except (OSError, ValueError) as error:
             raise Problem(

@@ -14,16 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .plan import Build
-from .problem import Problem
+from .problem import OutOfMemory, Problem
 from .trtexec_commands import dotted
 
 FULL = 1 << 20  # Bytes: a disk with less free than this is full.
 _LEAST_WORKSPACE = 64  # MiB.
 _DEFAULT_LEVEL = 3  # The builder's own, on every version that has levels.
-
-
-class OutOfMemory(Problem):
-    """The device had too little memory for this run; smaller settings or a freer device may do."""
 
 
 class Ended(NamedTuple):

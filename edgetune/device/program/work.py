@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+from array import array
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, Callable, ContextManager, Iterable, Iterator
 from .files import read_json, sha256_of, write_bytes, write_json
 from .inputs import feeds
 from .plan import Build, Work
-from .problem import Problem
+from .problem import Problem, of_system
 
 RESULT_FILE = "result.json"
 SCHEMA = 1
@@ -31,11 +32,13 @@ class Tool:
         name: for the result.
         version: of TensorRT.
         most_samples: that are worth comparing with it; None: all.
+        exact: whether a timed block holds inferences and nothing else.
     """
 
     name = ""
     version: tuple[int, ...] = ()
     most_samples: int | None = None
+    exact = True
 
     def build(self, job: Build, found: dict[str, Any], work: Work) -> dict[str, Any]:
         """Write the engine's plan and tell what it took and which layers it has."""
@@ -112,12 +115,16 @@ def do(
     def attempt(name: str, into: dict[str, Any], key: str, make: Callable[[], Any], needs: str = "") -> None:
         try:
             into[key] = steps(name, make, needs)
-        except Problem as problem:
+        except (Problem, OSError) as error:
+            problem = of_system(error) if isinstance(error, OSError) else error
             say(f"{name}: {problem.message}")
+            if problem.hint:
+                say(f"  {problem.hint}")
             result["errors"][name] = {"message": problem.message, "hint": problem.hint, "code": problem.code}
-        keep()
+        if steps.made:
+            # Until something is done anew, what an earlier run wrote down stays as it is.
+            keep()
 
-    keep()
     ready = []
     for job in work.builds:
         engine: dict[str, Any] = {}
@@ -128,7 +135,7 @@ def do(
         result["engines"][job.name] = engine
         plan = sha256_of(job.plan)
         attempt(f"compare-{job.name}", engine, "outputs", partial(_compare, job, work, tool, say), plan)
-    state = [sha256_of(job.plan) for job in ready], work.timing, (found.get("locked") or {}).get("locked")
+    state = [sha256_of(job.plan) for job in ready], work.timing, _locked(found)
     for name, copies in (("compute", False), ("copies", True)):
         if ready:
             attempt(
@@ -148,10 +155,12 @@ class Steps:
 
     def __init__(self, work: Work, tool: Tool, found: dict[str, Any], say: Say) -> None:
         """Steps hang on the bundle, on TensorRT, and on the device with its power mode."""
+        self.made = False
         self._folder = work.results
         self._say = say
         module = (found.get("module") or {}).get("model")
-        self._on = [work.digest, tool.name, tool.version, module, found.get("gpu"), found.get("power_mode")]
+        here = [module, *(found.get(name) for name in ("gpu", "tensorrt", "l4t", "power_mode"))]
+        self._on = [work.digest, tool.name, tool.version, *here]
 
     def __call__(self, name: str, make: Callable[[], Any], needs: str = "") -> Any:
         """Return what a step gives, made or found; `needs` is all else that it hangs on."""
@@ -161,14 +170,20 @@ class Steps:
             known = read_json(str(path)) if path.is_file() else {}
         except Problem:
             known = {}
-        if known.get("key") == key and _unchanged(self._folder, known["files"]):
+        if isinstance(known, dict) and known.get("key") == key and _unchanged(self._folder, known):
             self._say(f"{name}: done before")
             return known["value"]
         self._say(f"{name} …")
+        self.made = True
         value = make()
         files = {item: sha256_of(str(self._folder / item)) for item in value.get("files", [])}
         write_json(str(path), {"key": key, "value": value, "files": files})
         return value
+
+
+def _locked(found: dict[str, Any]) -> bool:
+    """Whether clocks are locked: by this run, or by whoever did it before."""
+    return any((found.get(name) or {}).get("locked") for name in ("locked", "clocks"))
 
 
 def _timed(
@@ -176,32 +191,58 @@ def _timed(
 ) -> dict[str, Any]:
     with sampler() as beside:
         found = tool.times(jobs, work, copies)
-    samples = [list(sample) for sample in getattr(beside, "samples", [])]
+    # Where blocks hold more than inferences, power over them says nothing.
+    samples = [[at, rails if tool.exact else {}, heat] for at, rails, heat in getattr(beside, "samples", [])]
     # By the clock of the blocks: seconds, mW by rail, °C by zone.
     return {**found, "beside": [sample for sample in samples if sample[1] or sample[2]]}
 
 
-def _unchanged(folder: Path, files: dict[str, str]) -> bool:
+def _unchanged(folder: Path, step: dict[str, Any]) -> bool:
+    files = step.get("files")
+    if not isinstance(files, dict) or not isinstance(step.get("value"), dict):
+        return False
     return all((folder / name).is_file() and sha256_of(str(folder / name)) == files[name] for name in files)
 
 
 def _compare(job: Build, work: Work, tool: Tool, say: Say) -> dict[str, Any]:
-    """Run the samples through an engine and write down what comes out, float32 `[number, K]` per output."""
-    gathered: dict[str, list[bytes]] = {}
-    number = 0
+    """Run the samples through an engine; write down what comes out, and count what is as expected and right."""
+    gathered: dict[str, list[bytes]] = {spec.name: [] for spec in work.outputs}
+    first = work.outputs[0].name
     total = work.samples.number if tool.most_samples is None else min(tool.most_samples, work.samples.number)
+    expected = _rows(work, job.name, total)
+    number = agreed = right = labelled = 0
     for outputs in tool.outputs(job, work, feeds(work, total)):
-        for name, values in outputs.items():
-            gathered.setdefault(name, []).append(values)
+        for name, rows in gathered.items():
+            if name not in outputs:
+                raise Problem(
+                    f"{job.name}: the engine gives no output {name!r}", "build it again from this bundle"
+                )
+            rows.append(outputs[name])
+        found, label = _top1(outputs[first]), work.samples.labels[number]
+        agreed += found == _top1(next(expected))
+        labelled += label is not None
+        right += label is not None and found == label
         number += 1
         if number == total or number % 100 == 0:
             say(f"compare-{job.name}: {number} of {total} samples")
-    files = []
-    for place, name in enumerate(spec.name for spec in work.outputs):
-        if len(gathered.get(name, [])) != number:
-            raise Problem(
-                f"{job.name}: the engine gives no output {name!r}", "build it again from this bundle"
-            )
-        files.append(f"{job.name}.output{place}.bin")
-        write_bytes(str(work.results / files[-1]), b"".join(gathered[name]))
-    return {"samples": number, "files": files}
+    files = [f"{job.name}.output{place}.bin" for place in range(len(gathered))]
+    for file, rows in zip(files, gathered.values()):
+        write_bytes(str(work.results / file), b"".join(rows))
+    counts = {"agreed": agreed, "labelled": labelled, "right": right}
+    return {"samples": number, **counts, "files": files}
+
+
+def _rows(work: Work, name: str, number: int) -> Iterator[bytes]:
+    """Give what ONNX Runtime's outputs were, one sample after another."""
+    path = Path(work.samples.expected[name])
+    size, rest = divmod(path.stat().st_size, work.samples.number)
+    if rest:
+        raise Problem(f"{path}: does not hold {work.samples.number} outputs", "bundle again", 5)
+    with path.open("rb") as handle:
+        for _ in range(number):
+            yield handle.read(size)
+
+
+def _top1(row: bytes) -> int:
+    values = array("f", row)
+    return max(range(len(values)), key=values.__getitem__)

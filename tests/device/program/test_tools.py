@@ -51,7 +51,7 @@ def test_the_bindings_do_the_whole_work(
     quick(folder)
     said: list[str] = []
     cuda = standin_cuda.Runtime()
-    found = done(folder, tools.Bindings(standin.load(recording), cuda, said.append), said)
+    found = done(folder, tools.Bindings(standin.load(recording), lambda: cuda, said.append), said)
     assert found["finished"], found["errors"]
     assert (found["tool"], found["tensorrt"].split(".")[0]) == (
         "TensorRT's Python bindings",
@@ -70,7 +70,7 @@ def test_the_bindings_do_the_whole_work(
         assert {block["name"] for block in found["timing"]["compute"]["blocks"]} == {"fp16", "int8"}
     assert not cuda.live, "everything is given back"
     said.clear()
-    again = done(folder, tools.Bindings(standin.load(recording), cuda, said.append), said)
+    again = done(folder, tools.Bindings(standin.load(recording), lambda: cuda, said.append), said)
     assert sum("done before" in line for line in said) == 6
     assert again["timing"] == found["timing"]
 
@@ -92,7 +92,7 @@ def test_a_build_aside_that_is_killed_is_tried_with_less(bundled: Bundled) -> No
         return 0
 
     said: list[str] = []
-    tool = tools.Bindings(trt, standin_cuda.Runtime(), said.append, aside)
+    tool = tools.Bindings(trt, standin_cuda.Runtime, said.append, aside)
     value = tool.build(loaded.builds[1], FOUND, loaded)
     assert tried == sorted(tried, reverse=True)
     assert len(set(tried)) == 3
@@ -107,7 +107,7 @@ def test_a_build_aside_that_fails_says_why(bundled: Bundled, code: int, message:
     loaded = plan.load(bundled())
     loaded.results.mkdir()
     trt = standin.load(standin.RECORDINGS[0])
-    tool = tools.Bindings(trt, standin_cuda.Runtime(), lambda _: None, lambda _: code)
+    tool = tools.Bindings(trt, standin_cuda.Runtime, lambda _: None, lambda _: code)
     with pytest.raises(Problem, match=message) as caught:
         tool.build(loaded.builds[0], FOUND, loaded)
     assert caught.value.hint
@@ -119,11 +119,11 @@ def test_an_engine_of_another_tensorrt_is_not_loaded(bundled: Bundled, quick: Ca
     quick(folder)
     one, other = (path for path in standin.RECORDINGS if path.stem in ("10.3.0", "10.7.0"))
     said: list[str] = []
-    assert done(folder, tools.Bindings(standin.load(one), standin_cuda.Runtime(), said.append), said)[
+    assert done(folder, tools.Bindings(standin.load(one), standin_cuda.Runtime, said.append), said)[
         "finished"
     ]
     loaded = plan.load(folder)
-    tool = tools.Bindings(standin.load(other), standin_cuda.Runtime(), said.append)
+    tool = tools.Bindings(standin.load(other), standin_cuda.Runtime, said.append)
     with pytest.raises(Problem, match=r"built by TensorRT 10\.3\.0, here is 10\.7\.0"):
         tool.times(list(loaded.builds), loaded, copies=False)
 
