@@ -239,7 +239,7 @@ class _Hands:
 
 
 class _Signals:
-    """Turns signals to stop into an exit that runs `finally`, and holds them back while the device is changed."""
+    """Turns signals to stop into an exception that runs `finally`, and holds them back while the device is changed."""
 
     def __init__(self) -> None:
         self._former: dict[signal.Signals, Any] = {}
