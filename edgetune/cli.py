@@ -164,6 +164,9 @@ def export(
     batch: Annotated[int, typer.Option(min=1, help="Batch size of the graph.")] = 1,
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave the batch size open.")] = False,
     opset: Annotated[int, typer.Option(min=0, help="0: the profile's.")] = 0,
+    takes: Annotated[
+        str, typer.Option("--input", help="float32_nchw, or uint8_nhwc: pixels, normalised in the graph.")
+    ] = "float32_nchw",
     out: OutFolder = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -172,7 +175,7 @@ def export(
     from edgetune.recipe import section_from
     from edgetune.steps import export_alone
 
-    settings = section_from("export", {"batch": batch, "dynamic": dynamic, "opset": opset})
+    settings = section_from("export", {"input": takes, "batch": batch, "dynamic": dynamic, "opset": opset})
     _show_artifact(export_alone(checkpoint, profile, settings, data, out, _progress(quiet)), as_json)
 
 

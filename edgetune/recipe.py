@@ -128,8 +128,17 @@ class FinetuneSection(Section):
 
 
 class ExportSection(Section):
-    """The ONNX file. Opset 0 is the profile's."""
+    """The ONNX file.
 
+    Attributes:
+        input: `float32_nchw` takes normalised images [N, C, H, W]; `uint8_nhwc` takes pixels [N, H, W, C] as
+            cameras give them, and the graph normalises them itself.
+        batch: how many at once.
+        dynamic: leave that open.
+        opset: 0: the profile's.
+    """
+
+    input: Literal["float32_nchw", "uint8_nhwc"] = "float32_nchw"
     batch: Annotated[int, Field(ge=1, le=4096)] = 1
     dynamic: bool = False
     opset: Annotated[int, Field(ge=0, le=25)] = 0

@@ -8,12 +8,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgetune.artifact import Preprocess
+from edgetune.artifact import Preprocess, TensorSpec
 from edgetune.data.decode import decode as decode
 from edgetune.data.folders import Sample
 from edgetune.machine import cores
@@ -80,6 +81,18 @@ def normalise(batch: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.fl
     return scaled
 
 
+def as_input(pixels: NDArray[np.uint8], preprocess: Preprocess, takes: TensorSpec) -> NDArray[Any]:
+    """Return what a network's input takes of pixels [N, C, H, W].
+
+    A uint8 input takes them as they are, since such a network normalises itself; any other one normalised. The
+    channels come last where the input's shape has them there.
+    """
+    given: NDArray[Any] = pixels if takes.dtype == "uint8" else normalise(pixels, preprocess)
+    own = preprocess.channels
+    last = len(takes.shape) == 4 and takes.shape[1] != own and takes.shape[3] == own
+    return np.ascontiguousarray(given.transpose(0, 2, 3, 1)) if last else given
+
+
 def batches(
     root: Path,
     samples: Sequence[Sample],
@@ -87,7 +100,19 @@ def batches(
     batch: int,
     progress: Progress | None = None,
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield preprocessed inputs [N, C, H, W] in the samples' order; the last batch may be smaller.
+    """Yield normalised images [N, C, H, W] in the samples' order; otherwise as `pixels`."""
+    for part in pixels(root, samples, preprocess, batch, progress):
+        yield normalise(part, preprocess)
+
+
+def pixels(
+    root: Path,
+    samples: Sequence[Sample],
+    preprocess: Preprocess,
+    batch: int,
+    progress: Progress | None = None,
+) -> Iterator[NDArray[np.uint8]]:
+    """Yield resized and cropped images [N, C, H, W] in the samples' order; the last batch may be smaller.
 
     One batch is decoded ahead. `progress` counts images; whoever calls begins and ends it.
 
@@ -107,11 +132,11 @@ def batches(
             for start in starts[:2]:
                 submit(start)
             for index in range(len(starts)):
-                pixels = np.stack([future.result() for future in ahead.popleft()])
+                part = np.stack([future.result() for future in ahead.popleft()])
                 if index + 2 < len(starts):
                     submit(starts[index + 2])
-                yield normalise(pixels, preprocess)
-                shown.advance(len(pixels))
+                yield part
+                shown.advance(len(part))
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetune.artifact import Preprocess
+from edgetune.artifact import Preprocess, TensorSpec
 from edgetune.data.calibration import choose_samples, load_manifest, load_preset
 from edgetune.data.folders import Dataset, Sample
-from edgetune.data.images import batches
+from edgetune.data.images import as_input, pixels
 from edgetune.data.unlabelled import held_out
 from edgetune.errors import ConfigError
 from edgetune.progress import Progress
@@ -72,8 +72,8 @@ def from_images(
     settings: QuantizeSection,
     manifest: Path | None,
     preprocess: Preprocess,
+    takes: TensorSpec,
     progress: Progress,
-    channels_last: bool = False,
 ) -> Material:
     """Choose images to calibrate with, and others to judge with.
 
@@ -82,8 +82,8 @@ def from_images(
         settings: how many and which.
         manifest: a pinned calibration set; takes the place of the choice.
         preprocess: how an image becomes an input.
+        takes: the input: which type, and where in its shape the channels are.
         progress: counts images.
-        channels_last: inputs are `[N, H, W, C]` instead of `[N, C, H, W]`.
 
     Raises:
         ConfigError: an unknown preset, or an image that was readable no longer is.
@@ -104,8 +104,8 @@ def from_images(
 
     def inputs(part: Sequence[Sample], what: str) -> Inputs:
         def make() -> Iterator[Batch]:
-            for batch in batches(data.root, part, preprocess, BATCH):
-                yield np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if channels_last else batch
+            for batch in pixels(data.root, part, preprocess, BATCH):
+                yield as_input(batch, preprocess, takes)
 
         return Inputs(make, len(part), what, progress)
 

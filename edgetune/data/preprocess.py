@@ -125,11 +125,16 @@ class ImageInput:
         return f"{self.name!r} takes {list(self.shape)}"
 
 
-def image_input(inputs: Sequence[TensorSpec]) -> ImageInput:
+def image_input(inputs: Sequence[TensorSpec], known: bool = False) -> ImageInput:
     """Return the input that images go into.
 
+    Args:
+        inputs: of the network.
+        known: whether the network's own description says how images are resized for it; without that, one that
+            takes uint8 is refused.
+
     Raises:
-        ConfigError: there are several, or it takes something else than float32 images.
+        ConfigError: there are several, or it takes something else than images in float32.
     """
     if len(inputs) != 1:
         named = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs) or "none"
@@ -138,7 +143,7 @@ def image_input(inputs: Sequence[TensorSpec]) -> ImageInput:
             hint="give arrays instead: edgetune.quantize_onnx(model, [{name: array, ...}, ...])",
         )
     spec = inputs[0]
-    if spec.dtype != "float32":
+    if spec.dtype != "float32" and not (known and spec.dtype == "uint8"):
         wrong, way = UINT8 if spec.dtype == "uint8" else ("it is no FP32 network", "export it again in FP32")
         raise ConfigError(f"input {spec.name!r} takes {spec.dtype}, not float32: {wrong}", hint=way)
     first, last = (spec.shape[1], spec.shape[3]) if len(spec.shape) == 4 else ("", "")

@@ -181,14 +181,18 @@ def node_seconds(model: bytes, feed: Feed, runs: int = 10) -> dict[str, float]:
 
 
 def random_feed(session: Session, seed: int = 0) -> Feed:
-    """Return normally distributed input for every input of a network, dynamic dimensions taken as 1."""
+    """Return normally distributed input for every input of a network, dynamic dimensions taken as 1.
+
+    For uint8, which is what pixels are, all values are equally frequent.
+    """
     noise = np.random.default_rng(seed)
-    return {
-        spec.name: noise.standard_normal([d if isinstance(d, int) else 1 for d in spec.shape]).astype(
-            spec.dtype
-        )
-        for spec in session.inputs
-    }
+    feed: Feed = {}
+    for spec in session.inputs:
+        shape = [d if isinstance(d, int) else 1 for d in spec.shape]
+        pixels = spec.dtype == "uint8"
+        made = noise.integers(0, 256, shape) if pixels else noise.standard_normal(shape)
+        feed[spec.name] = made.astype(spec.dtype)
+    return feed
 
 
 def physical_cores() -> int:

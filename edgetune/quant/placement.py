@@ -43,6 +43,7 @@ from edgetune.quant.plan import (
 )
 from edgetune.quant.trace import (
     POINTWISE,
+    is_fed,
     is_normalised,
     joins_two,
     longer,
@@ -171,7 +172,7 @@ def _why_float_conv(graph: Graph, node: NodeProto, shape: tuple[int, ...]) -> st
         return "" if min(kernel) >= 3 else "grouped, with few channels per group and a kernel below 3"
     if channels % 8 and per_group % 8:
         return f"neither {per_group} input nor {channels} output channels are a multiple of 8"
-    first = copied_from(graph, node.input[0]) in graph.inputs
+    first = is_fed(graph, node.input[0])
     if not first and channels < _SMALLEST and per_group < _SMALLEST:
         return (
             f"{per_group} input and {channels} output channels: TensorRT has no INT8 kernel below {_SMALLEST}"
@@ -242,7 +243,10 @@ def _layer(draft: _Draft, node: NodeProto, weighted: frozenset[str]) -> Layer:
         return Layer(node.name, node.op_type, "INT8", draft.int8[node.name], size)
     if node.name in draft.why_not:
         return Layer(node.name, node.op_type, "FP32", draft.why_not[node.name], size)
-    return Layer(node.name, node.op_type, *_follower(draft, node), size)
+    precision, reason = _follower(draft, node)
+    if precision != "INT8" and is_fed(draft.graph, node.output[0]):
+        reason = "prepares the input, in front of the first Q/DQ"
+    return Layer(node.name, node.op_type, precision, reason, size)
 
 
 def _follower(draft: _Draft, node: NodeProto) -> tuple[str, str]:

@@ -5,11 +5,13 @@ It knows nothing of what is quantized. It may import quant.graph and quant.plan.
 
 from onnx import NodeProto
 
-from edgetune.quant.graph import Graph, reads
-from edgetune.quant.plan import ACTIVATIONS, ARITHMETIC, readers
+from edgetune.quant.graph import Graph, is_standard, reads
+from edgetune.quant.plan import ACTIVATIONS, ARITHMETIC, COPIES, readers
 
 # One value out for one value of each input.
 POINTWISE = ACTIVATIONS | ARITHMETIC | {"Pow", "Exp", "Log", "Neg", "Min", "Max"}
+# What networks that take pixels do with them before anything else.
+_NORMALISING = ARITHMETIC | COPIES | {"Cast"}
 NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SkipLayerNormalization"})
 
 
@@ -61,6 +63,18 @@ def source_of(graph: Graph, tensor: str) -> NodeProto | None:
             return node
         node = graph.producers.get(origin)
     return node
+
+
+def is_fed(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor is an input of the network, at most moved, cast and normalised."""
+    node = graph.producers.get(tensor)
+    while node is not None and is_standard(node) and node.op_type in _NORMALISING:
+        variables = graph.variables(node)
+        if len(variables) != 1:
+            return False
+        tensor = variables[0]
+        node = graph.producers.get(tensor)
+    return tensor in graph.inputs
 
 
 def is_normalised(graph: Graph, tensor: str) -> bool:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetune.artifact import Artifact, Preprocess, disk_error, sha256_of, write_atomic
+from edgetune.artifact import Artifact, Preprocess, TensorSpec, disk_error, sha256_of, write_atomic
 from edgetune.data.folders import Dataset
-from edgetune.data.images import load, normalise
+from edgetune.data.images import as_input, load, normalise
 from edgetune.data.subset import chosen, relabelled
 from edgetune.device import program
 from edgetune.device.program.plan import PLAIN, RESULTS, SCHEMA, WORK_FILE
@@ -169,9 +169,12 @@ def _fill(
         "int8": Session(int8.file("model.onnx"), exact=True),
     }
     pixels = (load(data.root / sample.path, preprocess) for sample in picked)
-    expected = _write_samples(folder, pixels, preprocess, right, len(picked), progress)
-    levels = np.tile(np.arange(256, dtype=np.uint8), (preprocess.channels, 1))
-    (folder / TABLE).write_bytes(normalise(levels[None, :, :, None], preprocess).astype("<f4").tobytes())
+    takes = network.inputs[0]
+    expected = _write_samples(folder, pixels, preprocess, takes, right, len(picked), progress)
+    raw = takes.dtype == "uint8"
+    if not raw:
+        levels = np.tile(np.arange(256, dtype=np.uint8), (preprocess.channels, 1))
+        (folder / TABLE).write_bytes(normalise(levels[None, :, :, None], preprocess).astype("<f4").tobytes())
     write_program(folder / PROGRAM)
     profile = target.profile
     text = README.format(
@@ -183,13 +186,13 @@ def _fill(
         "schema_version": SCHEMA,
         "name": name,
         "wanted": _wanted(target),
-        "input": network.inputs[0].model_dump(),
+        "input": takes.model_dump(),
         "outputs": [spec.model_dump() for spec in network.outputs],
         "classes": list(network.classes),
         "preprocess": preprocess.model_dump(mode="json"),
         "engines": [_engine(name, target) for name in ("fp16", "int8")],
         "samples": {
-            "number": len(picked), "inputs": INPUTS, "table": TABLE, "expected": expected,
+            "number": len(picked), "inputs": INPUTS, "table": "" if raw else TABLE, "expected": expected,
             "labels": [sample.label for sample in picked],
         },
         "timing": TIMING,
@@ -205,19 +208,24 @@ def _write_samples(
     folder: Path,
     pixels: Iterator[Inputs],
     preprocess: Preprocess,
+    takes: TensorSpec,
     right: dict[str, Session],
     number: int,
     progress: Progress,
 ) -> dict[str, str]:
-    """Write inputs as uint8 `[N, C, H, W]`, and what each network makes of them as float32 `[N, K]`."""
+    """Write inputs as uint8, and what each network makes of them as float32 `[N, K]`.
+
+    Where networks take uint8, as they take it, `[N, H, W, C]`; else `[N, C, H, W]`.
+    """
     expected = {name: f"{name}.expected.bin" for name in right}
     opened = {name: (folder / file).open("wb") for name, file in expected.items()}
     progress.begin("bundle", number, "sample")
     with (folder / INPUTS).open("wb") as inputs:
         for one in pixels:
-            inputs.write(one.tobytes())
+            given = as_input(one[None], preprocess, takes)
+            inputs.write((given if takes.dtype == "uint8" else one).tobytes())
             for name, session in right.items():
-                outputs = session.run(normalise(one[None], preprocess))
+                outputs = session.run(given)
                 opened[name].write(outputs[0].astype("<f4").tobytes())
             progress.advance()
     progress.end()

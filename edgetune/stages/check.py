@@ -7,7 +7,7 @@ statistics.
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgetune.artifact import Artifact, write_atomic
+from edgetune.artifact import Artifact, Preprocess, TensorSpec, write_atomic
 from edgetune.data.folders import Dataset, Sample
-from edgetune.data.images import batches
+from edgetune.data.images import as_input, normalise, pixels
 from edgetune.data.subset import chosen, relabelled
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
@@ -38,7 +38,9 @@ CONFUSION_CLASSES = 200
 TITLES = {"torch": "torch", "fp32": "FP32 ONNX", "int8": "INT8"}
 
 Logits = NDArray[np.float32]
-Run = Callable[[NDArray[np.float32]], Logits]
+Run = Callable[[NDArray[Any]], Logits]
+# What torch takes of a batch of images, and what the files take.
+Batch = tuple[NDArray[np.float32], NDArray[Any]]
 Predictions = dict[str, NDArray[np.int64]]
 Confidences = dict[str, NDArray[np.float64]]
 
@@ -89,12 +91,14 @@ def check(
     if len(samples) < len(data.splits["test"]):
         shown.line(f"check: judged on {len(samples)} of the {len(data.splits['test'])} test images")
     standing_in = qdq.details.get("rendering") in ("weak", "strong")
+    fp32 = Session(network.file("model.onnx"))
     runs: dict[str, Run] = {
         "torch": _torch_run(load_network(checkpoint, module)),
-        "fp32": _first_output(Session(network.file("model.onnx"))),
+        "fp32": _first_output(fp32),
         "int8": _first_output(Session(qdq.file("model.onnx"), exact=standing_in)),
     }
-    inputs = batches(data.root, samples, network.preprocess, BATCH)
+    images = pixels(data.root, samples, network.preprocess, BATCH)
+    inputs = _inputs(images, network.preprocess, fp32.inputs[0])
     against_torch, against_fp32, top1, sure = _compare(runs, inputs, samples, len(network.classes), shown)
     measures = {
         "parity": {
@@ -215,7 +219,7 @@ def confusion(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: i
 
 def _compare(
     runs: Mapping[str, Run],
-    inputs: Iterable[NDArray[np.float32]],
+    inputs: Iterable[Batch],
     samples: Sequence[Sample],
     classes: int,
     progress: Progress,
@@ -226,9 +230,12 @@ def _compare(
     sure: dict[str, list[NDArray[np.float64]]] = {name: [] for name in runs}
     done = 0
     progress.begin("check", len(samples))
-    for batch in inputs:
+    for batch, given in inputs:
         part = samples[done : done + len(batch)]
-        logits = {name: _sound(run(batch), TITLES[name], part, classes) for name, run in runs.items()}
+        logits = {
+            name: _sound(run(batch if name == "torch" else given), TITLES[name], part, classes)
+            for name, run in runs.items()
+        }
         for name, values in logits.items():
             predicted[name].append(values.argmax(axis=1))
             sure[name].append(confidence(values))
@@ -239,6 +246,14 @@ def _compare(
     progress.end()
     top1 = {name: np.concatenate(parts) for name, parts in predicted.items()}
     return against_torch, against_fp32, top1, {name: np.concatenate(parts) for name, parts in sure.items()}
+
+
+def _inputs(
+    images: Iterable[NDArray[np.uint8]], preprocess: Preprocess, takes: TensorSpec
+) -> Iterator[Batch]:
+    for part in images:
+        given = as_input(part, preprocess, takes)
+        yield given if takes.dtype == "float32" else normalise(part, preprocess), given
 
 
 def _torch_run(net: nn.Module) -> Run:

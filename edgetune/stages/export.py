@@ -1,7 +1,7 @@
 """From a checkpoint to one ONNX file that a runtime can read, and that computes what torch computes.
 
 The file is read back and compared with torch on real inputs before it is accepted. It knows no
-quantization. May import data, engines, quant.graph and training.
+quantization. May import data, engines, quant.graph, quant.pixels and training.
 """
 
 import ctypes
@@ -26,12 +26,13 @@ from torch import nn
 
 from edgetune.artifact import Artifact, Preprocess, disk_error, library_versions
 from edgetune.data.folders import Dataset
-from edgetune.data.images import batches
+from edgetune.data.images import as_input, normalise, pixels
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
 from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime
 from edgetune.progress import Progress, Silent
 from edgetune.quant.graph import RANDOM_OPS, reads, reads_inside
+from edgetune.quant.pixels import take_pixels
 from edgetune.recipe import ExportSection
 from edgetune.training.checkpoint import load_network
 
@@ -59,11 +60,14 @@ def export(
     module: nn.Module | None = None,
     progress: Progress = Silent(),  # noqa: B008
 ) -> Artifact:
-    """Export a checkpoint: BatchNorm folded, input `input` [N, C, H, W], output `logits` [N, K].
+    """Export a checkpoint: BatchNorm folded, input `input`, output `logits` [N, K].
+
+    The input takes normalised images [N, C, H, W]; with `settings.input` `uint8_nhwc` pixels [N, H, W, C] as they
+    are, which the graph then normalises as `data.images.normalise` does, to the bit.
 
     Args:
         checkpoint: what fine-tuning made.
-        settings: batch, and an opset below the runtime's.
+        settings: input, batch, and an opset below the runtime's.
         runtime: opset and IR version that the target reads.
         data: inputs of its test split are what the file is compared with torch on.
         into: the folder to write into.
@@ -85,6 +89,8 @@ def export(
         raise ArtifactError(f"{checkpoint.path}: a checkpoint without preprocess", hint="make it again")
     model = _trace(net, checkpoint.preprocess, settings, opset, into / ".torch.onnx")
     _simplify(model)
+    if settings.input == "uint8_nhwc":
+        take_pixels(model, checkpoint.preprocess)
     _describe(model, checkpoint, runtime)
     path = into / MODEL_FILE
     try:
@@ -100,7 +106,13 @@ def export(
         outputs=session.outputs,
         preprocess=checkpoint.preprocess,
         parents={"checkpoint": checkpoint.digest},
-        details={"opset": opset, "ir": runtime.ir, "nodes": len(model.graph.node), "parity": parity},
+        details={
+            "input": settings.input,
+            "opset": opset,
+            "ir": runtime.ir,
+            "nodes": len(model.graph.node),
+            "parity": parity,
+        },
     ).write(into)
 
 
@@ -312,9 +324,10 @@ def _parity(
     test = data.splits["test"] or data.splits["train"]
     chosen = [test[i] for i in np.linspace(0, len(test) - 1, min(IMAGES, len(test))).astype(int)]
     parts: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    for batch in batches(data.root, chosen, preprocess, 8, progress):
+    for batch in pixels(data.root, chosen, preprocess, 8, progress):
         with torch.inference_mode():
-            parts.append((net(torch.from_numpy(batch)).numpy(), session.run(batch)[0]))
+            right = net(torch.from_numpy(normalise(batch, preprocess))).numpy()
+        parts.append((right, session.run(as_input(batch, preprocess, session.inputs[0]))[0]))
     expected, got = (np.concatenate(side).astype(np.float64) for side in zip(*parts, strict=True))
     if not (np.isfinite(expected).all() and np.isfinite(got).all()):
         raise StageError(

@@ -13,7 +13,7 @@ from torch import nn
 
 from edgetune.artifact import Artifact, Preprocess
 from edgetune.data.files import ENDINGS
-from edgetune.data.images import load, normalise
+from edgetune.data.images import as_input, load, normalise
 from edgetune.errors import ArtifactError, ConfigError
 
 BATCH = 32
@@ -45,16 +45,19 @@ def predict(
         )
     paths = _expand(inputs)
     found: list[dict[str, Any]] = []
-    network = _Network(artifact, module)
+    network = _Network(artifact, artifact.preprocess, module)
     for start in range(0, len(paths), BATCH):
-        found.extend(_classify(network, paths[start : start + BATCH], artifact, top))
+        found.extend(
+            _classify(network, paths[start : start + BATCH], artifact.preprocess, artifact.classes, top)
+        )
     return found
 
 
 class _Network:
-    """A checkpoint or ONNX file as one call from a float32 batch [N, C, H, W] to logits [N, K]."""
+    """A checkpoint or ONNX file as one call from pixels [N, C, H, W] to logits [N, K]."""
 
-    def __init__(self, artifact: Artifact, module: nn.Module | None) -> None:
+    def __init__(self, artifact: Artifact, preprocess: Preprocess, module: nn.Module | None) -> None:
+        self._preprocess = preprocess
         if artifact.kind == "checkpoint":
             from edgetune.training.checkpoint import load_network
 
@@ -66,13 +69,14 @@ class _Network:
             exact = artifact.details.get("rendering") in ("weak", "strong")
             self._session = Session(artifact.file("model.onnx"), exact=exact)
 
-    def __call__(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         if self._torch is None:
-            return np.asarray(self._session.run(batch)[0], dtype=np.float32)
+            given = as_input(pixels, self._preprocess, self._session.inputs[0])
+            return np.asarray(self._session.run(given)[0], dtype=np.float32)
         import torch
 
         with torch.inference_mode():
-            logits = self._torch(torch.from_numpy(batch)).flatten(1)
+            logits = self._torch(torch.from_numpy(normalise(pixels, self._preprocess))).flatten(1)
         return np.asarray(logits.numpy(), dtype=np.float32)
 
 
@@ -100,10 +104,9 @@ def _found(inputs: Sequence[Path]) -> list[Path]:
     return paths
 
 
-def _classify(network: _Network, paths: list[Path], artifact: Artifact, top: int) -> list[dict[str, Any]]:
-    preprocess: Preprocess | None = artifact.preprocess
-    if preprocess is None:
-        return []
+def _classify(
+    network: _Network, paths: list[Path], preprocess: Preprocess, classes: tuple[str, ...], top: int
+) -> list[dict[str, Any]]:
     answers: dict[Path, dict[str, Any]] = {}
     readable, pixels = [], []
     for path in paths:
@@ -113,8 +116,8 @@ def _classify(network: _Network, paths: list[Path], artifact: Artifact, top: int
         except ConfigError as error:
             answers[path] = {"path": str(path), "error": error.message}
     if readable:
-        for path, row in zip(readable, network(normalise(np.stack(pixels), preprocess)), strict=True):
-            answers[path] = {"path": str(path), "classes": _best(row, artifact.classes, top)}
+        for path, row in zip(readable, network(np.stack(pixels)), strict=True):
+            answers[path] = {"path": str(path), "classes": _best(row, classes, top)}
     return [answers[path] for path in paths]
 
 

@@ -82,7 +82,8 @@ def quantize(
         )
     source = network.file(MODEL_FILE)
     into.mkdir(parents=True, exist_ok=True)
-    material = from_images(data, settings, manifest, network.preprocess, shown)
+    takes = Session(source).inputs[0]
+    material = from_images(data, settings, manifest, network.preprocess, takes, shown)
     save_manifest(material.samples, data, into / CALIBRATION_FILE)
     resume = into / RESUME_FILE
     details = _quantize(
@@ -146,12 +147,12 @@ def quantize_onnx(
     final = _destination(origin.path if origin else source, source, Path(out) if out else None)
     used, images = None, None
     if isinstance(data, Path | str):
-        used, last = _preprocess(source, session, origin.preprocess if origin else preprocess)
+        used = _preprocess(source, session, origin, preprocess)
         images = gather(Path(data), shown)
         for warning in images.warnings:
             shown.line(f"warning: {warning}")
         manifest = Path(settings.manifest).expanduser() if settings.manifest else None
-        material = from_images(images, settings, manifest, used, shown, channels_last=last)
+        material = from_images(images, settings, manifest, used, session.inputs[0], shown)
     else:
         material = from_arrays(data, compare_on, shown)
     with _all_or_nothing(final) as scratch:
@@ -196,12 +197,12 @@ def _all_or_nothing(final: Path) -> Iterator[Path]:
 
 
 def _preprocess(
-    source: Path, session: Session, given: Preprocess | Given | str | None
-) -> tuple[Preprocess, bool]:
-    """Return how images become the network's inputs, and whether channels come last in them."""
+    source: Path, session: Session, origin: Artifact | None, given: Preprocess | Given | str | None
+) -> Preprocess:
+    """Return how images become the network's inputs."""
     try:
-        wanted = image_input(session.inputs)
-        return preprocess_as(given, wanted), wanted.channels_last
+        wanted = image_input(session.inputs, known=origin is not None)
+        return preprocess_as(origin.preprocess if origin else given, wanted)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error.message}", hint=error.hint) from error
 

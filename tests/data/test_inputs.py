@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgetune.artifact import Preprocess
+from edgetune.artifact import Preprocess, TensorSpec
 from edgetune.data.inputs import Inputs, from_arrays, from_images
 from edgetune.data.unlabelled import gather
 from edgetune.errors import ConfigError
@@ -14,6 +14,9 @@ from edgetune.progress import Silent
 from edgetune.recipe import QuantizeSection
 
 HOW = Preprocess(resize_px=8, size_px=6, channels=3, mean=(0.0,) * 3, std=(1.0,) * 3)
+PLANES = TensorSpec(name="x", dtype="float32", shape=("n", 3, 6, 6))
+LAST = TensorSpec(name="x", dtype="float32", shape=(1, 6, 6, 3))
+RAW = TensorSpec(name="x", dtype="uint8", shape=(1, 6, 6, 3))
 
 
 class Counter(Silent):
@@ -53,18 +56,21 @@ def test_each_pass_begins_anew_and_is_counted() -> None:
 
 def test_images_calibrate_or_judge(pictures: Path) -> None:
     shown = Counter()
-    found = from_images(gather(pictures), QuantizeSection(images=5), None, HOW, shown)
+    found = from_images(gather(pictures), QuantizeSection(images=5), None, HOW, PLANES, shown)
     calibration, judges = (np.concatenate(list(part)) for part in (found.calibration, found.judges))
     assert (calibration.shape, judges.shape) == ((5, 3, 6, 6), (7, 3, 6, 6))
     assert not {float(image.mean()) for image in calibration} & {float(image.mean()) for image in judges}
     assert (found.judged_on, len(found.samples), shown.lines) == ("held-out", 5, [])
-    last = from_images(gather(pictures), QuantizeSection(images=5), None, HOW, shown, channels_last=True)
-    np.testing.assert_array_equal(np.concatenate(list(last.calibration)), calibration.transpose(0, 2, 3, 1))
+    for takes, right in ((LAST, calibration), (RAW, np.rint(255 * (calibration * HOW.std[0] + HOW.mean[0])))):
+        other = from_images(gather(pictures), QuantizeSection(images=5), None, HOW, takes, shown)
+        given = np.concatenate(list(other.calibration))
+        assert given.dtype == takes.dtype
+        np.testing.assert_array_equal(given, right.transpose(0, 2, 3, 1))
 
 
 def test_where_all_calibrate_it_is_said(pictures: Path) -> None:
     shown = Counter()
-    found = from_images(gather(pictures), QuantizeSection(images=100), None, HOW, shown)
+    found = from_images(gather(pictures), QuantizeSection(images=100), None, HOW, PLANES, shown)
     assert found.judged_on == "calibration"
     assert found.judges.total == 12
     assert "all 12 images calibrate" in shown.lines[0]

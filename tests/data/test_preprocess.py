@@ -131,3 +131,10 @@ def test_what_takes_no_images_is_refused_with_the_reason(
     with pytest.raises(ConfigError, match=message) as caught:
         image_input(inputs)
     assert hint in caught.value.hint
+
+
+def test_uint8_is_taken_where_the_network_says_how_it_is_made() -> None:
+    known = image_input([taking(1, 8, 8, 3, dtype="uint8")], known=True)
+    assert (known.channels, known.height_px, known.channels_last) == (3, 8, True)
+    with pytest.raises(ConfigError, match="float16, not float32"):
+        image_input([taking(1, 3, 8, 8, dtype="float16")], known=True)

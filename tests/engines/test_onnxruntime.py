@@ -70,6 +70,16 @@ def test_an_opset_of_the_future_is_refused() -> None:
         Session(relu_model(opset=99).SerializeToString(), threads=1)
 
 
+def test_random_pixels_take_every_value() -> None:
+    cast = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
+    inputs = [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 64, 64, 3])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64, 64, 3])]
+    graph = helper.make_graph([cast], "cast", inputs, outputs)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    feed = random_feed(Session(model.SerializeToString(), threads=1))
+    assert (feed["x"].dtype, set(feed["x"].ravel().tolist())) == (np.uint8, set(range(256)))
+
+
 def test_random_feed_fits_and_repeats() -> None:
     session = Session(relu_model().SerializeToString(), threads=1)
     feed = random_feed(session, seed=1)

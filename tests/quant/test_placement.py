@@ -57,6 +57,20 @@ def test_an_activation_stays_with_its_convolution(net: Nets, activation: str) ->
     assert all(item.precision == "INT8" for item in plan.layers)
 
 
+@pytest.mark.parametrize("normalised", [True, False])
+def test_what_is_fed_may_be_normalised_first(net: Nets, normalised: bool) -> None:
+    n = net(channels=8)
+    x = n.op("Div", "x", n.constant(np.array(255, np.float32)), name="scaled")
+    x = n.op("Sub", x, n.constant(np.full((1, 8, 1, 1), 0.5, np.float32)) if normalised else "x", name="less")
+    x = n.op("Transpose", n.op("Transpose", x, perm=[0, 2, 3, 1]), name="moved", perm=[0, 3, 1, 2])
+    plan = plan_of(n, n.conv(x, out=8, into=8, name="first"))
+    # Small channels have INT8 kernels in the first layer alone.
+    assert layer(plan, "first").precision == ("INT8" if normalised else "FP32")
+    assert set(plan.reads) == ({"moved_out"} if normalised else set())
+    if normalised:
+        assert layer(plan, "less").why == "prepares the input, in front of the first Q/DQ"
+
+
 def test_only_the_skip_side_of_a_residual_add(net: Nets) -> None:
     n = net()
     start = n.op("Relu", n.conv("x", name="stem"), name="start")

@@ -27,7 +27,6 @@ from edgetune.stages.check import (
     accuracy,
     calibration_error,
     check,
-    chosen,
     confidence,
     confused,
     confusion,
@@ -300,18 +299,6 @@ def test_a_subset_says_so(make: Make, tmp_path: Path) -> None:
     assert (found["accuracy"]["images"], found["accuracy"]["of"]) == (6, 30)
     assert [row["images"] for row in found["accuracy"]["per_class"]] == [2, 2, 2]
     assert said == ["check: judged on 6 of the 30 test images"]
-
-
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=120), st.integers(0, 130))
-def test_a_subset_holds_every_class_in_its_share(labels: list[int], images: int) -> None:
-    samples = [Sample(f"{index}.png", label, "", 0, 0) for index, label in enumerate(labels)]
-    taken = chosen(samples, images)
-    assert taken == chosen(samples, images)
-    assert len(taken) == (images if 0 < images < len(samples) else len(samples))
-    assert [sample for sample in samples if sample in taken] == list(taken)
-    for label in set(labels):
-        expected = labels.count(label) * len(taken) / len(labels)
-        assert abs(sum(sample.label == label for sample in taken) - expected) <= len(set(labels))
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))

@@ -13,6 +13,7 @@ from torch import nn
 
 from edgetune.artifact import Artifact
 from edgetune.data.folders import Dataset, scan
+from edgetune.data.images import normalise
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError, StageError
 from edgetune.models import MODELS, build_model, preprocess_for
@@ -130,6 +131,48 @@ def test_opset_and_ir_are_the_runtimes(
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", runtime.opset)]
     assert model.ir_version == runtime.ir
     assert (made.details["opset"], made.details["ir"]) == (runtime.opset, runtime.ir)
+
+
+@pytest.mark.parametrize("runtime", [OPSET_17, STRONG, NEWEST], ids=lambda r: str(r.opset))
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_normalisation_is_baked_in(
+    runtime: Runtime,
+    channels: int,
+    dynamic: bool,
+    make: Callable[..., Artifact],
+    data: Dataset,
+    tmp_path: Path,
+) -> None:
+    checkpoint = make("mobilenet_v2_035_cifar10", channels=channels)
+    settings = {
+        "float": ExportSection(dynamic=dynamic),
+        "raw": ExportSection(input="uint8_nhwc", dynamic=dynamic),
+    }
+    made = {
+        name: export(checkpoint, setting, runtime, data, into=onto(tmp_path / name))
+        for name, setting in settings.items()
+    }
+    raw, plain = made["raw"], made["float"]
+    batch = "N" if dynamic else 1
+    assert [spec.model_dump() for spec in raw.inputs] == [
+        {"name": "input", "dtype": "uint8", "shape": (batch, 32, 32, channels)}
+    ]
+    assert raw.outputs == plain.outputs
+    assert (raw.preprocess, raw.details["input"]) == (checkpoint.preprocess, "uint8_nhwc")
+    assert raw.details["parity"] == plain.details["parity"]
+    model = onnx.load(raw.file("model.onnx"))
+    assert [entry.version for entry in model.opset_import] == [runtime.opset]
+    assert model.ir_version == runtime.ir
+    # TensorRT takes uint8 at the input alone, and casts it there.
+    readers = [node for node in model.graph.node if "input" in node.input]
+    assert [node.op_type for node in readers] == ["Cast"]
+    assert checkpoint.preprocess
+    pixels = np.random.default_rng(0).integers(0, 256, (4, channels, 32, 32), dtype=np.uint8)
+    files = {name: Session(one.file("model.onnx"), threads=1, exact=True) for name, one in made.items()}
+    right = files["float"].run(normalise(pixels, checkpoint.preprocess))[0]
+    found = files["raw"].run(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)))[0]
+    np.testing.assert_array_equal(found, right)
 
 
 def test_the_file_describes_itself(make: Callable[..., Artifact], data: Dataset, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from edgetune.recipe import recipe_from
 from edgetune.stages.predict import predict
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["float32_nchw", "uint8_nhwc"])
+def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     root = tmp_path_factory.mktemp("predict")
     noise = np.random.default_rng(0)
     for label, name in enumerate(("blue", "red")):
@@ -28,6 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "data": {"path": str(root / "images")},
         "model": {"name": "mobilenet_v2_035_cifar10", "weights": "none"},
         "finetune": {"strategy": "full", "epochs": 6, "batch": 8, "learning_rate": 0.01},
+        "export": {"input": request.param},
     })  # fmt: skip
     run(recipe, edgetune.load_target("jetson-orin-nano-8gb"), root / "run")
     return root

@@ -272,6 +272,16 @@ def test_networks_that_take_no_images_are_refused(tmp_path: Path, pictures: Path
     refuse(flat, pictures, r"\[1, 16\]: no images")
 
 
+def test_an_artifact_that_takes_pixels_says_how_they_are_made(
+    tmp_path: Path, artifacts: Any, class_folders: Path
+) -> None:
+    network, _ = artifacts(edgetune.load_target("host-cpu"), pixels=True)
+    out = tmp_path / "made" / "out.onnx"
+    made = edgetune.quantize_onnx(network.path, class_folders, out, settings=FEW)
+    assert made.details["comparison"]["outputs"]["logits"]["sqnr_db"] > 10
+    assert (made.inputs[0].dtype, made.preprocess) == ("uint8", network.preprocess)
+
+
 def test_what_is_not_said_is_not_guessed(classifier: Path, pictures: Path) -> None:
     hint = refuse(classifier, pictures, r"net\.onnx: nothing says how .* does not guess", preprocess=None)
     assert "--preprocess imagenet" in hint

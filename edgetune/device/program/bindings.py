@@ -9,7 +9,6 @@ It knows nothing of bundles or of running engines. It may import cuda, engine, f
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import time
 from pathlib import Path
@@ -72,7 +71,8 @@ def build(
     Returns:
         `seconds`, `plan_bytes`, `tensorrt`, `strongly_typed`, `messages` (warnings), `layers` (the inspector's
         JSON, or None), `device_memory` (bytes that running takes beside weights, or None), `timing_cache`
-        (`none`, `new`, `used` or `refused`), and for a DLA `dla_layers` and `fallback_layers` (names).
+        (`none`, `new`, `used` or `refused`), and for a DLA `dla_layers` and `fallback_layers` (how many) and
+        `fallback_names`.
 
     Raises:
         Problem: the job does not fit this version or device, or the build failed; TensorRT's reasons are in it.
@@ -95,18 +95,17 @@ def build(
     config = engine.given(log, "a builder configuration", builder.create_builder_config())
     _configure(trt, config, job, strong, note)
     found: dict[str, Any] = {"timing_cache": "none"}
-    # Held until the build is over: the configuration does not keep Python's objects alive.
-    held = [
-        dla.configure(trt, log, builder, network, config, job, scales, found),
-        _monitor(trt, config, progress),
-    ]
+    # Both are held until the build is over: the configuration does not keep Python's objects alive.
+    calibrator = dla.configure(trt, builder, network, config, job, scales, found)
+    monitor = _monitor(trt, config, progress)
     if job.timing_cache:
         found["timing_cache"] = _use_cache(config, job, note)
-    plan = _built(builder, network, config, log, held, job)
+    log.errors.clear()  # what was told up to here did no harm
+    plan = _built(builder, network, config, log, monitor, job)
     files.write_bytes(job.plan, plan)
     if job.timing_cache:
         _keep_cache(config, job, note)
-    del held, network, config, builder  # memory that inspecting needs
+    del calibrator, monitor, network, config, builder  # memory that inspecting needs
     layers, device_memory = engine.inspect(trt, log, plan, note)
     return {
         **found,
@@ -219,8 +218,9 @@ def _configure(trt: Any, config: Any, job: Build, strong: bool, note: Say) -> No
 
 
 def _monitor(trt: Any, config: Any, progress: Progress | None) -> Any:
-    if progress is None or not (hasattr(trt, "IProgressMonitor") and hasattr(config, "progress_monitor")):
+    if progress is None or not hasattr(config, "progress_monitor"):
         return None
+    tell = progress
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -229,12 +229,12 @@ def _monitor(trt: Any, config: Any, progress: Progress | None) -> Any:
             self.interrupt: BaseException | None = None
 
         # Called from C++, on several threads: no exception may leave these, so a Ctrl-C cancels and is kept.
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
             self.steps[phase_name] = num_steps
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             try:
-                progress(phase_name, step + 1, self.steps.get(phase_name, 0))
+                tell(phase_name, step + 1, self.steps.get(phase_name, 0))
             except BaseException as error:
                 self.interrupt = self.interrupt or error
             return self.interrupt is None
@@ -246,12 +246,10 @@ def _monitor(trt: Any, config: Any, progress: Progress | None) -> Any:
     return monitor
 
 
-def _built(builder: Any, network: Any, config: Any, log: Any, held: list[Any], job: Build) -> bytes:
+def _built(builder: Any, network: Any, config: Any, log: Any, monitor: Any, job: Build) -> bytes:
     plan = builder.build_serialized_network(network, config)
-    messages.again(log)
-    for watcher in held:
-        if watcher is not None:
-            messages.again(watcher)
+    for listener in (log, monitor):
+        messages.again(listener)
     if plan is None:
         reason = messages.reasons(log)
         raise Problem(f"{job.name}: TensorRT could not build {job.onnx}: {reason}", _advice(reason, job))
@@ -271,7 +269,7 @@ def _advice(reason: str, job: Build) -> str:
 
 def _use_cache(config: Any, job: Build, note: Say) -> str:
     """Give the builder this device's timings; what the library refuses is as good as none."""
-    old = Path(job.timing_cache).read_bytes() if os.path.isfile(job.timing_cache) else b""  # noqa: PTH113
+    old = Path(job.timing_cache).read_bytes() if Path(job.timing_cache).is_file() else b""
     cache = config.create_timing_cache(old)
     # False: of another GPU, another clock of it, or another version.
     if cache is not None and config.set_timing_cache(cache, False):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import threading
 from contextlib import contextmanager, suppress
@@ -151,16 +152,14 @@ class _Hands:
             done = self._choose(found["id"], found) and done
             # nvpmodel sets limits of its own.
             done = done and (not same_boot or self._do("jetson_clocks", "--restore", STORE))
-        if done and same_boot and _limits(self._root) != before["clocks"]:
+        if done and same_boot and _differ(before["clocks"], _limits(self._root)):
             done = False
             self._problem(
                 "put_back", "clocks are not as they were found", "restart the device: that resets them"
             )
         self._held["put_back"] = done
         if not done:
-            self._say(
-                f"put back by hand: cd {self._folder} && sudo jetson_clocks --restore {STORE}{_mode_line(found)}"
-            )
+            self._say(f"put back by hand: {self._by_hand(found)}")
             return
         self._remove(NOTE, STORE)
 
@@ -203,11 +202,11 @@ class _Hands:
             command, self._environ, feed=feed, seconds=60.0, folder=str(self._folder), deaf=True
         )
         if answer is None:
-            self._problem("tools", f"{name} did not end within a minute", f"try it by hand: sudo {name}")
-        elif answer.code and re.match(r"sudo: ", answer.text):
             self._problem(
-                "sudo", f"sudo refuses {name}: {answer.text.splitlines()[0][len('sudo: ') :]}", SUDO
+                "tools", f"{name} did not run, or not end within a minute", f"try it by hand: sudo {name}"
             )
+        elif answer.code and REFUSED.search(answer.text):
+            self._problem("sudo", f"sudo refuses {name}: {_last_line(answer.text)}", SUDO)
             return None
         return answer
 
@@ -219,6 +218,10 @@ class _Hands:
             "jetson_clocks", "jetson_clocks stored nothing: clocks stay as they are", "update JetPack"
         )
         return False
+
+    def _by_hand(self, found: dict[str, Any] | None) -> str:
+        line = f"cd {shlex.quote(str(self._folder))} && sudo jetson_clocks --restore {STORE}"
+        return f"{line} && sudo nvpmodel -m {found['id']}" if found else line
 
     def _remove(self, *names: str) -> None:
         for name in names:
@@ -280,13 +283,16 @@ class _Signals:
         raise SystemExit(128 + number)
 
 
-def _limits(root: str) -> list[Any]:
+def _limits(root: str) -> dict[str, Any]:
+    """Return the lower limits, which are what locking changes; heat moves the upper ones too."""
     state = read_clocks(root)
-    return [[clock["min_mhz"], clock["max_mhz"]] for clock in [state["gpu"], *state["cpu"]] if clock]
+    known = {"gpu": state["gpu"], **{f"cpu{index}": cpu for index, cpu in enumerate(state["cpu"])}}
+    return {name: clock["min_mhz"] for name, clock in known.items() if clock}
 
 
-def _mode_line(found: dict[str, Any] | None) -> str:
-    return f" && sudo nvpmodel -m {found['id']}" if found else ""
+def _differ(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    # A GPU that sleeps may not be listed.
+    return any(before[name] != now[name] for name in set(before) & set(now))
 
 
 def _last_line(text: str) -> str:

@@ -125,7 +125,8 @@ def _first_gpu(driver: Any) -> dict[str, Any]:
 def libraries() -> list[str]:
     """Return where a CUDA runtime may be: what the linker knows, then the usual places, newest first."""
     named = ctypes.util.find_library("cudart")
-    places = [path for place in _RUNTIMES for path in Path("/").glob(f"{place}/libcudart.so.*")]
+    # Each is there under several names.
+    places = {path.resolve() for place in _RUNTIMES for path in Path("/").glob(f"{place}/libcudart.so.*")}
     return ([named] if named else []) + [str(path) for path in sorted(places, key=_numbers, reverse=True)]
 
 
@@ -157,25 +158,30 @@ class Runtime:
         """
         reasons = []
         for path in libraries() if paths is None else paths:
-            try:
-                self._library = _declared(ctypes.CDLL(path))
-                self._call(
-                    "cudaFree", None
-                )  # the first call of any kind, which fails where the driver is older
-                self.path = path
-                self.version = _version(self._number("cudaRuntimeGetVersion"))
-                major, minor = (self._number("cudaDeviceGetAttribute", a, 0) for a in (_MAJOR, _MINOR))
-                self.compute_capability = f"{major}.{minor}"
+            reason = self._open(path)
+            if not reason:
                 return
-            except (OSError, AttributeError) as error:
-                reasons.append(f"{path}: {error}")
-            except Problem as problem:
-                reasons.append(f"{path}: {problem.message}")
+            reasons.append(f"{path}: {reason}")
         raise Problem(
             "no CUDA runtime (libcudart.so) that works: " + ("; ".join(reasons) or "none is installed"),
             "install JetPack's cuda-cudart package, or set LD_LIBRARY_PATH to where the library is",
             4,
         )
+
+    def _open(self, path: str) -> str:
+        """Load a library, or say why it is of no use."""
+        try:
+            self._library = _declared(ctypes.CDLL(path))
+            self._call("cudaFree", None)  # the first call of any kind fails where the driver is too old
+            self.path = path
+            self.version = _version(self._number("cudaRuntimeGetVersion"))
+            major, minor = (self._number("cudaDeviceGetAttribute", a, 0) for a in (_MAJOR, _MINOR))
+            self.compute_capability = f"{major}.{minor}"
+        except (OSError, AttributeError) as error:
+            return str(error)
+        except Problem as problem:
+            return problem.message
+        return ""
 
     def malloc(self, size: int) -> int:
         """Allocate bytes on the GPU."""
@@ -244,6 +250,8 @@ class Runtime:
         Raises:
             Problem: the work cannot be captured, or this CUDA has no graphs.
         """
+        if not hasattr(self._library, "cudaGraphInstantiateWithFlags"):
+            raise Problem(f"CUDA {self.version} cannot replay an inference as a graph", "time it without", 3)
         self._call("cudaStreamBeginCapture", stream, _RELAXED)
         graph = ctypes.c_void_p()
         try:

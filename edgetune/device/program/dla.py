@@ -54,7 +54,6 @@ def refuse(version: tuple[int, ...], shown: str, job: Build, scales: dict[str, f
 
 def configure(
     trt: Any,
-    log: Any,
     builder: Any,
     network: Any,
     config: Any,
@@ -66,13 +65,13 @@ def configure(
 
     Args:
         trt: the module `tensorrt`.
-        log: its logger.
         builder: what builds.
         network: parsed.
         config: of the build.
         job: what to build.
         scales: of tensors, where this version's DLA takes them beside the graph.
-        found: takes `dla_layers` (how many layers the DLA takes) and `fallback_layers` (names of the others).
+        found: takes `dla_layers` (how many layers the DLA takes), `fallback_layers` (how many it does not)
+            and `fallback_names`.
 
     Returns:
         What has to stay alive until the build is over, or None.
@@ -106,7 +105,7 @@ def configure(
     if scales is not None:
         calibrator = config.int8_calibrator = _calibrator(trt, calibration_cache(trt.__version__, scales))
     on_gpu = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
-    found.update(dla_layers=len(layers) - len(on_gpu), fallback_layers=on_gpu)
+    found.update(dla_layers=len(layers) - len(on_gpu), fallback_layers=len(on_gpu), fallback_names=on_gpu)
     return calibrator
 
 
@@ -135,7 +134,6 @@ def _calibrator(trt: Any, cache: bytes) -> Any:
     class Calibrator(trt.IInt8EntropyCalibrator2):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IInt8EntropyCalibrator2.__init__(self)
-            self.interrupt: BaseException | None = None
 
         def get_batch_size(self) -> int:
             return 1

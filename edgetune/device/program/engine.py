@@ -10,6 +10,8 @@ from __future__ import annotations
 import ctypes
 import json
 import re
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -171,16 +173,11 @@ class Engine:
         """
         cuda, (start, end) = self._cuda, self._marks
         work = self._all if copies else self._execute
+        self._all()  # fills the input on the GPU; what a first inference allocates cannot be recorded
+        cuda.wait(self._stream)
         if graph:
-            work()  # what the first inference allocates cannot be recorded
-            cuda.wait(self._stream)
             recorded = self._kept(cuda.capture(self._stream, work), cuda.end_graph)
-
-            def work() -> None:
-                cuda.launch(recorded, self._stream)
-
-        # Computation alone still reads an input, so that it is the real one.
-        self._copy_in()
+            work = partial(cuda.launch, recorded, self._stream)
 
         def once() -> float:
             cuda.record(start, self._stream)
@@ -198,7 +195,9 @@ class Engine:
         """Give everything back, TensorRT's objects first."""
         self._context = self._engine = self._runtime = None
         while self._close:
-            self._close.pop()()
+            # After an illegal access CUDA refuses everything; what came first is what to tell.
+            with suppress(Problem):
+                self._close.pop()()
 
     def __enter__(self) -> Engine:
         return self
@@ -291,7 +290,8 @@ def _inspected(trt: Any, engine: Any) -> Any:
 
 
 def _tensors(trt: Any, engine: Any, plan: str) -> tuple[list[Tensor], list[Tensor]]:
-    inputs, outputs = [], []
+    inputs: list[Tensor] = []
+    outputs: list[Tensor] = []
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         kind = engine.get_tensor_dtype(name).name

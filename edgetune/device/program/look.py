@@ -58,7 +58,8 @@ def entries(root: str, pattern: str) -> list[str]:
 
 def find(name: str, environ: Mapping[str, str]) -> str | None:
     """Return where a program lies: on PATH, or where systems keep those for administrators."""
-    return shutil.which(name, path=os.pathsep.join([environ.get("PATH", ""), *USUAL]))
+    folders = [folder for folder in environ.get("PATH", "").split(os.pathsep) if folder]
+    return shutil.which(name, path=os.pathsep.join([*folders, *USUAL]))
 
 
 def run(

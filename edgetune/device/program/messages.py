@@ -66,8 +66,9 @@ def reasons(log: Any, nothing: str = "TensorRT gave no reason") -> str:
     return "; ".join(re.sub(r"\s+", " ", message).strip() for message in log.errors) or nothing
 
 
-def again(log: Any) -> None:
-    """Raise what a listener raised while TensorRT had the word, such as a KeyboardInterrupt."""
-    if log.interrupt is not None:
-        error, log.interrupt = log.interrupt, None
+def again(listener: Any) -> None:
+    """Raise what came up while TensorRT had the word, such as a KeyboardInterrupt."""
+    error = getattr(listener, "interrupt", None)
+    if error is not None:
+        listener.interrupt = None
         raise error

@@ -54,7 +54,7 @@ class Samples(NamedTuple):
 
     Attributes:
         number: how many there are.
-        inputs: path of their bytes, `uint8` `[number, C, H, W]`.
+        inputs: path of their bytes, `uint8` `[number, C, H, W]`; without a table as the network takes them.
         table: path of what the values become as float32, `[C, 256]`; empty: the network takes uint8.
         expected: paths of the outputs that ONNX Runtime gave, float32 `[number, K]`, by engine.
         labels: of the class, or None where it is not known.

@@ -1,8 +1,8 @@
 """Electrical power and temperatures of a device, from the sensors that its kernel shows.
 
-Jetsons carry INA3221 chips, one of three rails each; how far a rail lies from the truth is not known here
-(NVIDIA states ±5% for module power). A sample costs some reads over a slow bus: five a second are enough for
-energy and leave the processor alone. It may import look.
+Jetsons carry INA3221 chips of three rails each; how far a rail lies from the truth is not known here. A sample
+costs some reads over a slow bus: five a second are enough for energy and leave the processor alone. It may
+import look.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NO_ZONES = re.compile(r"PMIC|fan.?est|iwlwifi", re.IGNORECASE)
 WHOLE = (
     ("VDD_IN",),  # Orin Nano and NX, Xavier NX, TX2
     ("POM_5V_IN",),  # Nano
-    ("VIN",),  # Thor
+    ("VIN",),  # Thor, as devices list it
     # AGX Orin: memory's rail VDDQ_VDD2_1V8AO hangs on the last of these.
     ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"),
     ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),  # AGX Xavier

@@ -8,7 +8,6 @@ It knows nothing of TensorRT's objects. It may import files and problem.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def read(plan: str) -> dict[str, Any] | None:
     Raises:
         Problem: the facts are damaged, or the engine is not the one that they tell of.
     """
-    if not os.path.exists(path_of(plan)):  # noqa: PTH110
+    if not Path(path_of(plan)).exists():
         return None
     facts = files.read_json(path_of(plan))
     if not isinstance(facts, dict):

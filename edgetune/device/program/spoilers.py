@@ -128,10 +128,11 @@ def _clocks(found: Found) -> Rows:
     clocks = found.get("clocks") or {}
     if clocks.get("locked") is not False:
         return []
-    gpu = clocks.get("gpu") or {}
-    message = (
-        f"clocks are not locked: the GPU may run from {gpu.get('min_mhz'):g} to {gpu.get('max_mhz'):g} MHz"
-    )
+    named = [("the GPU", clocks.get("gpu")), *(("the processor", cpu) for cpu in clocks.get("cpu") or ())]
+    free = [
+        f"{name} may run from {c['min_mhz']:g} to {c['max_mhz']:g} MHz" for name, c in named if c and _free(c)
+    ]
+    message = f"clocks are not locked: {free[0]}" if free else "clocks are not locked"
     return [("clocks", message, "give --lock-clocks, or run sudo jetson_clocks before")]
 
 
@@ -196,6 +197,10 @@ def _disk(found: Found, wanted: Found) -> Rows:
     if free is None or free >= least:
         return []
     return [("low_disk", f"{free} MiB are free on the disk; the work wants {least}", "free some space")]
+
+
+def _free(clock: Mapping[str, Any]) -> bool:
+    return bool(clock["min_mhz"] != clock["max_mhz"])
 
 
 def _within(version: str, meant: str) -> bool:

@@ -140,7 +140,7 @@ def _ask(name: str, query: Query) -> float:
     except Problem as problem:
         raise Problem(f"{name}: {problem.message}", problem.hint, problem.code) from problem
     except Exception as error:
-        raise Problem(f"{name}: timing it failed: {error or type(error).__name__}", _HINT) from error
+        raise Problem(f"{name}: timing it failed: {str(error) or type(error).__name__}", _HINT) from error
     if not (isinstance(took, (int, float)) and math.isfinite(took) and took >= 0):
         raise Problem(f"{name}: timing it failed: a query took {took!r} ms", _HINT)
     return took

@@ -6,6 +6,7 @@ but main.
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 import subprocess
@@ -214,6 +215,9 @@ def _kept(job: Build, value: dict[str, Any], found: dict[str, Any], work: Work) 
     }
     sidecar.write(job.plan, facts)
     raw = value.pop("layers", None)
+    if isinstance(raw, str):
+        # Names of layers may hold control characters.
+        raw = json.loads(raw, strict=False)
     listed = f"{Path(job.plan).name}.layers.json"
     write_json(str(work.results / listed), raw)
     return {

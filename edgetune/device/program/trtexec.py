@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, Sequence, TypeVar
 
 from . import files
+from .dla import calibration_cache
 from .plan import Build
 from .problem import Problem
 from .trtexec_commands import (
     build_command,
     check,
+    dotted,
     needs_calibration,
     output_command,
     profile_command,
@@ -28,7 +30,7 @@ from .trtexec_commands import (
     time_command,
 )
 from .trtexec_failures import Ended, explain, warnings
-from .trtexec_files import calibration_cache, read_layers, read_outputs, read_profile, read_times
+from .trtexec_files import read_layers, read_outputs, read_profile, read_times
 
 USUAL = ("/usr/src/tensorrt/bin/trtexec", "/usr/local/tensorrt/bin/trtexec", "/opt/tensorrt/bin/trtexec")
 _HELP_S = 120  # Its libraries are large; a device that has just started reads them slowly.
@@ -205,7 +207,7 @@ def _calibration(job: Build, version: tuple[int, ...], scales: Mapping[str, floa
         raise Problem(
             f"{job.name}: INT8 on a DLA needs the scales of every tensor", "make the bundle again", 3
         )
-    files.write_bytes(path, calibration_cache(version, scales).encode())
+    files.write_bytes(path, calibration_cache(dotted(version), dict(scales)))
     return path
 
 
@@ -266,7 +268,7 @@ def _run(command: list[str], log: str, name: str, limit_s: float | None) -> Ende
                 process.send_signal(signal.SIGKILL)
                 process.wait()
     text = Path(log).read_bytes().decode("utf-8", "replace")
-    return Ended(code, text, log, time.monotonic() - begin)
+    return Ended(code or int("&&&& FAILED" in text), text, log, time.monotonic() - begin)
 
 
 def _whole(partial: str, ended: Ended, name: str) -> int:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import math
 import re
-import struct
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 from .problem import Problem
 
@@ -109,28 +108,6 @@ def read_layers(path: str) -> str | None:
     except (Problem, ValueError):
         return None
     return text
-
-
-def calibration_cache(version: tuple[int, ...], scales: Mapping[str, float]) -> str:
-    """Write scales as the text of a calibration cache: big-endian float32 in hex, one tensor a line.
-
-    Args:
-        version: of the TensorRT that is to read it.
-        scales: real value of one step, by tensor.
-
-    Raises:
-        Problem: a name would break the line, or a scale is no scale.
-    """
-    major, minor, patch = version[:3]
-    code = major * 10000 + minor * 100 + patch if major >= 10 else major * 1000 + minor * 100 + patch
-    lines = [f"TRT-{code}-EntropyCalibration2"]
-    for name, scale in scales.items():
-        if "\n" in name or not (math.isfinite(scale) and scale > 0):
-            raise Problem(
-                f"tensor {name!r} with scale {scale}: not for a calibration cache", "quantize again", 5
-            )
-        lines.append(f"{name}: {struct.pack('>f', scale).hex()}")
-    return "\n".join(lines) + "\n"
 
 
 def _text(path: str) -> str:

@@ -90,7 +90,9 @@ def module(root: str) -> dict[str, str | None]:
     texts = [*reversed(words), look.read(root, f"{tree}/nvidia,dtsfilename")]
     # A board's name joins carrier and module: p3768-0000+p3767-0005-super; the module alone comes after it.
     parts = [
-        match for text in texts for match in re.findall(r"p(?:3767|3701|3668|2888|3834|3448)-\d{4}", text)
+        match
+        for text in texts
+        for match in re.findall(r"p(?:3834|3767|3701|3668|2888|3636|3489|3310|3448)-\d{4}", text)
     ]
     return {
         "model": look.read(root, f"{tree}/model") or None,

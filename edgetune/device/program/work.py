@@ -128,7 +128,7 @@ def do(
         result["engines"][job.name] = engine
         plan = sha256_of(job.plan)
         attempt(f"compare-{job.name}", engine, "outputs", partial(_compare, job, work, tool, say), plan)
-    plans = "".join(sha256_of(job.plan) for job in ready)
+    state = [sha256_of(job.plan) for job in ready], work.timing, (found.get("locked") or {}).get("locked")
     for name, copies in (("compute", False), ("copies", True)):
         if ready:
             attempt(
@@ -136,7 +136,7 @@ def do(
                 result["timing"],
                 name,
                 partial(_timed, ready, work, tool, copies, sampler),
-                plans,
+                json.dumps(state),
             )
     result["finished"] = not result["errors"]
     keep()
@@ -150,7 +150,8 @@ class Steps:
         """Steps hang on the bundle, on TensorRT, and on the device with its power mode."""
         self._folder = work.results
         self._say = say
-        self._on = [work.digest, tool.name, tool.version, found.get("model"), found.get("power_mode")]
+        module = (found.get("module") or {}).get("model")
+        self._on = [work.digest, tool.name, tool.version, module, found.get("gpu"), found.get("power_mode")]
 
     def __call__(self, name: str, make: Callable[[], Any], needs: str = "") -> Any:
         """Return what a step gives, made or found; `needs` is all else that it hangs on."""

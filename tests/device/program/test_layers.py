@@ -1,0 +1,114 @@
+"""What the inspector tells, in the words of several versions."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgetune.device.program import layers
+
+
+def tensor(text: str) -> dict[str, Any]:
+    return {"Name": "t", "Location": "Device", "Dimensions": [1, 3, 8, 8], "Format/Datatype": text}
+
+
+def layer(name: str, kind: str, reads: str, writes: str, **more: Any) -> dict[str, Any]:
+    return {"Name": name, "LayerType": kind, "Inputs": [tensor(reads)], "Outputs": [tensor(writes)], **more}
+
+
+V8 = {
+    "int8": "Thirty-two wide channel vectorized row major Int8 format.",
+    "fp16": "Channel major FP16 format where channel % 8 == 0",
+    "fp32": "Row major linear FP32",
+}
+V10 = {"int8": "Int8 NC/32HW32", "fp16": "Half NHWC8", "fp32": "Float"}
+
+
+@pytest.mark.parametrize("words", [V8, V10])
+def test_an_int8_engine(words: dict[str, str]) -> None:
+    fp32, fp16, int8 = words["fp32"], words["fp16"], words["int8"]
+    weights = {"Weights": {"Type": "Int8", "Count": 864}, "ParameterType": "Convolution"}
+    half = {"Weights": {"Type": "Half", "Count": 640}, "ParameterType": "Convolution"}
+    both = "[ONNX Layer: /stem/Conv]\x1e[ONNX Layer: /stem/Relu [a]]"
+    raw = [
+        layer("Reformatting CopyNode for Input Tensor 0 to stem", "Reformat", fp32, int8),
+        layer("stem", "CaskConvolution", int8, int8, Metadata=both, **weights),
+        layer("last int8", "CaskConvolution", int8, fp16, **weights),
+        layer("head", "CaskConvolution", fp16, fp16, **half),
+        layer("hidden", "gemm", fp16, fp32),
+        layer("softmax", "SoftMax", fp16, fp32),
+        layer("bias", "Constant", fp32, fp32),
+        layer("nothing", "NoOp", fp32, fp32),
+        layer("stem [profile 1]", "CaskConvolution", int8, int8, **weights),
+    ]
+    found = layers.summary({"Layers": raw, "Bindings": ["x", "y"]}, "int8")
+    assert found["counts"] == {"int8": 2, "fp16": 3}
+    assert found["reformats"] == 1
+    assert found["detailed"]
+    assert found["fallbacks"] == ["head", "hidden"]
+    stem = found["layers"][1]
+    assert stem["onnx"] == ["/stem/Conv", "/stem/Relu [a]"]
+    assert stem["precision"] == "int8"
+    assert stem["kind"] == "Convolution"
+    assert not stem["fallback"]
+    assert (stem["reads"], found["layers"][2]["writes"]) == (["int8"], ["fp16"])
+    # An FP16 engine: what is FP32 from end to end is wider than was wanted.
+    assert layers.summary({"Layers": [*raw, layer("wide", "PointWise", fp32, fp32)]}, "fp16")[
+        "fallbacks"
+    ] == ["wide"]
+
+
+def test_names_alone() -> None:
+    raw = {"Layers": ["Reformatting CopyNode for Input Tensor 0 to conv1", "conv1 + relu1", "fc"]}
+    found = layers.summary(json.dumps(raw), "int8")
+    assert found["counts"] == {"unknown": 2}
+    assert found["reformats"] == 1
+    assert found["fallbacks"] == []
+    assert not found["detailed"]
+
+
+def test_control_characters_in_names_are_read() -> None:
+    text = '{"Layers": [{"Name": "a\x1eb", "LayerType": "Myelin", "Outputs": [{"Format/Datatype": "Half"}]}]}'
+    assert layers.summary(text, "fp16")["layers"][0]["name"] == "a\x1eb"
+
+
+@pytest.mark.parametrize(
+    "raw", [None, "", "{", "null", {}, [], {"Layers": None}, {"Layers": [None, 3]}, b"\xff"]
+)
+def test_nothing_to_read(raw: Any) -> None:
+    found = layers.summary(raw, "int8")
+    assert (found["layers"], found["counts"], found["reformats"]) == ([], {}, 0)
+    assert not found["detailed"]
+
+
+@pytest.mark.parametrize(
+    ("text", "precision"),
+    [
+        *((text, name) for words in (V8, V10) for name, text in words.items()),
+        ("UInt8 linear", "uint8"),
+        ("BFloat16", "bf16"),
+        ("BF16 NHWC8", "bf16"),
+        ("Float16", "fp16"),
+        ("FP8", "fp8"),
+        ("Int64", "int64"),
+        ("N/A due to dynamic shapes", ""),
+        ("", ""),
+    ],
+)
+def test_words(text: str, precision: str) -> None:
+    assert layers.precision_in(text) == precision == layers.precision_in(text.upper())
+
+
+junk = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5), lambda x: st.lists(x, max_size=3), max_leaves=5
+)
+keys = st.sampled_from(["Name", "LayerType", "ParameterType", "Inputs", "Outputs", "Weights", "Metadata"])
+
+
+@settings(max_examples=60)
+@given(st.lists(st.dictionaries(keys, junk | st.just([{"Format/Datatype": "Half"}])) | junk, max_size=5))
+def test_whatever_there_is_is_read(raw: list[Any]) -> None:
+    found = layers.summary({"Layers": raw}, "int8")
+    assert sum(found["counts"].values()) + found["reformats"] == len(found["layers"]) <= len(raw)

@@ -1,0 +1,141 @@
+"""Both tools do the same work; the bindings are TensorRT's recorded API, executed by ONNX Runtime."""
+
+import json
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import standin_cuda
+import standin_tensorrt as standin
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgetune.device.program import plan, tools, work
+from edgetune.device.program.plan import Build
+from edgetune.device.program.problem import Problem
+
+Bundled = Callable[..., Path]
+recorded = pytest.mark.skipif(not standin.RECORDINGS, reason="no recorded API in shared/tensorrt-api")
+every = pytest.mark.parametrize("recording", standin.RECORDINGS, ids=lambda path: path.stem)
+FOUND: dict[str, Any] = {
+    "module": {"model": "Jetson Orin Nano", "compute_capability": "8.7"},
+    "gpu": {"sms": 8},
+    "l4t": "36.4.3",
+    "cuda": "12.6",
+    "power_mode": {"id": 0, "name": "15W"},
+}
+
+
+def strong(recording: Path) -> bool:
+    return tuple(int(part) for part in recording.stem.split(".")) >= (10, 12)
+
+
+def profile(recording: Path) -> str:
+    return "jetson-orin-nano-8gb" + ("@7.2" if strong(recording) else "@6.2")
+
+
+def done(folder: Path, tool: work.Tool, said: list[str]) -> dict[str, Any]:
+    (folder / plan.RESULTS).mkdir(exist_ok=True)
+    return work.do(plan.load(folder), tool, FOUND, [], said.append)
+
+
+@recorded
+@every
+def test_the_bindings_do_the_whole_work(
+    bundled: Bundled, quick: Callable[[Path], None], recording: Path
+) -> None:
+    folder = bundled(profile(recording))
+    quick(folder)
+    said: list[str] = []
+    cuda = standin_cuda.Runtime()
+    found = done(folder, tools.Bindings(standin.load(recording), cuda, said.append), said)
+    assert found["finished"], found["errors"]
+    assert (found["tool"], found["tensorrt"].split(".")[0]) == (
+        "TensorRT's Python bindings",
+        recording.stem.split(".")[0],
+    )
+    number = plan.load(folder).samples.number
+    for name in ("fp16", "int8"):
+        engine = found["engines"][name]
+        assert engine["outputs"]["samples"] == number
+        outputs = np.fromfile(folder / f"results/{name}.output0.bin", "<f4").reshape(number, 3)
+        expected = np.fromfile(folder / f"{name}.expected.bin", "<f4").reshape(number, 3)
+        np.testing.assert_allclose(outputs, expected, rtol=2e-2, atol=2e-2)
+        assert engine["build"]["layers"]["counts"]
+        facts = json.loads((folder / f"results/{name}.plan.json").read_text())
+        assert (facts["gpu"], facts["sms"], facts["power_mode"]) == ("Jetson Orin Nano", 8, "15W")
+        assert {block["name"] for block in found["timing"]["compute"]["blocks"]} == {"fp16", "int8"}
+    assert not cuda.live, "everything is given back"
+    said.clear()
+    again = done(folder, tools.Bindings(standin.load(recording), cuda, said.append), said)
+    assert sum("done before" in line for line in said) == 6
+    assert again["timing"] == found["timing"]
+
+
+@recorded
+def test_a_build_aside_that_is_killed_is_tried_with_less(bundled: Bundled) -> None:
+    folder = bundled()
+    loaded = plan.load(folder)
+    loaded.results.mkdir()
+    trt = standin.load(next(path for path in standin.RECORDINGS if path.stem.startswith("10.3")))
+    tried: list[int] = []
+
+    def aside(job: Build) -> int:
+        tried.append(job.workspace_mb)
+        if len(tried) < 3:
+            return -9
+        level = "" if job.optimization_level is None else str(job.optimization_level)
+        tools.build_one(trt, loaded, job.name, str(job.workspace_mb), level, lambda _: None)
+        return 0
+
+    said: list[str] = []
+    tool = tools.Bindings(trt, standin_cuda.Runtime(), said.append, aside)
+    value = tool.build(loaded.builds[1], FOUND, loaded)
+    assert tried == sorted(tried, reverse=True)
+    assert len(set(tried)) == 3
+    assert value["workspace_mb"] == tried[-1]
+    assert sum("trying again with" in line for line in said) == 2
+    assert not list(loaded.results.glob(".built-*"))
+
+
+@recorded
+@pytest.mark.parametrize(("code", "message"), [(-9, "killed"), (1, "ended with 1")])
+def test_a_build_aside_that_fails_says_why(bundled: Bundled, code: int, message: str) -> None:
+    loaded = plan.load(bundled())
+    loaded.results.mkdir()
+    trt = standin.load(standin.RECORDINGS[0])
+    tool = tools.Bindings(trt, standin_cuda.Runtime(), lambda _: None, lambda _: code)
+    with pytest.raises(Problem, match=message) as caught:
+        tool.build(loaded.builds[0], FOUND, loaded)
+    assert caught.value.hint
+
+
+@recorded
+def test_an_engine_of_another_tensorrt_is_not_loaded(bundled: Bundled, quick: Callable[[Path], None]) -> None:
+    folder = bundled()
+    quick(folder)
+    one, other = (path for path in standin.RECORDINGS if path.stem in ("10.3.0", "10.7.0"))
+    said: list[str] = []
+    assert done(folder, tools.Bindings(standin.load(one), standin_cuda.Runtime(), said.append), said)[
+        "finished"
+    ]
+    loaded = plan.load(folder)
+    tool = tools.Bindings(standin.load(other), standin_cuda.Runtime(), said.append)
+    with pytest.raises(Problem, match=r"built by TensorRT 10\.3\.0, here is 10\.7\.0"):
+        tool.times(list(loaded.builds), loaded, copies=False)
+
+
+@given(st.lists(st.floats(width=16, allow_nan=False), max_size=20))
+def test_half_precision_is_widened_without_change(values: list[float]) -> None:
+    found = array("f")
+    found.frombytes(tools.as_float32(np.array(values, np.float16).tobytes(), "float16"))
+    assert list(found) == values
+    assert tools.as_float32(found.tobytes(), "float32") == found.tobytes()
+
+
+def test_integers_are_no_logits() -> None:
+    with pytest.raises(Problem, match="int32, where logits are floats"):
+        tools.as_float32(b"0000", "int32")
