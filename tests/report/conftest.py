@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from edgetune.recipe import Gates
+from edgetune.report.assemble import with_device
+
 Report = dict[str, Any]
 
 
@@ -378,7 +381,69 @@ def failed() -> Report:
     return report
 
 
-SAMPLES: dict[str, Callable[[], Report]] = {"quickstart": quickstart, "jetson": jetson, "failed": failed}
+def _share(right: int, images: int) -> Report:
+    low, high = _wilson(right, images)
+    return {"images": images, "right": right, "top1": right / images, "low": low, "high": high}
+
+
+def _built(name: str, agreed: int, right: int, host: int) -> Report:
+    """An engine that was compared on 152 samples."""
+    int8 = name == "int8"
+    near = {"agreed": agreed, "agreement": agreed / 152, "difference": 0.31 if int8 else 0.004,
+            "cosine_mean": 0.99981 if int8 else 0.999999, "sqnr_db": 36.2 if int8 else 71.4}  # fmt: skip
+    near["agreement_low"], near["agreement_high"] = _wilson(agreed, 152)
+    return near | {
+        "build_seconds": 412.0 if int8 else 131.0, "plan_bytes": 2_911_044 if int8 else 4_820_112,
+        "workspace_mb": 2048, "optimization_level": None, "memory_mb": 5.71 if int8 else 9.24,
+        "layers": {"int8": 58, "fp16": 4, "fp32": 1, "other": 0} if int8
+        else {"int8": 0, "fp16": 61, "fp32": 0, "other": 0},
+        "reformats": 3 if int8 else 1, "fallbacks": ["/classifier/Gemm"] if int8 else [], "messages": [],
+        "samples": 152, "accuracy": _share(right, 152), "host_accuracy": _share(host, 152),
+    }  # fmt: skip
+
+
+def _two_engines(factor: float, seed: int) -> Report:
+    models = {name: _timing(ms * factor, seed + place, 0.0) for place, (name, ms) in
+              enumerate({"fp16": 1.42, "int8": 0.83}.items())}  # fmt: skip
+    for model in models.values():
+        model |= {"p99_low_ms": model["p99_ms"] * 0.98, "p99_high_ms": model["p99_ms"] * 1.05}
+    energy = {
+        name: {"mj": mj * factor, "low": mj * factor * 0.99, "high": mj * factor * 1.01, "rails": ["VDD_IN"],
+               "estimated": False}
+        for name, mj in {"fp16": 12.4, "int8": 6.31}.items()
+    }  # fmt: skip
+    return {
+        "engine": "TensorRT 10.3.0", "batch": 1, "rounds": 30, "models": models,
+        "speedup": {"value": 1.71, "low": 1.68, "high": 1.74}, "trusted": True, "why": "", "energy": energy,
+        "energy_why": "", "temperatures_c": {"gpu-thermal": [48.5, 55.1], "tj-thermal": [49.0, 56.2]},
+    }  # fmt: skip
+
+
+def on_device() -> Report:
+    """The run for a Jetson with what came back from it: the engine agrees, and labels are few."""
+    report = jetson()
+    device = {
+        "schema_version": 1, "bundle": "5c" * 32, "name": "insects", "tool": "TensorRT's Python bindings",
+        "tensorrt": "10.3.0", "wanted": {"profile": report["profile"]["label"]}, "finished": True, "errors": {},
+        "found": {"module": "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super",
+                  "jetpack": "6.2", "l4t": "36.4.3", "cuda": "12.6.68", "power_mode": "15W",
+                  "clocks_locked": True},
+        "warnings": [{"code": "no_swap", "message": "no swap on a disk, and 7620 MiB of memory: a build that "
+                      "needs more is killed", "remedy": "sudo swapon /swapfile"}],
+        "samples": 152, "labelled": 152,
+        "engines": {"fp16": _built("fp16", 152, 144, 144), "int8": _built("int8", 151, 142, 143)},
+        "drop": {"images": 152, "points": 1.32, "low": -0.9, "high": 4.7, "worse": 2, "better": 0},
+        "drop_from_fp32": {"images": 152, "points": 1.32, "low": -0.9, "high": 4.7, "worse": 2, "better": 0},
+        "host": {"samples": 152, "agreed": 150, "agreement": 150 / 152,
+                 "drop": {"images": 152, "points": 0.66, "low": -1.2, "high": 3.6}},
+        "timing": {"compute": _two_engines(1.0, 31), "copies": _two_engines(1.06, 41)},
+    }  # fmt: skip
+    return with_device(report, device, Gates(latency_p99_ms=5.0, energy_mj=10.0), strict=False)
+
+
+SAMPLES: dict[str, Callable[[], Report]] = {
+    "quickstart": quickstart, "jetson": jetson, "failed": failed, "on-device": on_device
+}  # fmt: skip
 
 
 @pytest.fixture(params=sorted(SAMPLES))

@@ -63,7 +63,8 @@ def hostile(report: dict[str, Any]) -> dict[str, Any]:
     for old, new in (
         ("ants", "W" * 250), ("bees", "<b>" + "very long " * 30), ("/features/", "/" + "f" * 200 + "/"),
         ("host-cpu", "profile" * 30), ("--onnx", "--" + "o" * 300), ("insects", "i" * 120),
-        ("onnxruntime", "o" * 150), ("truncated", "t" * 150),
+        ("onnxruntime", "o" * 150), ("truncated", "t" * 150), ("Engineering", "E" * 200), ("no swap", "s" * 200),
+        ("gpu-thermal", "g" * 150),
     ):  # fmt: skip
         text = text.replace(old, new.replace('"', ""))
     changed: dict[str, Any] = json.loads(text)
@@ -75,7 +76,8 @@ def pages(samples: Any) -> dict[str, str]:
     """The pages to look at."""
     browser()
     reports = {"quickstart": samples["quickstart"](), "failed": samples["failed"](),
-               "hostile": hostile(samples["jetson"]())}  # fmt: skip
+               "hostile": hostile(samples["jetson"]()), "on-device": samples["on-device"](),
+               "hostile-device": hostile(samples["on-device"]())}  # fmt: skip
     return {name: html(read_report(report)) for name, report in reports.items()}
 
 
@@ -100,7 +102,7 @@ def seen(
     match = re.search(r"seen:(.*):end", done.stdout, re.DOTALL)
     assert match, done.stderr[-2000:]
     found = json.loads(markup.unescape(match[1]))
-    assert len(found) == len(frames) == 3 * len(WIDTHS)
+    assert len(found) == len(frames) == len(pages) * len(WIDTHS)
     return request.param, found
 
 
