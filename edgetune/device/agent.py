@@ -82,9 +82,9 @@ def probe(folder: str, name: str, program: str) -> Dict[str, Any]:
     scratch = Path(tempfile.mkdtemp(prefix="edgetune-"))
     try:
         (scratch / PROGRAM).write_bytes(base64.b64decode(program))
+        looked_at = str(where if where.is_dir() else Path.home())
         done = subprocess.run(
-            [sys.executable, "-I", "-S", str(scratch / PROGRAM), "probe", "--json"]
-            + ["--folder", str(where if where.is_dir() else Path.home())],
+            [sys.executable, "-I", "-S", str(scratch / PROGRAM), "probe", "--json", "--folder", looked_at],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=PROBE_S,

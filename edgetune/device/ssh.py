@@ -262,11 +262,18 @@ class Connection:
             hint=f"does this work by hand? {self.address.command} {PYTHON[:-2]} -V",
         )
 
+    def ended(self) -> bool:
+        """Tell whether the connection has ended; what it carried may end an instant before it."""
+        try:
+            return self._master is None or self._master.wait(timeout=1) is not None
+        except subprocess.TimeoutExpired:
+            return False
+
     def lost(self, step: str, said: str) -> StageError:
         """Return the error for a connection that ended too early."""
+        why = f" ({last_line(said)})" if said.strip() else ""
         return StageError(
-            f"{self.address.shown}: {step}: connection lost: {last_line(said)}",
-            hint="the same command goes on from here",
+            f"{self.address.shown}: {step}: connection lost{why}", hint="the same command goes on from here"
         )
 
 

@@ -42,7 +42,7 @@ def send(device: Connection, step: str, local: Path, remote: str, have: dict[str
     failed = said(device, local, remote, have, ("put", "reput"))
     if failed is None:
         return
-    if not _cut(*failed) and "Failure" in failed[1]:
+    if "Failure" in failed[1] and not _cut(device, *failed):
         # All that sftp says of a full disk.
         free = device.ask(step, "space", folder=remote)["free"]
         failed = (failed[0], "No space left there") if free < left else failed
@@ -96,8 +96,8 @@ def _run(command: list[str], said: str, folder: Path) -> tuple[int, str] | None:
     return (done.returncode, done.stderr.decode(errors="replace")) if done.returncode else None
 
 
-def _cut(code: int, said: str) -> bool:
-    return code == 255 or any(sign in said for sign in LOST)
+def _cut(device: Connection, code: int, said: str) -> bool:
+    return code == 255 or any(sign in said for sign in LOST) or device.ended()
 
 
 def _error(device: Connection, step: str, code: int, said: str, full_at: str) -> EdgetuneError:
@@ -114,6 +114,6 @@ def _error(device: Connection, step: str, code: int, said: str, full_at: str) ->
             f"{where}: no sftp there",
             hint="install rsync on both sides, or turn sftp on in the device's sshd_config",
         )
-    if _cut(code, said):
+    if _cut(device, code, said):
         return device.lost(step, said)
     return StageError(f"{where}: {last_line(said)}", hint="the same command goes on from here")
