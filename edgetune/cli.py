@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edgetune import __version__
-from edgetune.devices import bundle, verify
+from edgetune.devices import bundle, device_app, verify
 from edgetune.errors import EdgetuneError
 from edgetune.lookup import AsJson, lint, models_app, print_json, profiles_app
 
@@ -303,6 +303,7 @@ def report(
 
 app.command(rich_help_panel=AWAY)(bundle)
 app.command(rich_help_panel=AWAY)(verify)
+app.add_typer(device_app, name="device", rich_help_panel=AWAY)
 app.command(rich_help_panel=LOOK)(lint)
 
 

@@ -1,17 +1,29 @@
-"""Verbs that take networks to a device and judge what comes back: `edgetune bundle`, `edgetune verify`.
+"""Verbs that take networks to a device and judge what comes back: `bundle`, `device` (by SSH), `verify`.
 
 Everything heavy is imported inside the verbs, so that --help answers at once.
 """
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from edgetune.lookup import AsJson, print_json
 
 SAMPLES = 500
+
+device_app = typer.Typer(no_args_is_help=True, help="A device by SSH, with your own keys and configuration.")
+
+Bundle = Annotated[Path, typer.Argument(help="The folder that edgetune bundle wrote.", metavar="BUNDLE")]
+Url = Annotated[
+    str,
+    typer.Argument(
+        help="ssh://USER@HOST:PORT/FOLDER; the folder is the bundle's there, by default ~/edgetune/BUNDLE.",
+        metavar="URL",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
 def bundle(
@@ -65,3 +77,90 @@ def verify(
         print_summary(judged, Console(highlight=False), page)
     if judged["exit_code"]:
         raise typer.Exit(judged["exit_code"])
+
+
+@device_app.command("probe")
+def device_probe(url: Url, as_json: AsJson = False) -> None:
+    """Say what a device is, and what would spoil a build or a measurement there; nothing stays there."""
+    import tempfile
+
+    from edgetune.device.program.main import shown
+    from edgetune.device.remote import probe
+    from edgetune.stages.bundle import write_program
+
+    with tempfile.TemporaryDirectory() as scratch:
+        program = Path(scratch) / "edgetune.pyz"
+        write_program(program)
+        found = probe(url, program.read_bytes())
+    print_json(found) if as_json else typer.echo("\n".join(shown(**found)))
+
+
+@device_app.command("push")
+def device_push(bundle: Bundle, url: Url, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Send a bundle to a device; what is there already is not sent again, what was cut goes on."""
+    from edgetune.device.remote import push
+
+    made = push(bundle, url, _progress(quiet))
+    said = f"{made['folder']}: {len(made['sent'])} files sent, {made['bytes'] / 1e6:.1f} MB"
+    print_json(made) if as_json else typer.echo(said)
+
+
+@device_app.command("run")
+def device_run(
+    bundle: Bundle,
+    url: Url,
+    lock_clocks: Annotated[
+        bool, typer.Option("--lock-clocks", help="Lock clocks meanwhile, with sudo there; put back after.")
+    ] = False,
+    trtexec: Annotated[
+        bool, typer.Option("--trtexec", help="Use trtexec even where the Python bindings are.")
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Of recorded inferences per engine; 0: the bundle's.")
+    ] = 0,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Send a bundle, have it worked off on the device, and bring the results back into it.
+
+    A lost connection does not stop the work there: the same command picks it up again.
+    """
+    from edgetune.device.remote import run
+
+    arguments = ["--lock-clocks"] * lock_clocks + ["--trtexec"] * trtexec
+    arguments += ["--seconds", str(seconds)] if seconds else []
+    _show_results(run(bundle, url, arguments, _progress(quiet)), as_json)
+
+
+@device_app.command("pull")
+def device_pull(
+    bundle: Bundle,
+    source: Annotated[
+        str, typer.Argument(help="Where it was run: URL as above, or a folder copied from there.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Bring a bundle's results back into it."""
+    from edgetune.device.remote import pull
+
+    _show_results(pull(bundle, source), as_json)
+
+
+def _show_results(results: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(results)
+    else:
+        came = f"{len(results['files'])} files came, {results['bytes'] / 1e6:.1f} MB"
+        typer.echo(f"{results['folder']}: {came}; {'finished' if results['finished'] else 'not finished'}")
+        for step, problem in results["errors"].items():
+            typer.echo(f"  {step}: {problem['message']}")
+            if problem.get("hint"):
+                typer.echo(f"    {problem['hint']}")
+    if not results["finished"]:
+        raise typer.Exit(6)
+
+
+def _progress(quiet: bool) -> Any:
+    from edgetune.progress import Silent, Terminal
+
+    return Silent() if quiet else Terminal()

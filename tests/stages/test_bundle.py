@@ -85,7 +85,9 @@ def test_pixels_need_no_table(tmp_path: Path, dataset: Dataset, artifacts: Make)
     assert work.input == ("input", "uint8", (1, 32, 32, 3))
     assert work.samples.table == ""
     assert network.preprocess
-    images = [load(dataset.root / sample.path, network.preprocess) for sample in interleaved(dataset.splits["test"])]
+    images = [
+        load(dataset.root / sample.path, network.preprocess) for sample in interleaved(dataset.splits["test"])
+    ]
     assert (folder / "samples.bin").read_bytes() == np.stack(images).transpose(0, 2, 3, 1).tobytes()
     found = {name: np.fromfile(path, "<f4").reshape(-1, 3) for name, path in work.samples.expected.items()}
     for name, session in (

@@ -92,9 +92,7 @@ def _probe(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"found": found, "warnings": spoiled}, indent=1))
     else:
-        print("\n".join(_shown(found)))
-        for warning in spoiled:
-            print(f"warning: {warning['message']}\n  {warning['remedy']}")
+        print("\n".join(shown(found, spoiled)))
     return 0
 
 
@@ -105,7 +103,8 @@ def examine(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _shown(found: dict[str, Any]) -> list[str]:
+def shown(found: dict[str, Any], warnings: list[dict[str, str]]) -> list[str]:
+    """Return what a look at a device found, for people."""
     module, mode = found.get("module") or {}, found.get("power_mode") or {}
     rows = {
         "module": module.get("model"),
@@ -120,7 +119,8 @@ def _shown(found: dict[str, Any]) -> list[str]:
         else None,
         "Python": found.get("python"),
     }
-    return [f"{name:<11} {value if value is not None else 'not known'}" for name, value in rows.items()]
+    lines = [f"{name:<11} {value if value is not None else 'not known'}" for name, value in rows.items()]
+    return lines + [f"warning: {warning['message']}\n  {warning['remedy']}" for warning in warnings]
 
 
 def _run(options: argparse.Namespace) -> int:
