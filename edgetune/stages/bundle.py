@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgetune import device
 from edgetune.artifact import Artifact, Preprocess, TensorSpec, disk_error, sha256_of, write_atomic
 from edgetune.data.folders import Dataset
 from edgetune.data.images import as_input, load, normalise
@@ -30,6 +31,8 @@ from edgetune.profile import Target
 from edgetune.progress import Progress, Silent
 
 PROGRAM = "edgetune.pyz"
+# For the user to change, and so without digests.
+EXAMPLES = ("classify.py", "classify.cpp")
 INPUTS, TABLE = "samples.bin", "table.bin"
 # Samples that take a process each, where a device has trtexec alone.
 TRTEXEC_SAMPLES = 32
@@ -51,6 +54,8 @@ done before is not done again. Results go to {results}/; bring {results}/ back, 
     python3 {program} --help           all options
     python3 {program} probe            what the device is, and what would spoil a measurement
     python3 {program} --lock-clocks    lock the clocks meanwhile (asks sudo for nvpmodel and jetson_clocks)
+
+classify.py and classify.cpp show how an engine classifies one frame; their first lines say how to run them.
 
 Made for {label}: {title}, TensorRT {tensorrt}.
 """
@@ -97,6 +102,8 @@ def bundle(
             made = Path(scratch)
             work = _fill(made, network, int8, data, target, preprocess, name, samples, progress or Silent())
             into.mkdir(exist_ok=True)
+            # An earlier bundle's, of a network that did not take pixels.
+            (into / TABLE).unlink(missing_ok=True)
             for file in sorted(made.iterdir()):
                 file.replace(into / file.name)
             pack(into, [*work["files"], WORK_FILE], archive)
@@ -192,6 +199,8 @@ def _fill(
         levels = np.tile(np.arange(256, dtype=np.uint8), (preprocess.channels, 1))
         (folder / TABLE).write_bytes(normalise(levels[None, :, :, None], preprocess).astype("<f4").tobytes())
     write_program(folder / PROGRAM)
+    for name in EXAMPLES:
+        shutil.copyfile(Path(str(device.__file__)).with_name("examples") / name, folder / name)
     profile = target.profile
     text = README.format(
         program=PROGRAM, results=RESULTS, work=WORK_FILE, label=target.label, title=profile.title,
@@ -214,7 +223,7 @@ def _fill(
         "timing": TIMING,
         "trtexec_samples": TRTEXEC_SAMPLES,
         "parents": {"onnx": network.digest, "int8": int8.digest},
-        "files": {file.name: sha256_of(file) for file in sorted(folder.iterdir())},
+        "files": {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name not in EXAMPLES},
     }  # fmt: skip
     write_atomic(folder / WORK_FILE, json.dumps(work, indent=1, ensure_ascii=False) + "\n")
     return work

@@ -25,8 +25,8 @@ from edgetune.stages.bundle import bundle
 Make = Callable[..., tuple[Artifact, Artifact]]
 WEAK, STRONG = "jetson-orin-nano-8gb", "jetson-orin-nano-8gb@7.2"
 FILES = {
-    "README.txt", "edgetune.pyz", "fp16.expected.bin", "fp16.onnx", "int8.expected.bin", "int8.onnx",
-    "samples.bin", "table.bin", "work.json",
+    "README.txt", "classify.cpp", "classify.py", "edgetune.pyz", "fp16.expected.bin", "fp16.onnx",
+    "int8.expected.bin", "int8.onnx", "samples.bin", "table.bin", "work.json",
 }  # fmt: skip
 
 
@@ -96,6 +96,20 @@ def test_pixels_need_no_table(tmp_path: Path, dataset: Dataset, artifacts: Make)
     ):
         right = [session.run(np.frombuffer(one, np.uint8).reshape(1, 32, 32, 3))[0][0] for one in feeds(work)]
         np.testing.assert_array_equal(found[name], right)
+
+
+def test_examples_may_be_changed_and_a_table_goes_with_its_bundle(
+    tmp_path: Path, dataset: Dataset, artifacts: Make
+) -> None:
+    folder = made(tmp_path, dataset, artifacts, WEAK)
+    (folder / "classify.py").write_text("mine")
+    assert load_plan(folder).samples.table
+    for name in ("onnx", "int8"):
+        (tmp_path / name).rename(tmp_path / f"{name}-earlier")
+    target = load_target(WEAK)
+    bundle(*artifacts(target, pixels=True), dataset, target, into=folder, name="colours", samples=0)
+    assert not (folder / "table.bin").exists()
+    assert load_plan(folder).samples.table == ""
 
 
 def test_fewer_samples_where_asked(tmp_path: Path, dataset: Dataset, artifacts: Make) -> None:
