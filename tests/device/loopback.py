@@ -53,7 +53,8 @@ class Loopback:
             tool(name)
         self.folder = folder
         self.home, self.bin, self.client = folder / "home", folder / "bin", folder / "client"
-        for made in (self.home, self.bin, self.client):
+        self.scratch = folder / "scratch"
+        for made in (self.home, self.bin, self.client, self.scratch):
             made.mkdir(parents=True)
         self.port = free_port()
         self.url = f"ssh://device:{self.port}"
@@ -83,7 +84,7 @@ class Loopback:
             f"AuthorizedKeysFile {self.folder}/authorized_keys\nPidFile none\nStrictModes no\nUsePAM no\n"
             "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n"
             f"Subsystem sftp internal-sftp\nLogLevel ERROR\n"
-            f'SetEnv HOME="{self.home}" PATH="{self.bin}:/usr/bin:/bin" OMP_NUM_THREADS=1\n'
+            f'SetEnv HOME="{self.home}" PATH="{self.bin}:/usr/bin:/bin" TMPDIR="{self.scratch}" OMP_NUM_THREADS=1\n'
         )
         (self.folder / "ssh_config").write_text(
             f"Host device\n  HostName 127.0.0.1\nHost *\n  IdentityFile {user_key}\n  IdentitiesOnly yes\n"
