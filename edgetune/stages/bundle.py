@@ -104,9 +104,12 @@ def bundle(
             into.mkdir(exist_ok=True)
             # An earlier bundle's, of a network that did not take pixels.
             (into / TABLE).unlink(missing_ok=True)
-            for file in sorted(made.iterdir()):
-                file.replace(into / file.name)
-            pack(into, [*work["files"], WORK_FILE], archive)
+            names = sorted(file.name for file in made.iterdir())
+            for item in names:
+                # The examples are there to be changed.
+                if item in work["files"] or item == WORK_FILE or not (into / item).exists():
+                    (made / item).replace(into / item)
+            pack(into, names, archive)
     except OSError as error:
         raise disk_error(error, into) from error
     return {
