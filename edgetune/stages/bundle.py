@@ -271,16 +271,17 @@ def write_program(path: Path) -> None:
 def pack(folder: Path, archive: Path) -> None:
     """Write a bundle's files, without results, into an archive that unpacks into one folder."""
     scratch = archive.with_name(f".{archive.name}.partial")
+    # What was judged later lies there too, and is nothing for the device.
+    names = {WORK_FILE, *json.loads((folder / WORK_FILE).read_text(encoding="utf-8"))["files"]}
     # Gzip's and tar's dates are left out: the same bundle gives the same bytes.
     with (
         scratch.open("wb") as raw,
         gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as squeezed,
         tarfile.open(fileobj=squeezed, mode="w") as packed,
     ):
-        for file in sorted(folder.iterdir()):
-            if file.is_file() and not file.name.startswith("."):
-                info = packed.gettarinfo(file, f"{folder.name}/{file.name}")
-                info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
-                with file.open("rb") as content:
-                    packed.addfile(info, content)
+        for file in sorted(folder / name for name in names):
+            info = packed.gettarinfo(file, f"{folder.name}/{file.name}")
+            info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
+            with file.open("rb") as content:
+                packed.addfile(info, content)
     scratch.replace(archive)
