@@ -82,6 +82,9 @@ def run(
     profile: Annotated[
         str, typer.Option("--profile", help=r"Instead of the recipe's: NAME\[:MODE]\[@JETPACK].")
     ] = "",
+    on: Annotated[
+        str, typer.Option("--on", help="Build and judge engines there as well: ssh://user@device.")
+    ] = "",
     accelerator: Accelerator = "auto",
     strict: Strict = False,
     as_json: AsJson = False,
@@ -95,18 +98,18 @@ def run(
     from edgetune.profile import load_target
     from edgetune.recipe import load_recipe
 
-    loaded = load_recipe(recipe)
+    loaded, progress = load_recipe(recipe), _progress(quiet)
     target = load_target(profile or loaded.profile)
+    if on:
+        from edgetune.steps import look_at_device, run_on_device
+
+        look_at_device(target, on, progress)
     made = run_recipe(
-        loaded,
-        target,
-        out or Path("runs") / loaded.name,
-        accelerator=accelerator,
-        strict=strict,
-        command=_typed(),
-        progress=_progress(quiet),
-    )
-    _show_run(made.report, made.out, made.made, as_json)
+        loaded, target, out or Path("runs") / loaded.name,
+        accelerator=accelerator, strict=strict, command=_typed(), progress=progress,
+    )  # fmt: skip
+    report = run_on_device(made.out, on, strict, progress) if on else made.report
+    _show_run(report, made.out, None if on else made.made, as_json)
 
 
 @app.command(rich_help_panel=ONE_GO)

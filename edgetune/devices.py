@@ -11,8 +11,6 @@ import typer
 
 from edgetune.lookup import AsJson, print_json
 
-SAMPLES = 500
-
 device_app = typer.Typer(no_args_is_help=True, help="A device by SSH, with your own keys and configuration.")
 
 Bundle = Annotated[Path, typer.Argument(help="The folder that edgetune bundle wrote.", metavar="BUNDLE")]
@@ -34,7 +32,7 @@ def bundle(
     data: Annotated[
         Path | None, typer.Option("--data", help="Class folders; default: where the run's images lay.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=0, help="Test images to verify on, at most; 0: all.")] = SAMPLES,
+    samples: Annotated[int, typer.Option(min=0, help="Test images to verify on, at most; 0: all.")] = 500,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
 ) -> None:

@@ -16,7 +16,7 @@ from edgetune.data.folders import Dataset, load_dataset, scan
 from edgetune.data.preprocess import Given
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.machine import cores
-from edgetune.profile import load_target, merged_gates
+from edgetune.profile import Target, load_target, merged_gates
 from edgetune.progress import Progress
 from edgetune.recipe import (
     CheckSection,
@@ -31,6 +31,9 @@ from edgetune.recipe import (
 )
 from edgetune.report.assemble import read_measures
 from edgetune.store import Store
+
+# Test images that a bundle verifies on, at most.
+SAMPLES = 500
 
 
 def finetune_alone(recipe: Path, out: Path | None, accelerator: str, progress: Progress) -> Artifact:
@@ -194,6 +197,46 @@ def verify_bundle(folder: Path, run: Path | None, *, strict: bool) -> tuple[dict
     if report:
         publish(judged, place)
     return judged, place / "report.html" if report else folder / "report.md"
+
+
+def look_at_device(target: Target, url: str, progress: Progress) -> None:
+    """Ask a device what it is, before an hour is spent on what it is to run.
+
+    Raises:
+        ConfigError: the profile is of this machine itself, or the address is no address.
+        EdgetuneError: it does not answer, or has no Python.
+    """
+    import tempfile
+
+    from edgetune.device.remote import probe
+    from edgetune.stages.bundle import write_program
+
+    if target.is_host:
+        raise ConfigError(
+            f"--on {url}: {target.label} is this machine itself",
+            hint="name the device's profile: --profile jetson-orin-nano-8gb",
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        program = Path(scratch) / "edgetune.pyz"
+        write_program(program)
+        found = probe(url, program.read_bytes())
+    progress.line(f"{url}: {(found['found'].get('module') or {}).get('model') or 'an unknown board'} answers")
+
+
+def run_on_device(out: Path, url: str, strict: bool, progress: Progress) -> dict[str, Any]:
+    """Build, verify and time a finished run's engines on a device; return the run's report with them judged.
+
+    Raises:
+        EdgetuneError: what `bundle_run`, `device.remote.run` and `verify_bundle` raise.
+    """
+    from edgetune.device.remote import run
+
+    bundle = out / "bundle"
+    bundle_run(out, bundle, None, SAMPLES, progress)
+    came = run(bundle, url, [], progress)
+    for step, problem in came["errors"].items():
+        progress.line(f"warning: {step}: {problem['message']}")
+    return verify_bundle(bundle, out, strict=strict)[0]
 
 
 def current_report(out: Path) -> dict[str, Any]:

@@ -28,6 +28,8 @@ def left_to_do(target: Target, inputs: tuple[TensorSpec, ...]) -> list[str]:
     # Where types are in the graph, the FP16 baseline is a file of its own.
     other = "int8/fp16.onnx" if strong else "onnx/model.onnx (as fp32.onnx)"
     return [
+        "`edgetune bundle`, on this run's folder, packs all of it for the device, where one program builds, verifies "
+        "and times both engines. By hand:",
         f"Copy {other} and int8/model.onnx (as int8.onnx) to the {target.profile.title} "
         f"(JetPack {target.jetpack}, TensorRT {jetpack.tensorrt}): an engine is built where it runs.",
         f"Set the mode {target.mode}{which} before building: engines are tuned to it. It may ask for a reboot.",
