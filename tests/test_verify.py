@@ -21,6 +21,9 @@ from edgetune.pipeline import run
 from edgetune.progress import Silent
 from edgetune.recipe import Recipe, recipe_from
 
+# Each needs a run, which is made once: half a minute.
+pytestmark = pytest.mark.slow
+
 STANDIN = Path(__file__).parent / "device/standin_trtexec.py"
 PROFILE = "jetson-orin-nano-8gb"
 Make = Callable[..., Path]

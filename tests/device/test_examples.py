@@ -31,6 +31,9 @@ import sys
 sys.path[:0] = {paths}
 from pathlib import Path
 import standin_tensorrt as standin
+
+# A compiler, and whole processes.
+pytestmark = pytest.mark.slow
 trt = standin.load(Path({recording!r}))
 standin.Cuda.enqueue = lambda stream, work: work()
 class Logger(trt.ILogger):

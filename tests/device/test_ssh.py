@@ -27,6 +27,9 @@ from edgetune.device import agent, remote, ssh, transfer
 from edgetune.errors import ArtifactError, ConfigError, EdgetuneError, MissingTool, StageError
 from edgetune.progress import Silent
 
+# A minute together, with the starting of servers.
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 # Stands where the program would: says so, waits until it may, writes results of this bundle.
 WAITS = """

@@ -15,6 +15,9 @@ import pytest
 from edgetune.report.render import html
 from edgetune.report.schema import read_report
 
+# A browser is started for each.
+pytestmark = pytest.mark.slow
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 WIDTHS = (360, 390, 1280)
 QUIET = (

@@ -106,7 +106,7 @@ def test_a_bundle_alone_has_a_page_of_its_own(samples: Samples) -> None:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=10)
 def test_holes_are_left_out_and_never_a_crash(samples: Samples, data: st.DataObject) -> None:
     report = samples["on-device"]()
     inner: Any = report["device"]

@@ -280,6 +280,8 @@ def child(here: Device, **settings: str) -> subprocess.Popen[str]:
         text=True,
         # A group of its own, to be signalled as a terminal or an ending session does.
         start_new_session=True,
+        # Where these tests are run detached, SIGHUP is ignored, and that would be inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert process.stdout
     assert process.stdout.readline() == "locked\n"
