@@ -21,6 +21,9 @@ from edgetune.engines.onnxruntime import Session
 from edgetune.profile import load_target
 from edgetune.stages.bundle import EXAMPLES, bundle
 
+# A compiler, and whole processes.
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 SOURCES = Path(str(bindings.__file__)).parents[1] / "examples"
 HOSTILE = ["plain", '"classes": ["no"], ', "back\\slash \n \x01", "Übergrößenträger 道", "]"]
@@ -31,9 +34,6 @@ import sys
 sys.path[:0] = {paths}
 from pathlib import Path
 import standin_tensorrt as standin
-
-# A compiler, and whole processes.
-pytestmark = pytest.mark.slow
 trt = standin.load(Path({recording!r}))
 standin.Cuda.enqueue = lambda stream, work: work()
 class Logger(trt.ILogger):
