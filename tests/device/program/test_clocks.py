@@ -272,6 +272,12 @@ with locked(True, {folder!r}, 0, {root!r}, as_root=False) as held:
 """
 
 
+def as_in_a_terminal() -> None:
+    """Where these tests are run detached or in the background, these are ignored, and that is inherited."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def child(here: Device, **settings: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD.format(folder=str(here.folder), root=str(here.root))],
@@ -280,8 +286,7 @@ def child(here: Device, **settings: str) -> subprocess.Popen[str]:
         text=True,
         # A group of its own, to be signalled as a terminal or an ending session does.
         start_new_session=True,
-        # Where these tests are run detached, SIGHUP is ignored, and that would be inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        preexec_fn=as_in_a_terminal,
     )
     assert process.stdout
     assert process.stdout.readline() == "locked\n"
