@@ -94,6 +94,7 @@ def test_a_gate_changes_the_report_and_trains_nothing(copy: tuple[Path, Path]) -
     assert json.loads((out / "report.json").read_text())["exit_code"] == 7
 
 
+@pytest.mark.slow
 def test_another_range_only_quantizes_again(copy: tuple[Path, Path]) -> None:
     images, out = copy
     done = go(recipe(images, quantize={"preset": "quick", "ranges": "percentile"}), out, "host-cpu")
@@ -134,6 +135,7 @@ class Stop(Silent):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_stopped_anywhere_it_ends_as_if_never_stopped(finished: tuple[Path, Recipe], tmp_path: Path) -> None:
     root, made = finished
     out, stops = tmp_path / "run", 0

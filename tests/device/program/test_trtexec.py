@@ -18,6 +18,9 @@ from edgetune.device.program.problem import Problem
 from edgetune.device.program.trtexec_commands import dotted
 from edgetune.device.program.trtexec_failures import OutOfMemory
 
+# A process for each run of trtexec.
+pytestmark = pytest.mark.slow
+
 STANDIN = runpy.run_path(str(Path(__file__).resolve().parents[1] / "standin_trtexec.py"))
 VERSIONS = [(8, 5, 2), (10, 3, 0), (10, 16, 2), (11, 1, 0)]
 ODD = 'conv "1"\\'
