@@ -14,7 +14,7 @@ import typer
 from edgetune import __version__
 from edgetune.devices import bundle, device_app, verify
 from edgetune.errors import EdgetuneError
-from edgetune.lookup import AsJson, lint, models_app, print_json, profiles_app
+from edgetune.lookup import AsJson, Quiet, lint, models_app, print_json, profiles_app, progress_for
 
 app = typer.Typer(
     name="edgetune",
@@ -29,7 +29,6 @@ app = typer.Typer(
 app.add_typer(profiles_app, name="profiles", rich_help_panel="Look things up")
 app.add_typer(models_app, name="models", rich_help_panel="Look things up")
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Strict = Annotated[bool, typer.Option("--strict", help="What could not be judged counts as failed (exit 7).")]
 ProfileName = Annotated[
@@ -68,7 +67,7 @@ def quickstart(
     from edgetune.pipeline import quickstart as quickstart_run
 
     made = quickstart_run(
-        out, accelerator=accelerator, strict=strict, command=_typed(), progress=_progress(quiet)
+        out, accelerator=accelerator, strict=strict, command=_typed(), progress=progress_for(quiet)
     )
     _show_run(made.report, made.out, made.made, as_json)
 
@@ -98,7 +97,7 @@ def run(
     from edgetune.profile import load_target
     from edgetune.recipe import load_recipe
 
-    loaded, progress = load_recipe(recipe), _progress(quiet)
+    loaded, progress = load_recipe(recipe), progress_for(quiet)
     target = load_target(profile or loaded.profile)
     if on:
         from edgetune.steps import look_at_device, run_on_device
@@ -128,7 +127,13 @@ def init(
     from edgetune.stages.init import init as write_recipe
 
     found = write_recipe(
-        data, model=model, profile=profile, weights=weights, out=out, force=force, progress=_progress(as_json)
+        data,
+        model=model,
+        profile=profile,
+        weights=weights,
+        out=out,
+        force=force,
+        progress=progress_for(as_json),
     )
     counts = {split: len(samples) for split, samples in found.splits.items()}
     if as_json:
@@ -156,7 +161,7 @@ def finetune(
     """Fine-tune a network: images and a recipe become a checkpoint."""
     from edgetune.steps import finetune_alone
 
-    _show_artifact(finetune_alone(recipe, out, accelerator, _progress(quiet)), as_json)
+    _show_artifact(finetune_alone(recipe, out, accelerator, progress_for(quiet)), as_json)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -179,7 +184,7 @@ def export(
     from edgetune.steps import export_alone
 
     settings = section_from("export", {"input": takes, "batch": batch, "dynamic": dynamic, "opset": opset})
-    _show_artifact(export_alone(checkpoint, profile, settings, data, out, _progress(quiet)), as_json)
+    _show_artifact(export_alone(checkpoint, profile, settings, data, out, progress_for(quiet)), as_json)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -229,7 +234,7 @@ def quantize(
     }
     settings = section_from("quantize", values | {"manifest": str(manifest.absolute()) if manifest else ""})
     given = given_as(preprocess, resize, crop, mean, std, interpolation)
-    made = quantize_alone(network, profile, settings, data, out, _progress(quiet), given, accelerator)
+    made = quantize_alone(network, profile, settings, data, out, progress_for(quiet), given, accelerator)
     _show_artifact(made, as_json)
 
 
@@ -248,7 +253,7 @@ def check(
     from edgetune.recipe import CheckSection
     from edgetune.steps import check_alone
 
-    made = check_alone(checkpoint, network, int8, data, CheckSection(images=images), out, _progress(quiet))
+    made = check_alone(checkpoint, network, int8, data, CheckSection(images=images), out, progress_for(quiet))
     _show_measures(made, as_json)
 
 
@@ -265,7 +270,7 @@ def bench(
     """Time networks on this machine, interleaved, with intervals."""
     from edgetune.steps import bench_alone
 
-    _show_measures(bench_alone(models, preset, threads, _progress(quiet)), as_json)
+    _show_measures(bench_alone(models, preset, threads, progress_for(quiet)), as_json)
 
 
 @app.command(rich_help_panel=ONE_GO)
@@ -324,12 +329,6 @@ def doctor(as_json: AsJson = False) -> None:
         show_findings(findings)
     if any(finding["status"] == "missing" for finding in findings):
         raise typer.Exit(4)
-
-
-def _progress(quiet: bool) -> Any:
-    from edgetune.progress import Silent, Terminal
-
-    return Silent() if quiet else Terminal()
 
 
 def _typed() -> str:

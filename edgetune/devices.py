@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgetune.lookup import AsJson, print_json
+from edgetune.lookup import AsJson, Quiet, print_json, progress_for
 
 device_app = typer.Typer(no_args_is_help=True, help="A device by SSH, with your own keys and configuration.")
 
@@ -21,7 +21,6 @@ Url = Annotated[
         metavar="URL",
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
 def bundle(
@@ -34,13 +33,12 @@ def bundle(
     ] = None,
     samples: Annotated[int, typer.Option(min=0, help="Test images to verify on, at most; 0: all.")] = 500,
     as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Pack what a device needs to build, verify and time engines: a folder, and the same as .tar.gz."""
-    from edgetune.progress import Silent, Terminal
     from edgetune.steps import bundle_run
 
-    made = bundle_run(run_folder, out, data, samples, Silent() if quiet else Terminal())
+    made = bundle_run(run_folder, out, data, samples, progress_for(quiet))
     if as_json:
         print_json(made)
         return
@@ -80,16 +78,10 @@ def verify(
 @device_app.command("probe")
 def device_probe(url: Url, as_json: AsJson = False) -> None:
     """Say what a device is, and what would spoil a build or a measurement there; nothing stays there."""
-    import tempfile
-
     from edgetune.device.program.main import shown
-    from edgetune.device.remote import probe
-    from edgetune.stages.bundle import write_program
+    from edgetune.steps import probe_device
 
-    with tempfile.TemporaryDirectory() as scratch:
-        program = Path(scratch) / "edgetune.pyz"
-        write_program(program)
-        found = probe(url, program.read_bytes())
+    found = probe_device(url)
     print_json(found) if as_json else typer.echo("\n".join(shown(**found)))
 
 
@@ -98,7 +90,7 @@ def device_push(bundle: Bundle, url: Url, as_json: AsJson = False, quiet: Quiet 
     """Send a bundle to a device; what is there already is not sent again, what was cut goes on."""
     from edgetune.device.remote import push
 
-    made = push(bundle, url, _progress(quiet))
+    made = push(bundle, url, progress_for(quiet))
     said = f"{made['folder']}: {len(made['sent'])} files sent, {made['bytes'] / 1e6:.1f} MB"
     print_json(made) if as_json else typer.echo(said)
 
@@ -127,7 +119,7 @@ def device_run(
 
     arguments = ["--lock-clocks"] * lock_clocks + ["--trtexec"] * trtexec
     arguments += ["--seconds", str(seconds)] if seconds else []
-    _show_results(run(bundle, url, arguments, _progress(quiet)), as_json)
+    _show_results(run(bundle, url, arguments, progress_for(quiet)), as_json)
 
 
 @device_app.command("pull")
@@ -156,9 +148,3 @@ def _show_results(results: dict[str, Any], as_json: bool) -> None:
                 typer.echo(f"    {problem['hint']}")
     if not results["finished"]:
         raise typer.Exit(6)
-
-
-def _progress(quiet: bool) -> Any:
-    from edgetune.progress import Silent, Terminal
-
-    return Silent() if quiet else Terminal()

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 profiles_app = typer.Typer(no_args_is_help=True, help="Hardware profiles: where a network must run.")
 models_app = typer.Typer(no_args_is_help=True, help="Networks to start from.")
@@ -18,6 +19,13 @@ models_app = typer.Typer(no_args_is_help=True, help="Networks to start from.")
 def print_json(value: Any) -> None:
     """Print a result to stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def progress_for(quiet: bool) -> Any:
+    """Return what shows progress in the terminal, or nothing."""
+    from edgetune.progress import Silent, Terminal
+
+    return Silent() if quiet else Terminal()
 
 
 @profiles_app.command("list")

@@ -199,11 +199,10 @@ def verify_bundle(folder: Path, run: Path | None, *, strict: bool) -> tuple[dict
     return judged, place / "report.html" if report else folder / "report.md"
 
 
-def look_at_device(target: Target, url: str, progress: Progress) -> None:
-    """Ask a device what it is, before an hour is spent on what it is to run.
+def probe_device(url: str) -> dict[str, Any]:
+    """Ask a device what it is: `found` and `warnings`; nothing stays there.
 
     Raises:
-        ConfigError: the profile is of this machine itself, or the address is no address.
         EdgetuneError: it does not answer, or has no Python.
     """
     import tempfile
@@ -211,15 +210,25 @@ def look_at_device(target: Target, url: str, progress: Progress) -> None:
     from edgetune.device.remote import probe
     from edgetune.stages.bundle import write_program
 
+    with tempfile.TemporaryDirectory() as scratch:
+        program = Path(scratch) / "edgetune.pyz"
+        write_program(program)
+        return probe(url, program.read_bytes())
+
+
+def look_at_device(target: Target, url: str, progress: Progress) -> None:
+    """Ask a device what it is, before an hour is spent on what it is to run.
+
+    Raises:
+        ConfigError: the profile is of this machine itself, or the address is no address.
+        EdgetuneError: it does not answer, or has no Python.
+    """
     if target.is_host:
         raise ConfigError(
             f"--on {url}: {target.label} is this machine itself",
             hint="name the device's profile: --profile jetson-orin-nano-8gb",
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        program = Path(scratch) / "edgetune.pyz"
-        write_program(program)
-        found = probe(url, program.read_bytes())
+    found = probe_device(url)
     progress.line(f"{url}: {(found['found'].get('module') or {}).get('model') or 'an unknown board'} answers")
 
 

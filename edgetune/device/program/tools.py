@@ -62,14 +62,14 @@ class Bindings(Tool):
         if self._aside is None:
             return bindings.build(self._trt, job, say=self._say)
         path = built_file(work, job)
-        path.unlink() if path.exists() else None
+        path.unlink(missing_ok=True)
         code = self._aside(job)
         if code in KILLED:
             raise OutOfMemory(
                 f"{job.name}: the build was killed, as the system does when memory runs out", _ADVICE
             )
         told = read_json(str(path)) if path.is_file() else {}
-        path.unlink() if path.exists() else None
+        path.unlink(missing_ok=True)
         if "problem" in told:
             raise (OutOfMemory if told["memory"] else Problem)(*told["problem"])
         if code or "value" not in told:
@@ -108,7 +108,6 @@ class Trtexec(Tool):
     """TensorRT's own program, where the bindings cannot be had."""
 
     name = "trtexec"
-    exact = False
 
     def __init__(self, path: str, say: Say, most_samples: int) -> None:
         """Take the program's path, and how many samples are worth a process each."""

@@ -310,8 +310,8 @@ def _copied(source: str, target: str) -> bool:
 
 def _forget(paths: Iterable[str]) -> None:
     for path in paths:
-        if path and Path(path).exists():
-            Path(path).unlink()
+        if path:
+            Path(path).unlink(missing_ok=True)
 
 
 __all__ = ["build", "find", "outputs", "profile", "shown", "times", "version_of"]

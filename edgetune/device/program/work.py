@@ -13,7 +13,7 @@ from array import array
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Iterable, Iterator
+from typing import Any, Callable, ContextManager, Iterable, Iterator, Protocol
 
 from .files import read_json, sha256_of, write_bytes, write_json
 from .inputs import feeds
@@ -25,32 +25,27 @@ SCHEMA = 1
 Say = Callable[[str], None]
 
 
-class Tool:
+class Tool(Protocol):
     """What can build and run engines: TensorRT's Python bindings, or trtexec.
 
     Attributes:
         name: for the result.
         version: of TensorRT.
         most_samples: that are worth comparing with it; None: all.
-        exact: whether a timed block holds inferences and nothing else.
     """
 
-    name = ""
+    name: str = ""
     version: tuple[int, ...] = ()
     most_samples: int | None = None
-    exact = True
 
     def build(self, job: Build, found: dict[str, Any], work: Work) -> dict[str, Any]:
         """Write the engine's plan and tell what it took and which layers it has."""
-        raise NotImplementedError
 
     def outputs(self, job: Build, work: Work, inputs: Iterable[bytes]) -> Iterator[dict[str, bytes]]:
         """Give float32 outputs by name for one input after another."""
-        raise NotImplementedError
 
     def times(self, jobs: list[Build], work: Work, copies: bool) -> dict[str, Any]:
         """Time engines against each other: raw milliseconds by engine and round."""
-        raise NotImplementedError
 
 
 @contextmanager
@@ -125,24 +120,24 @@ def do(
             # Until something is done anew, what an earlier run wrote down stays as it is.
             keep()
 
-    ready = []
+    ready: dict[Build, str] = {}
     for job in work.builds:
         engine: dict[str, Any] = {}
         attempt(f"build-{job.name}", engine, "build", partial(tool.build, job, found, work))
         if "build" not in engine:
             continue
-        ready.append(job)
+        ready[job] = sha256_of(job.plan)
         result["engines"][job.name] = engine
-        plan = sha256_of(job.plan)
-        attempt(f"compare-{job.name}", engine, "outputs", partial(_compare, job, work, tool, say), plan)
-    state = [sha256_of(job.plan) for job in ready], work.timing, _locked(found)
+        make = partial(_compare, job, work, tool, say)
+        attempt(f"compare-{job.name}", engine, "outputs", make, ready[job])
+    state = list(ready.values()), work.timing, _locked(found)
     for name, copies in (("compute", False), ("copies", True)):
         if ready:
             attempt(
                 f"time-{name}",
                 result["timing"],
                 name,
-                partial(_timed, ready, work, tool, copies, sampler),
+                partial(_timed, list(ready), work, tool, copies, sampler),
                 json.dumps(state),
             )
     result["finished"] = not result["errors"]
@@ -191,8 +186,7 @@ def _timed(
 ) -> dict[str, Any]:
     with sampler() as beside:
         found = tool.times(jobs, work, copies)
-    # Where blocks hold more than inferences, power over them says nothing.
-    samples = [[at, rails if tool.exact else {}, heat] for at, rails, heat in getattr(beside, "samples", [])]
+    samples = [list(sample) for sample in getattr(beside, "samples", [])]
     # By the clock of the blocks: seconds, mW by rail, °C by zone.
     return {**found, "beside": [sample for sample in samples if sample[1] or sample[2]]}
 
