@@ -22,6 +22,14 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
+class Ratio(Part):
+    """A ratio with its interval."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
 def visible(text: str) -> str:
     """Return the text with every control, direction or otherwise invisible character as an escape."""
     if text.isascii() and text.isprintable():

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from edgetune.errors import ArtifactError
-from edgetune.report.part import Part, present
+from edgetune.report.part import Part, Ratio, present
 from edgetune.report.schema_device import Device
 from edgetune.report.schema_int8 import Calibration, Layer, Quantization
 
@@ -251,14 +251,6 @@ class Timing(Part):
     p50_high_ms: float | None = None
     samples_ms: tuple[float, ...] = ()
     peak_memory_mb: float | None = None
-
-
-class Ratio(Part):
-    """A ratio with its interval."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
 
 
 class Latency(Part):

@@ -3,7 +3,7 @@
 It may import the report's part only.
 """
 
-from edgetune.report.part import Part
+from edgetune.report.part import Part, Ratio
 
 
 class Decided(Part):
@@ -91,21 +91,16 @@ class Run(Part):
     samples_ms: tuple[float, ...] = ()
 
 
-class Times(Part):
-    """How many times faster INT8 is than FP16."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
 class EngineTiming(Part):
-    """One timing of both engines; `temperatures_c`: first and highest per zone."""
+    """One timing of both engines.
+
+    `speedup`: how many times faster INT8 is than FP16; `temperatures_c`: first and highest per zone.
+    """
 
     engine: str = ""
     rounds: int | None = None
     models: dict[str, Run] = {}
-    speedup: Times = Times()
+    speedup: Ratio = Ratio()
     trusted: bool = True
     why: str = ""
     energy: dict[str, Energy] = {}

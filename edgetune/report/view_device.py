@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from edgetune.report import wording
-from edgetune.report.schema import Latency, Ratio, Timing
+from edgetune.report.schema import Latency, Timing
 from edgetune.report.schema_device import Device, Energy, Engine, EngineTiming, Lost, Run, Share
 
 NAMES = ("fp16", "int8")
@@ -169,7 +169,7 @@ def latency(device: Device) -> Latency | None:
     models = {
         name: Timing(p50_ms=run.p50_ms, samples_ms=run.samples_ms) for name, run in timing.models.items()
     }
-    return Latency(engine=timing.engine, models=models, speedup=Ratio(**timing.speedup.model_dump()))
+    return Latency(engine=timing.engine, models=models, speedup=timing.speedup)
 
 
 def _top1(share: Share | None) -> str:
