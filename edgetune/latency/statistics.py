@@ -69,6 +69,14 @@ def mean_interval(values: NDArray[np.float64]) -> Interval | None:
     return Interval(float(values.mean()) - half, float(values.mean()) + half)
 
 
+def mean_at_least(values: NDArray[np.float64], confidence: float = 0.9) -> float:
+    """Return the lower end of Student's one-sided interval of a mean; of a single value, the value."""
+    if values.size < 2:
+        return float(values.mean())
+    reach = float(t.ppf(confidence, values.size - 1)) * float(values.std(ddof=1)) / math.sqrt(values.size)
+    return float(values.mean()) - reach
+
+
 def mcnemar(worse: int, better: int) -> float:
     """Return the two-sided p value of the exact McNemar test (a binomial test of the discordant pairs)."""
     return float(binomtest(worse, worse + better).pvalue) if worse + better else 1.0

@@ -55,7 +55,8 @@ class Limits:
     """When an INT8 network is good enough.
 
     Attributes:
-        agreement: least share of inputs on which it is expected to name FP32's class; None: not looked at.
+        agreement: least share of inputs on which it is expected to name FP32's class, at the lower end of the
+            interval that the held-out inputs leave; None: not looked at.
         cosine: least mean cosine with FP32's outputs; None: not looked at.
     """
 
@@ -107,7 +108,7 @@ class Climb:
         """Say whether the network is good enough on held-out inputs."""
         found = self.comparison
         cosines = [entry["cosine_mean"] for entry in found["outputs"].values() if "cosine_mean" in entry]
-        agrees = limits.agreement is None or found.get("agreement_expected", 1.0) >= limits.agreement
+        agrees = limits.agreement is None or found.get("agreement_at_least", 1.0) >= limits.agreement
         return agrees and (limits.cosine is None or min(cosines, default=1.0) >= limits.cosine)
 
     def offer(self, rung: str, made: Draft, seconds: float, told: str = "") -> bool:
@@ -118,7 +119,7 @@ class Climb:
             {
                 "rung": rung, "kept": better, "seconds": seconds, "sqnr_db": sqnr_of(found),
                 "agreement": found.get("agreement"), "agreement_expected": found.get("agreement_expected"),
-                "why": told,
+                "agreement_at_least": found.get("agreement_at_least"), "why": told,
             }
         )  # fmt: skip
         if better:
@@ -138,7 +139,7 @@ class Climb:
         self.rungs.append(
             {
                 "rung": rung, "kept": False, "seconds": 0.0, "sqnr_db": None, "agreement": None,
-                "agreement_expected": None, "why": why,
+                "agreement_expected": None, "agreement_at_least": None, "why": why,
             }
         )  # fmt: skip
 
@@ -151,7 +152,12 @@ def _enough(state: Climb) -> str:
 
 def _said(rung: dict[str, Any]) -> str:
     expected = rung["agreement_expected"]
-    share = "" if expected is None else f", same class expected for {100 * expected:.1f}%"
+    least = rung["agreement_at_least"]
+    share = (
+        ""
+        if expected is None
+        else f", same class expected for {100 * expected:.1f}%, at least {100 * least:.1f}%"
+    )
     outcome = "kept" if rung["kept"] else "no better, dropped"
     return f"{rung['rung']}: {rung['sqnr_db']:.1f} dB{share} on held-out inputs, {outcome}"
 

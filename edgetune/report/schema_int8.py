@@ -51,6 +51,7 @@ class Rung(Part):
     sqnr_db: float | None = None
     agreement: float | None = None
     agreement_expected: float | None = None
+    agreement_at_least: float | None = None
     why: str = ""
 
 

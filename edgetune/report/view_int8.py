@@ -66,7 +66,7 @@ def ladder_rows(quantization: Quantization) -> list[RungRow]:
                 _brief(rung),
                 decibels(rung.sqnr_db),
                 difference(rung.sqnr_db, best),
-                wording.percent(rung.agreement_expected),
+                _expected(rung),
                 # The first one's time is calibration's, which is counted there.
                 wording.NONE if first or not tried else wording.seconds(rung.seconds),
             )
@@ -74,6 +74,13 @@ def ladder_rows(quantization: Quantization) -> list[RungRow]:
         if rung.kept and tried:
             best = rung.sqnr_db
     return rows
+
+
+def _expected(rung: Rung) -> str:
+    """Return how many are expected to keep their class, and at least how many (one-sided, at 90%)."""
+    if rung.agreement_at_least is None:
+        return wording.percent(rung.agreement_expected)
+    return f"{wording.percent(rung.agreement_expected)} (≥ {wording.percent(rung.agreement_at_least)})"
 
 
 def _brief(rung: Rung) -> str:

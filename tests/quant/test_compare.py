@@ -193,6 +193,24 @@ def test_the_expected_agreement_is_what_many_inputs_come_to() -> None:
     assert found["decision_db"] > 150
     assert found["agreement"] == 1
     assert found["agreement_expected"] == pytest.approx(1)
+    assert found["agreement_at_least"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("classes", "size"), [(3, 0.1), (10, 0.6), (1000, 0.6)])
+def test_few_inputs_expect_what_many_show_and_promise_less(classes: int, size: float) -> None:
+    noise, draws = np.random.default_rng(0), 100
+    reference = 3 * noise.standard_normal((32 * draws, classes))
+    other = reference + size * noise.standard_normal(reference.shape)
+    truth = float((other.argmax(axis=1) == reference.argmax(axis=1)).mean())
+    found = []
+    for start in range(0, len(reference), 32):
+        few = Decisions()
+        few.add(reference[start : start + 32], other[start : start + 32])
+        found.append(few.figures())
+        assert found[-1]["agreement_at_least"] < found[-1]["agreement_expected"]
+    assert np.mean([figures["agreement_expected"] for figures in found]) == pytest.approx(truth, abs=0.01)
+    # 90% are promised of normally distributed chances; those near 1 are skewed, and fewer hold.
+    assert np.mean([figures["agreement_at_least"] <= truth for figures in found]) > 0.65
 
 
 def test_two_classes_have_one_runner_up() -> None:

@@ -181,7 +181,8 @@ def _settling(images: int, last: float = 0.03) -> list[Report]:
 
 def _ladder(*rungs: tuple[str, bool, float | None, str]) -> list[Report]:
     return [{"rung": name, "kept": kept, "seconds": 3.2 * place if sqnr else 0.0, "sqnr_db": sqnr,
-             "agreement": 0.96875 if sqnr else None, "agreement_expected": 0.9712 if sqnr else None, "why": why}
+             "agreement": 0.96875 if sqnr else None, "agreement_expected": 0.9712 if sqnr else None,
+             "agreement_at_least": 0.9568 if sqnr else None, "why": why}
             for place, (name, kept, sqnr, why) in enumerate(rungs)]  # fmt: skip
 
 
