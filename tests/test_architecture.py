@@ -24,6 +24,7 @@ FLOORS = (
     ("report", "stages"),
     ("pipeline",),
     ("steps", "show"),
+    ("away",),
     ("lookup",),
     ("devices",),
     ("cli",),
