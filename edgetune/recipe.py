@@ -102,6 +102,9 @@ class FinetuneSection(Section):
         average: decay of an exponential moving average of the weights; 0: off.
         patience: epochs without a better one (validation accuracy, then loss) before it stops; 0: never.
         clip: largest norm of the gradient; 0: off.
+        accumulate: batches per update of the weights, for batches that memory does not hold at once. The same
+            as a batch that many times as large, but that BatchNorm sees `batch` images at a time.
+        deterministic: only kernels that give the same bits each time, and no torch.compile; slower on a GPU.
         scratch_baseline: also train the same network from random weights with the same budget, and say
             what transfer bought.
     """
@@ -122,6 +125,8 @@ class FinetuneSection(Section):
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     patience: Annotated[int, Field(ge=0)] = 0
     clip: Annotated[float, Field(ge=0)] = 1.0
+    accumulate: Annotated[int, Field(ge=1, le=1024)] = 1
+    deterministic: bool = False
     augment: AugmentSection = AugmentSection()
     seed: Seed = 0
     scratch_baseline: bool = False

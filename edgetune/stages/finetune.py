@@ -17,15 +17,17 @@ from torch import nn
 
 from edgetune.artifact import Artifact, Preprocess, library_versions
 from edgetune.data.folders import Dataset, save_dataset
-from edgetune.errors import ConfigError
+from edgetune.errors import ConfigError, StageError
 from edgetune.models import build_model, model_row, preprocess_for
 from edgetune.models.rows import TIMM
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import FinetuneSection, ModelSection
+from edgetune.training import ranks
 from edgetune.training.accelerator import choose_accelerator
 from edgetune.training.checkpoint import CUSTOM, MODEL_FILE, save_network
+from edgetune.training.course import Course
 from edgetune.training.feeder import Feeder
-from edgetune.training.loop import Course, Task, train
+from edgetune.training.loop import Diverged, Task, train
 from edgetune.training.losses import objective
 from edgetune.training.strategies import STRATEGIES, Layout, peak_rate
 
@@ -33,6 +35,7 @@ DATA_FILE = "data.json"
 RESUME_FOLDER = ".resume"
 
 
+@ranks.together
 def finetune(
     model: ModelSection,
     data: Dataset,
@@ -49,7 +52,10 @@ def finetune(
 
     Called again with the same arguments after an interrupt or a kill, it goes on after the last complete
     epoch and ends with the same weights. What that takes stays in `.resume`, no part of the artifact: a kill
-    before the artifact is in its place must not cost the training.
+    before the artifact is in its place must not cost the training. Where the loss is suddenly no number, the
+    best epoch before is kept as an artifact beside `into`, named after it with `-diverged` behind.
+
+    Under torchrun all processes train, each on its share of every batch, and the first one writes.
 
     Args:
         model: which network, or `custom` with `module`.
@@ -67,7 +73,8 @@ def finetune(
         A `checkpoint` artifact: model.safetensors and data.json.
 
     Raises:
-        ConfigError: a strategy that the network cannot do, an empty split, wrong logits of `module`.
+        ConfigError: a strategy that the network cannot do, an empty split, wrong logits of `module`, more
+            processes than images.
         MissingTool: `cuda` is asked for and there is no GPU.
         ArtifactError: the weights do not fit.
         StageError: training diverged, memory or disk do not do.
@@ -78,7 +85,9 @@ def finetune(
     for split in ("train", "val"):
         if not data.splits[split]:
             raise ConfigError(f"{data.root}: no images in the {split} split")
-    into.mkdir(parents=True, exist_ok=True)
+    ranks.check_enough(len(data.splits["train"]), settings.batch)
+    if ranks.rank() == 0:
+        into.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if target.name == "cuda" else []):
         if module is None:
             net, layout, preprocess, model = _known(model, data, settings.seed, weights)
@@ -98,17 +107,53 @@ def finetune(
             folder=into / RESUME_FOLDER,
             fingerprint=_fingerprint(model, data, settings, preprocess, net),
         )
-        course = train(net, task, progress)
-    save_network(net, into / MODEL_FILE)
-    save_dataset(data, into / DATA_FILE)
+        try:
+            course = train(net, task, progress)
+        except Diverged as stop:
+            raise _kept(stop, net, model, data, preprocess, task, into) from stop
+    made = _described(course, model, data, preprocess, task, time.perf_counter() - began)
+    return made if ranks.rank() else _written(made, net, data, into)
+
+
+def _described(
+    course: Course, model: ModelSection, data: Dataset, preprocess: Preprocess, task: Task, seconds: float
+) -> Artifact:
     details = {
         "model": model.model_dump(mode="json"),
         "channels": preprocess.channels,
         "classes": len(data.classes),
-        "training": _training(course, task, time.perf_counter() - began),
+        "training": _training(course, task, seconds),
     }
-    made = Artifact(kind="checkpoint", classes=data.classes, preprocess=preprocess, details=details)
+    return Artifact(kind="checkpoint", classes=data.classes, preprocess=preprocess, details=details)
+
+
+def _written(made: Artifact, net: nn.Module, data: Dataset, into: Path) -> Artifact:
+    save_network(net, into / MODEL_FILE)
+    save_dataset(data, into / DATA_FILE)
     return made.write(into)
+
+
+def _kept(
+    stop: Diverged,
+    net: nn.Module,
+    model: ModelSection,
+    data: Dataset,
+    preprocess: Preprocess,
+    task: Task,
+    into: Path,
+) -> StageError:
+    """Keep the best epoch of a training that diverged: other settings would begin in an empty folder."""
+    if not stop.course.best_epoch or ranks.rank():
+        return stop
+    folder = into.with_name(f"{into.name.removesuffix('.partial')}-diverged")
+    folder.mkdir(exist_ok=True)
+    _written(_described(stop.course, model, data, preprocess, task, 0.0), net, data, folder)
+    best = stop.course.history[stop.course.best_epoch - 1]
+    return StageError(
+        stop.message,
+        hint=f"{stop.hint}\nepoch {best['epoch']} ({100 * best['val_top1']:.1f}% on val), the best before it, is "
+        f"kept in {folder}: edgetune predict, export and so on take it",
+    )
 
 
 def _known(
@@ -120,7 +165,8 @@ def _known(
     row = model_row(model.name)
     channels = model.channels or (1 if data.gray else 3)
     preprocess = preprocess_for(model.name, channels, model.size_px)
-    source: str | Path = weights or model.weights
+    # The leader's weights go to all processes: they need no file and no download of their own.
+    source: str | Path = "none" if ranks.rank() else weights or model.weights
     if source not in ("default", "none"):
         source = Path(source)
     net = build_model(
@@ -226,6 +272,11 @@ def _training(course: Course, task: Task, seconds: float) -> dict[str, Any]:
         "optimizer": task.settings.optimizer,
         "peak_learning_rate": peak_rate(task.settings),
         "accelerator": task.accelerator.name,
+        "processes": ranks.size(),
+        "batch": task.settings.batch * task.settings.accumulate,
+        "micro_batch": course.micro_batch,
+        "deterministic": task.settings.deterministic,
+        "compile": {phase: verdict.why for phase, verdict in course.compiled.items()},
         "seconds": round(seconds, 2),
         "stopped_early": len(course.history) < task.epochs,
         "best_epoch": course.best_epoch,

@@ -1,6 +1,6 @@
 """Logits, loss and top-1 of a network, without learning anything.
 
-It knows no optimizer and no files. It may import this package's accelerator and features.
+It knows no optimizer and no files. It may import this package's accelerator, features and ranks.
 """
 
 from collections.abc import Iterable
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edgetune.training import ranks
 from edgetune.training.accelerator import Accelerator
 from edgetune.training.features import Feed
 
@@ -50,13 +51,15 @@ def predict_logits(
 
 @torch.inference_mode()
 def score(net: nn.Module, feed: Feed, accelerator: Accelerator) -> Score:
-    """Evaluate a network, put in eval mode, on all of a feed."""
+    """Evaluate a network, put in eval mode, on all of a feed; of several processes each takes its share."""
     net.eval()
-    loss = 0.0
-    right = 0
+    found = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     for batch in feed.batches(1):
+        if not len(batch.inputs):
+            continue
         with accelerator.mixed(), accelerator.guarded():
             logits: Tensor = net(batch.inputs).flatten(1).float()
-        loss += functional.cross_entropy(logits, batch.targets, reduction="sum").item()
-        right += int((logits.argmax(1) == batch.targets).sum())
+        found[0] += functional.cross_entropy(logits, batch.targets, reduction="sum")
+        found[1] += (logits.argmax(1) == batch.targets).sum()
+    loss, right = ranks.total(found).tolist()
     return Score(loss / feed.images, right / feed.images)

@@ -2,7 +2,7 @@
 
 Every random choice is seeded by what it is for (epoch, step, image), never by what came before, so that a
 resumed training and any number of workers see the same batches. It knows no optimizer and no loop. It may
-import artifact, progress, data.augment (for the types) and this package's accelerator.
+import artifact, progress, data.augment (for the types) and this package's accelerator and ranks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from edgetune.artifact import Preprocess
 from edgetune.data.augment import Augment, Mix
 from edgetune.progress import Progress
+from edgetune.training import ranks
 from edgetune.training.accelerator import Accelerator
 
 # Not a share of the memory that is free: features computed anew, in other batches, differ in the last bits,
@@ -32,12 +33,19 @@ class Batch(NamedTuple):
         targets: class numbers [N], or shares [N, K] where inputs are mixed; on the accelerator.
         picks: the inputs' numbers in their split [N], on the CPU.
         view: which augmented version of them this is; the same number gives the same version.
+        whole: inputs of the step over all processes; 0: these are all.
     """
 
     inputs: Tensor
     targets: Tensor
     picks: Tensor
     view: int
+    whole: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Of the step over all processes."""
+        return self.whole or len(self.picks)
 
 
 class Pixels(Protocol):
@@ -107,6 +115,7 @@ def image_feed(
     mix: Mix | None = None,
     views: int = 0,
     workers: int = 0,
+    share: int = 0,
 ) -> Feed:
     """Return batches of normalised images.
 
@@ -121,6 +130,8 @@ def image_feed(
         views: augmented versions of each image that epochs take turns with, as cached features do; 0: every
             epoch makes a new one.
         workers: processes that augment; 0: this one. The batches do not depend on it.
+        share: where several processes train together, give this one its share of every so many images of a
+            batch (`ranks.parts`); 0: all of them.
     """
     count = len(images.labels)
 
@@ -129,6 +140,9 @@ def image_feed(
 
     def batches(epoch: int) -> Iterator[Batch]:
         picks = order(epoch)
+        wholes, own = [len(pick) for pick in picks], [_own(len(pick), share) for pick in picks]
+        if not mix:  # A mixed image needs others of its batch.
+            picks = [pick[rows] for pick, rows in zip(picks, own, strict=True)]
         view = (epoch - 1) % views + 1 if views else epoch
         loaded = _load(images.pixels, picks, augment, (seed, view), workers)
         for step, (pick, pixels) in enumerate(zip(picks, loaded, strict=True)):
@@ -138,9 +152,17 @@ def image_feed(
             torch.manual_seed(seed_for(seed, epoch, step))
             if mix:
                 inputs, targets = mix(inputs, targets)
-            yield Batch(inputs, targets, pick, view)
+                inputs, targets, pick = inputs[own[step]], targets[own[step]], pick[own[step]]
+            yield Batch(inputs, targets, pick, view, wholes[step])
 
     return Feed(count, len(order(1)), batches)
+
+
+def _own(images: int, share: int) -> Tensor | slice:
+    """Return which rows of a batch are this process'."""
+    if not share or ranks.size() == 1:
+        return slice(None)
+    return torch.cat([torch.arange(images)[rows] for rows in ranks.parts(images, share)])
 
 
 def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
@@ -203,14 +225,13 @@ def compute_features(
         progress: told of every batch.
 
     Returns:
-        float32 [V, N, ...] on the CPU; None where that would take more than `FEATURE_BYTES`.
+        float32 [V, N, ...] on the CPU, of all processes' shares; None where that would take more than `FEATURE_BYTES`.
     """
     caught: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, given: caught.append(given[0].float().cpu()))
     net.eval()
     images = sum(feed.images for feed in feeds)
     kept: Tensor | None = None
-    done = 0
     progress.begin("features", total=images)
     try:
         for number, feed in enumerate(feeds):
@@ -220,16 +241,15 @@ def compute_features(
                 (found,) = caught
                 caught.clear()
                 if kept is None:
-                    if images * found[0].nbytes > FEATURE_BYTES:
+                    if images * found[:1].numel() * 4 > FEATURE_BYTES:
                         return None
-                    kept = torch.empty(images, *found.shape[1:])
-                kept[done : done + len(found)] = found
-                done += len(found)
-                progress.advance(len(found))
+                    kept = torch.zeros(len(feeds), feed.images, *found.shape[1:])
+                kept[number, batch.picks] = found
+                progress.advance(batch.rows)
     finally:
         hook.remove()
         progress.end()
-    return kept.reshape(len(feeds), -1, *kept.shape[1:]) if kept is not None else None
+    return kept if kept is None else ranks.total(kept)
 
 
 class _Augmented(Dataset[Tensor]):
@@ -255,10 +275,11 @@ def _load(
     if augment is None and isinstance(pixels, Tensor):
         yield from (pixels[pick] for pick in picks)
         return
+    source = _Augmented(pixels, augment, seeds)
     yield from DataLoader(
-        _Augmented(pixels, augment, seeds),
+        source,
         batch_sampler=[pick.tolist() for pick in picks],
-        collate_fn=torch.stack,
+        collate_fn=lambda found: torch.stack(found) if found else source[0][None][:0],
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,
     )

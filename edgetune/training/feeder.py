@@ -17,6 +17,7 @@ from edgetune.data.images import CACHE_BYTES, ImageCache, center_crop
 from edgetune.machine import cores
 from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection
+from edgetune.training import ranks
 from edgetune.training.accelerator import Accelerator
 from edgetune.training.features import Feed, Images, Pixels, compute_features, feature_feed, image_feed
 from edgetune.training.loop import Feeds
@@ -53,7 +54,9 @@ class Feeder:
         self._augment = build_augment(chosen, preprocess.size_px)
         self._mix = build_mix(chosen, len(data.classes))
         # A GPU outruns one process that augments; on the CPU more processes would only take its cores.
-        self._workers = min(MOST_WORKERS, cores() - 1) if accelerator.name == "cuda" else 0
+        self._workers = (
+            min(MOST_WORKERS, cores() // ranks.place()[1] - 1) if accelerator.name == "cuda" else 0
+        )
         self.labels = _labels(data, "train")
 
     def __call__(self, phase: Phase) -> Feeds:
@@ -67,13 +70,14 @@ class Feeder:
         return (self._features() if phase.head_only else None) or Feeds(
             image_feed(
                 self._train,
-                self._settings.batch,
+                self._settings.batch * self._settings.accumulate,
                 self._accelerator,
                 seed=self._settings.seed,
                 augment=self._augment,
                 mix=None if phase.head_only else self._mix,
                 views=self._settings.views if phase.head_only else 0,
                 workers=self._workers,
+                share=self._settings.batch,
             ),
             self._ordered(self._val),
         )
@@ -109,6 +113,7 @@ class Feeder:
             shuffled=False,
             augment=self._augment if augmented else None,
             workers=self._workers,
+            share=self._settings.batch,
         )
 
     def _features(self) -> Feeds | None:
@@ -123,7 +128,7 @@ class Feeder:
         val = compute_features(self._net, head, [self._ordered(self._val)], self._accelerator, self._progress)
         if val is None:
             return None
-        batch, seed = self._settings.batch, self._settings.seed
+        batch, seed = self._settings.batch * self._settings.accumulate, self._settings.seed
         return Feeds(
             feature_feed(train, self._train.labels, batch, self._accelerator, seed=seed),
             feature_feed(val, self._val.labels, batch, self._accelerator, seed=seed, shuffled=False),

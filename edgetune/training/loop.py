@@ -8,26 +8,23 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgetune.errors import ArtifactError, ConfigError, StageError
+from edgetune.errors import StageError
 from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection
+from edgetune.training import ranks
 from edgetune.training.accelerator import Accelerator
+from edgetune.training.compiling import Compiling, Verdict
+from edgetune.training.course import Course, agree, restore, state_of, tensors_of
 from edgetune.training.evaluate import Score, score
-from edgetune.training.features import Batch, Feed
-from edgetune.training.resume import (
-    State,
-    fill_optimizer,
-    load_state,
-    optimizer_tensors,
-    save_state,
-)
+from edgetune.training.features import Feed
+from edgetune.training.resume import save_state
+from edgetune.training.step import Loss, Stepper
 from edgetune.training.strategies import (
     Layout,
     Phase,
@@ -38,9 +35,6 @@ from edgetune.training.strategies import (
     scheduled,
     set_phase,
 )
-
-# Of logits [N, K] and what they were computed from: a scalar.
-Loss = Callable[[Tensor, Batch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,64 +82,91 @@ class Task:
         return sum(phase.epochs for phase in self.phases)
 
 
-@dataclass
-class Course:
-    """What changes from epoch to epoch, and is all of what a resumed training needs.
+class Diverged(StageError):
+    """The loss is no number. The network that was trained holds the best epoch before, where there was one.
 
     Attributes:
-        net: the network that learns.
-        average: the moving average of its weights, where one is kept; it is what is evaluated and saved.
-        history: one entry per epoch.
-        best: the learned tensors of the best epoch.
-        stale: epochs since the best one.
-        finished: whether the training is over.
+        course: as it was.
     """
 
-    net: nn.Module
-    average: nn.Module | None
-    names: frozenset[str]
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: dict[str, Tensor] = field(default_factory=dict)
-    best_epoch: int = 0
-    stale: int = 0
-    step: int = 0
-    finished: bool = False
-
-    @property
-    def judged(self) -> nn.Module:
-        """The network that is evaluated and saved."""
-        return self.net if self.average is None else self.average
+    def __init__(self, message: str, hint: str, course: Course) -> None:
+        super().__init__(message, hint=hint)
+        self.course = course
 
 
 def train(net: nn.Module, task: Task, progress: Progress) -> Course:
     """Train a network in place; it ends with the weights of the epoch with the best validation accuracy.
 
     Killed at any moment and called again with the same task, it goes on after the last complete epoch and
-    ends with the same weights.
+    ends with the same weights. Of several processes each does its share of every step; the first one reads and
+    writes what survives a kill, so that any number of them goes on.
 
     Raises:
-        StageError: the loss is no number, memory does not do, or the state cannot be written.
-        ConfigError: batches of one that BatchNorm cannot learn from.
+        Diverged: the loss is no number.
+        StageError: memory does not do, or the state cannot be written.
+        ConfigError: batches of one that BatchNorm cannot learn from, an operation that is not deterministic.
     """
-    course = begin(net, task)
-    restore(course, task, progress)
-    for phase, first in zip(task.phases, _first_epochs(task.phases), strict=True):
-        if course.finished or len(course.history) >= first + phase.epochs - 1:
-            continue
-        feeds = task.feeds(phase)
-        while len(course.history) < first + phase.epochs - 1 and not course.finished:
-            run_epoch(course, task, phase, feeds, progress)
-            save_state(task.folder, state_of(course), len(course.history), task.fingerprint)
+    with task.accelerator.kernels(task.settings.deterministic):
+        course = begin(net, task)
+        if ranks.rank() == 0:
+            restore(course, task.folder, task.fingerprint, progress)
+        agree(course)
+        try:
+            for phase, first in zip(task.phases, _first_epochs(task.phases), strict=True):
+                if not course.finished and len(course.history) < first + phase.epochs - 1:
+                    _run_phase(course, task, phase, first + phase.epochs - 1, progress)
+        except Diverged:
+            net.load_state_dict(course.best, strict=False)
+            raise
     net.load_state_dict(course.best, strict=False)
     return course
+
+
+def _run_phase(course: Course, task: Task, phase: Phase, last: int, progress: Progress) -> None:
+    feeds = task.feeds(phase)
+    # A head on features takes next to no time: sharing its steps would take longer than they do.
+    alone = feeds.features and ranks.size() > 1
+    if not alone or ranks.rank() == 0:
+        with ranks.alone(alone):
+            stepper = _stepper(course, task, phase, feeds, last, progress)
+            while len(course.history) < last and not course.finished:
+                run_epoch(course, task, phase, feeds, stepper, progress)
+                if ranks.rank() == 0:
+                    save_state(task.folder, state_of(course), len(course.history), task.fingerprint)
+    if alone:
+        agree(course)
+
+
+def _stepper(
+    course: Course, task: Task, phase: Phase, feeds: Feeds, last: int, progress: Progress
+) -> Stepper:
+    set_phase(course.net, task.layout, phase)
+    settings, runs = task.settings, _runs(course.net, task, feeds)
+    compiling = None
+    if settings.deterministic or ranks.size() > 1 or feeds.features:
+        why = "features" if feeds.features else "several processes" if ranks.size() > 1 else "deterministic"
+        course.compiled[phase.name] = Verdict(False, f"not tried: {why}")
+    else:
+        left = feeds.train.steps * (last - len(course.history))
+        compiling = Compiling(runs, task.accelerator, left, course.compiled.get(phase.name))
+    return Stepper(
+        runs,
+        task.loss,
+        course.optimizer,
+        course.scaler,
+        task.accelerator,
+        clip=settings.clip,
+        most=settings.batch * (settings.accumulate if feeds.features else 1),
+        compiling=compiling,
+        progress=progress,
+    )
 
 
 def begin(net: nn.Module, task: Task) -> Course:
     """Put a network on its accelerator and give it an optimizer."""
     settings = task.settings
     task.accelerator.place(net)
+    ranks.same(net.state_dict().values())
     names = learning_names(net, task.layout, task.phases)
     groups = parameter_groups(net, task.layout, task.phases, decay(settings))
     # The fused kernels spare hundreds of small calls per step: a third of a small network's time.
@@ -158,22 +179,27 @@ def begin(net: nn.Module, task: Task) -> Course:
         )
     scaler = torch.amp.GradScaler(task.accelerator.name, enabled=task.accelerator.autocast is torch.float16)
     average = copy.deepcopy(net) if settings.average else None
-    return Course(net, average, names, optimizer, scaler)
+    return Course(net, average, names, optimizer, scaler, task.epochs)
 
 
-def run_epoch(course: Course, task: Task, phase: Phase, feeds: Feeds, progress: Progress) -> None:
+def run_epoch(
+    course: Course, task: Task, phase: Phase, feeds: Feeds, stepper: Stepper, progress: Progress
+) -> None:
     """Train for one epoch, evaluate, and remember whether it was the best."""
     epoch = len(course.history) + 1
     began = time.perf_counter()
     progress.begin(f"epoch {epoch}/{task.epochs}", total=feeds.train.images)
     try:
-        loss, top1, rate = learn(course, task, phase, feeds, epoch, progress)
+        loss, top1, rate = learn(course, task, phase, feeds, stepper, epoch, progress)
         learned = time.perf_counter()
         found = score(_runs(course.judged, task, feeds), feeds.val, task.accelerator)
     finally:
         progress.end()
     if not math.isfinite(found.loss):
-        raise _diverged(f"the validation loss after epoch {epoch}", task)
+        raise _diverged(f"the validation loss after epoch {epoch}", rate, course, task)
+    if stepper.compiling:
+        course.compiled[phase.name] = stepper.compiling.verdict or Verdict(False, "not tried: too few steps")
+    course.micro_batch = min(stepper.most, feeds.train.images)
     seconds = time.perf_counter() - began
     course.history.append(
         {
@@ -207,14 +233,14 @@ def judge(course: Course, task: Task, phase: Phase, found: Score) -> None:
     course.stale = 0 if better else course.stale + 1
     if better:
         course.best_epoch = len(course.history)
-        course.best = _tensors(course.judged, course.names)
+        course.best = tensors_of(course.judged, course.names)
     patience = task.settings.patience
     impatient = patience > 0 and course.stale >= patience and phase is task.phases[-1]
     course.finished = impatient or len(course.history) == task.epochs
 
 
 def learn(
-    course: Course, task: Task, phase: Phase, feeds: Feeds, epoch: int, progress: Progress
+    course: Course, task: Task, phase: Phase, feeds: Feeds, stepper: Stepper, epoch: int, progress: Progress
 ) -> tuple[float, float | None, float]:
     """Take an epoch's steps.
 
@@ -222,51 +248,40 @@ def learn(
         Mean training loss, training accuracy (None where targets are mixed), the head's last learning rate.
 
     Raises:
-        StageError: the loss is no number.
+        Diverged: the loss is no number.
     """
     set_phase(course.net, task.layout, phase)
-    runs = _runs(course.net, task, feeds)
     steps = feeds.train.steps * task.epochs
-    total, right, seen, mixed, rate = 0.0, 0, 0, False, 0.0
+    sums, seen, mixed, rate = [0.0, 0.0], 0, False, 0.0
+    # A step's figures are read once the next one is under way: a GPU would stand still until they are here.
+    open_step: tuple[int, int, float, Tensor] | None = None
+
+    def close() -> None:
+        if open_step is None:
+            return
+        number, count, then, found = open_step
+        values = found.tolist()
+        if not math.isfinite(values[0]):
+            what = f"epoch {epoch}, step {number} of {feeds.train.steps}: the loss"
+            raise _diverged(what, then, course, task)
+        sums[:] = [one + other for one, other in zip(sums, values, strict=True)]
+        progress.advance(count, loss=values[0] / count)
+
     for number, batch in enumerate(feeds.train.batches(epoch), start=1):
         rate = peak_rate(task.settings) * scheduled(course.step, steps, task.settings.warmup)
         for group in course.optimizer.param_groups:
             group["lr"] = rate * phase.rates[group["part"]]
         with task.accelerator.guarded():
-            logits, loss = _step(course, task, runs, batch)
-        if not math.isfinite(loss):
-            raise _diverged(f"epoch {epoch}, step {number} of {feeds.train.steps}: the loss", task)
-        count = len(batch.targets)
-        total += loss * count
-        seen += count
+            found = stepper.take(batch)
+        course.step += 1
+        if course.average is not None:
+            follow(course.average, course.net, course.names, task.settings.average, course.step)
+        close()
+        open_step = number, batch.rows, rate, found
+        seen += batch.rows
         mixed = batch.targets.ndim > 1
-        right += 0 if mixed else int((logits.argmax(1) == batch.targets).sum())
-        progress.advance(count, loss=loss)
-    return total / seen, None if mixed else right / seen, rate
-
-
-def _step(course: Course, task: Task, runs: nn.Module, batch: Batch) -> tuple[Tensor, float]:
-    with task.accelerator.mixed():
-        try:
-            logits = runs(batch.inputs).flatten(1)
-        except ValueError as error:
-            # What torch's BatchNorm says of a batch of one whose maps have shrunk to one value.
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ConfigError("finetune.batch: 1 is too few for BatchNorm", hint="2 or more") from error
-        loss = task.loss(logits, batch)
-    course.optimizer.zero_grad()
-    torch.autograd.backward(course.scaler.scale(loss))
-    if task.settings.clip:
-        course.scaler.unscale_(course.optimizer)
-        learning = [p for group in course.optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(learning, task.settings.clip)
-    course.scaler.step(course.optimizer)
-    course.scaler.update()
-    course.step += 1
-    if course.average is not None:
-        follow(course.average, course.net, course.names, task.settings.average, course.step)
-    return logits.detach(), loss.item()
+    close()
+    return sums[0] / seen, None if mixed else sums[1] / seen, rate
 
 
 @torch.no_grad()
@@ -285,71 +300,19 @@ def follow(average: nn.Module, net: nn.Module, names: frozenset[str], decay: flo
             tensor.copy_(current[name])
 
 
-def state_of(course: Course) -> State:
-    """Return everything that `restore` needs."""
-    tensors = {f"net/{name}": t for name, t in _tensors(course.net, course.names).items()}
-    tensors |= {f"best/{name}": t for name, t in course.best.items()}
-    tensors |= {f"optimizer/{name}": t for name, t in optimizer_tensors(course.optimizer).items()}
-    if course.average is not None:
-        tensors |= {f"average/{name}": t for name, t in _tensors(course.average, course.names).items()}
-    counters = {
-        "history": course.history,
-        "best_epoch": course.best_epoch,
-        "stale": course.stale,
-        "step": course.step,
-        "finished": course.finished,
-        "scaler": course.scaler.state_dict(),
-    }
-    return State(tensors, counters)
-
-
-def restore(course: Course, task: Task, progress: Progress) -> None:
-    """Go on from the state of an earlier call, where there is a whole one of the same task."""
-    try:
-        state = load_state(task.folder, task.fingerprint)
-    except ArtifactError as error:
-        progress.line(f"resume state is of no use ({error.message}); training starts over")
-        return
-    if state is None:
-        return
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): t for name, t in state.tensors.items() if name.startswith(prefix)}
-
-    course.net.load_state_dict(part("net/"), strict=False)
-    if course.average is not None:
-        course.average.load_state_dict(part("average/"), strict=False)
-    fill_optimizer(course.optimizer, part("optimizer/"))
-    if state.counters["scaler"]:
-        course.scaler.load_state_dict(state.counters["scaler"])
-    course.history = state.counters["history"]
-    course.best, course.best_epoch = part("best/"), state.counters["best_epoch"]
-    course.stale, course.step = state.counters["stale"], state.counters["step"]
-    course.finished = state.counters["finished"]
-    progress.line(f"going on after epoch {len(course.history)}/{task.epochs}")
-
-
 def _runs(net: nn.Module, task: Task, feeds: Feeds) -> nn.Module:
     """Return what is given the batches: the network, or its head where they are features."""
     return net.get_submodule(task.layout.head) if feeds.features else net
-
-
-def _tensors(net: nn.Module, names: frozenset[str]) -> dict[str, Tensor]:
-    # contiguous: safetensors takes no other layout, and a copy must not follow the network.
-    return {
-        name: tensor.detach().cpu().contiguous().clone()
-        for name, tensor in net.state_dict().items()
-        if name in names
-    }
 
 
 def _first_epochs(phases: tuple[Phase, ...]) -> list[int]:
     return [1 + sum(phase.epochs for phase in phases[:index]) for index in range(len(phases))]
 
 
-def _diverged(what: str, task: Task) -> StageError:
-    rate = peak_rate(task.settings)
-    return StageError(
-        f"{what} is no finite number: training diverged at a peak learning rate of {rate:.2g}",
-        hint=f"set finetune.learning_rate to {rate / 10:.1g} or so, or a finetune.clip above 0",
+def _diverged(what: str, rate: float, course: Course, task: Task) -> Diverged:
+    peak = peak_rate(task.settings)
+    return Diverged(
+        f"{what} is no finite number at a learning rate of {rate:.2g} (peak {peak:.2g}): training diverged",
+        f"set finetune.learning_rate to {peak / 10:.1g} or so, or a finetune.clip above 0",
+        course,
     )

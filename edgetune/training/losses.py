@@ -28,7 +28,10 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
 
 
 def objective(settings: FinetuneSection, labels: Tensor, classes: int) -> Callable[[Tensor, Batch], Tensor]:
-    """Return the loss of logits [N, K] and a batch's targets; a scalar in nats.
+    """Return the loss of logits [N, K] and a batch's targets; a scalar in nats, the mean over the rows.
+
+    Weighed rows are divided by their number as well, not by their weights, which are 1 in the mean over the
+    split: a row then counts the same whichever batch, or part of one, it is in.
 
     Label smoothing: Szegedy et al. 2016, section 7, arXiv:1512.00567.
 
@@ -42,8 +45,9 @@ def objective(settings: FinetuneSection, labels: Tensor, classes: int) -> Callab
     def loss(logits: Tensor, batch: Batch) -> Tensor:
         weight = weights.to(logits.device) if weights is not None else None
         smoothing = settings.label_smoothing
-        return functional.cross_entropy(
-            logits.float(), batch.targets, weight=weight, label_smoothing=smoothing
+        summed = functional.cross_entropy(
+            logits.float(), batch.targets, weight=weight, label_smoothing=smoothing, reduction="sum"
         )
+        return summed / len(logits)
 
     return loss

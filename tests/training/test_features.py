@@ -55,7 +55,7 @@ def test_epochs_and_seeds_shuffle_differently() -> None:
 
 
 def test_batches_are_normalised_like_inference(images: Images) -> None:
-    inputs, targets, picks, view = next(image_feed(images, 7, CPU, seed=0, shuffled=False).batches(1))
+    inputs, targets, picks, view, _ = next(image_feed(images, 7, CPU, seed=0, shuffled=False).batches(1))
     assert (picks.tolist(), view) == (list(range(7)), 1)
     assert isinstance(images.pixels, torch.Tensor)
     torch.testing.assert_close(inputs, (images.pixels[:7].float() / 255 - 0.5) / 0.25)

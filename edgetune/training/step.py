@@ -1,0 +1,234 @@
+"""One update of the weights from one batch: in parts where memory or the recipe wants it, over all processes.
+
+It knows no epochs and no data beyond a batch. It may import errors, progress and this package.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from edgetune.errors import ConfigError
+from edgetune.progress import Progress
+from edgetune.training import ranks
+from edgetune.training.accelerator import Accelerator
+from edgetune.training.compiling import Compiling, Forward
+from edgetune.training.features import Batch
+from edgetune.training.share import Share
+
+# Of logits [N, K] and what they were computed from: a scalar, the mean over the rows. From the means over a
+# batch's parts the loop makes the mean over the batch.
+Loss = Callable[[Tensor, Batch], Tensor]
+
+
+class Stepper:
+    """Takes a phase's steps.
+
+    Attributes:
+        most: images of a micro-batch, over all processes; halved where a GPU's memory does not do.
+        compiling: whether steps are compiled; None: that is not asked.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        accelerator: Accelerator,
+        *,
+        clip: float,
+        most: int,
+        compiling: Compiling | None = None,
+        progress: Progress,
+    ) -> None:
+        """Prepare a phase, whose parameters already learn or not.
+
+        Args:
+            net: what takes the batches.
+            loss: of its logits.
+            optimizer: of the parameters.
+            scaler: of the loss, for float16.
+            accelerator: where everything is.
+            clip: largest norm of the gradient; 0: off.
+            most: images of a micro-batch.
+            compiling: asked which way the steps go.
+            progress: told where memory does not do.
+        """
+        self.most = most
+        self.compiling = compiling
+        self._own = net
+        self._net = _averaging(net) if ranks.size() > 1 else net
+        self._loss = loss
+        self._optimizer = optimizer
+        self._scaler = scaler
+        self._accelerator = accelerator
+        self._clip = clip
+        self._progress = progress
+        self._fits = False
+
+    def take(self, batch: Batch) -> Tensor:
+        """Update the weights once.
+
+        Returns:
+            Two sums over the batch, of all processes, float64 on the accelerator: losses, and right answers.
+
+        Raises:
+            torch.OutOfMemoryError: not even one image fits.
+            ConfigError: parts of one image that BatchNorm cannot learn from.
+        """
+        draws = _Draws(self._accelerator)
+        # Memory that does for one step does for the next: only the first can fail in its middle.
+        kept = [] if self._fits or self._accelerator.name == "cpu" else _copies(self._own)
+        while True:
+            try:
+                found = self._try(batch, draws)
+            except torch.OutOfMemoryError:
+                if ranks.size() > 1 or min(self.most, len(batch.inputs)) < 2:
+                    raise
+            else:
+                self._fits = True
+                return found
+            # Here, where the error and with it the tensors of the failed pass are gone.
+            self._shrink(len(batch.inputs))
+            self._optimizer.zero_grad()
+            draws.again()
+            for buffer, before in zip(self._own.buffers(), kept, strict=bool(kept)):
+                buffer.copy_(before)
+
+    def _shrink(self, images: int) -> None:
+        self.most = (min(self.most, images) + 1) // 2
+        self._fits = False
+        if self.compiling:
+            self.compiling.give_up("not used: the GPU's memory does not do for whole batches")
+        if self._accelerator.name == "cuda":
+            torch.cuda.empty_cache()
+        self._progress.line(
+            f"the GPU's memory does not do for {images} images at once: they go through in parts of {self.most}, "
+            "and the weights are updated once for all of them (BatchNorm sees the parts)"
+        )
+
+    def _try(self, batch: Batch, draws: "_Draws") -> Tensor:
+        cuts = ranks.parts(batch.rows, self.most)
+        counts = [rows.stop - rows.start for rows in cuts]
+        compiling = self.compiling
+        if compiling and compiling.due():
+            part = _rows(batch, 0, counts[0])
+            compiling.compile(lambda forward: self._rehearse(forward, part, draws), counts[0])
+            self._progress_of(compiling)
+        if compiling:
+            compiling.begin()
+        self._optimizer.zero_grad()
+        found = torch.zeros(2, dtype=torch.float64, device=batch.inputs.device)
+        done, fast = 0, False
+        for index, (rows, count) in enumerate(zip(cuts, counts, strict=True)):
+            part = _rows(batch, done, count)
+            done += count
+            forward = compiling.forward(count) if compiling else self._net
+            fast = fast or forward is not self._net
+            with ExitStack() as stack:
+                if count < batch.rows and forward is self._net:
+                    draws.again()
+                    stack.enter_context(Share(rows, batch.rows))
+                if index < len(cuts) - 1:
+                    stack.enter_context(self._silent())
+                found += self._learn(forward, part, batch.rows)
+        self._update()
+        if compiling and compiling.verdict is None:
+            compiling.end(batch.rows, fast)
+            self._progress_of(compiling)
+        return ranks.total(found)
+
+    def _learn(self, forward: Forward, part: Batch, whole: int) -> Tensor:
+        """Add a part's gradient, and return the sums that it contributes."""
+        count = len(part.inputs)
+        logits, loss = self._forward(forward, part)
+        # The processes' gradients are averaged, the parts' added.
+        share = count * ranks.size() / whole
+        torch.autograd.backward(self._scaler.scale(loss if share == 1 else loss * share))
+        logits, found = logits.detach(), torch.zeros(2, dtype=torch.float64, device=loss.device)
+        found[0] = loss.detach() * count
+        if part.targets.ndim == 1:
+            found[1] = (logits.argmax(1) == part.targets).sum()
+        return found
+
+    def _forward(self, forward: Forward, part: Batch) -> tuple[Tensor, Tensor]:
+        with self._accelerator.mixed():
+            try:
+                logits = forward(part.inputs).flatten(1)
+            except ValueError as error:
+                # What torch's BatchNorm says of a batch of one whose maps have shrunk to one value.
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise ConfigError(
+                    "finetune.batch: 1 image at once is too few for BatchNorm", hint="2 or more"
+                ) from error
+            # A process without images still takes part in what the others add up.
+            return logits, self._loss(logits, part) if len(part.inputs) else logits.sum() * 0
+
+    def _update(self) -> None:
+        if self._clip:
+            self._scaler.unscale_(self._optimizer)
+            learning = [p for group in self._optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(learning, self._clip)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+
+    def _rehearse(self, forward: Forward, part: Batch, draws: "_Draws") -> None:
+        """Run a part forward and backward, and leave everything as it was."""
+        kept = _copies(self._own)
+        try:
+            _, loss = self._forward(forward, part)
+            torch.autograd.backward(self._scaler.scale(loss))
+        finally:
+            self._optimizer.zero_grad()
+            draws.again()
+            for buffer, before in zip(self._own.buffers(), kept, strict=True):
+                buffer.copy_(before)
+
+    def _progress_of(self, compiling: Compiling) -> None:
+        if compiling.verdict is not None:
+            self._progress.line(f"torch.compile: {compiling.verdict.why}")
+
+    def _silent(self) -> AbstractContextManager[Any]:
+        """Keep gradients to this process until the last part's."""
+        return self._net.no_sync() if isinstance(self._net, DistributedDataParallel) else nullcontext()
+
+
+def _averaging(net: nn.Module) -> nn.Module:
+    """Let a network's gradients become their means over all processes; buffers are the same in all already."""
+    with warnings.catch_warnings():
+        # The option has a new name from torch 2.14 on.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(net, broadcast_buffers=False)
+
+
+class _Draws:
+    """The state of the random numbers at a step's beginning."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._device = accelerator.device if accelerator.name == "cuda" else None
+        self._host = torch.get_rng_state()
+        self._there = torch.cuda.get_rng_state(self._device) if self._device else None
+
+    def again(self) -> None:
+        """Let the same numbers be drawn again."""
+        torch.set_rng_state(self._host)
+        if self._there is not None and self._device:
+            torch.cuda.set_rng_state(self._there, self._device)
+
+
+def _copies(net: nn.Module) -> Iterable[Tensor]:
+    return [buffer.clone() for buffer in net.buffers()]
+
+
+def _rows(batch: Batch, first: int, count: int) -> Batch:
+    """Return some rows of a batch."""
+    if count == len(batch.inputs):
+        return batch
+    rows = slice(first, first + count)
+    return Batch(batch.inputs[rows], batch.targets[rows], batch.picks[rows], batch.view, batch.whole)
