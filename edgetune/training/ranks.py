@@ -32,6 +32,8 @@ TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = timedelta(days=7)
 # So long a process that failed waits for the leader to say it better.
 GRACE_S = 5.0
+# So long the leader waits for the others to notice that it ends.
+LEAVE_S = 2.0
 
 
 class _Launch(NamedTuple):
@@ -316,14 +318,19 @@ def _join() -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """Leave without waiting for connections to those that are gone.
+    """Leave without waiting for those that are gone.
 
     The leader, which may hold the store, gives the others a moment to read what it left there.
     """
+    import torch.distributed as dist
+
     assert _launch
     with suppress(RuntimeError):
+        # Whoever still waits for this process in a sum learns that it has left. NCCL's may not come back.
+        if dist.is_initialized() and dist.get_backend() == "gloo":
+            dist.destroy_process_group()
         _launch.store.add("left", 1)
-        last = time.monotonic() + GRACE_S
+        last = time.monotonic() + LEAVE_S
         while _launch.rank == 0 and _launch.store.add("left", 0) < _launch.size and time.monotonic() < last:
             time.sleep(0.05)
     sys.stdout.flush()

@@ -4,7 +4,7 @@ It knows no epochs and no data beyond a batch. It may import errors, progress an
 """
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
@@ -83,7 +83,7 @@ class Stepper:
         """
         draws = _Draws(self._accelerator)
         # Memory that does for one step does for the next: only the first can fail in its middle.
-        kept = [] if self._fits or self._accelerator.name == "cpu" else _copies(self._own)
+        kept = [] if self._fits else _copies(self._own)
         while True:
             try:
                 found = self._try(batch, draws)
@@ -222,7 +222,7 @@ class _Draws:
             torch.cuda.set_rng_state(self._there, self._device)
 
 
-def _copies(net: nn.Module) -> Iterable[Tensor]:
+def _copies(net: nn.Module) -> list[Tensor]:
     return [buffer.clone() for buffer in net.buffers()]
 
 

@@ -71,14 +71,15 @@ def make_task(tmp_path: Path) -> Callable[..., Task]:
         train, val, cpu = coloured(31, 1), coloured(12, 2), choose_accelerator("cpu")
 
         def feeds(phase: Phase) -> Feeds:
-            kept = image_feed(val, 7, cpu, seed=0, shuffled=False)
+            kept = image_feed(val, 7, cpu, seed=0, shuffled=False, share=7)
+            group = section.batch * section.accumulate
             if not phase.head_only:
-                return Feeds(image_feed(train, section.batch, cpu, seed=section.seed), kept)
-            ordered = [image_feed(train, 7, cpu, seed=0, shuffled=False)]
+                return Feeds(image_feed(train, group, cpu, seed=section.seed, share=section.batch), kept)
+            ordered = [image_feed(train, 7, cpu, seed=0, shuffled=False, share=7)]
             found = compute_features(net, net.head, ordered, cpu, Silent())
             tested = compute_features(net, net.head, [kept], cpu, Silent())
             return Feeds(
-                feature_feed(found, train.labels, section.batch, cpu, seed=section.seed),
+                feature_feed(found, train.labels, group, cpu, seed=section.seed),
                 feature_feed(tested, val.labels, 7, cpu, seed=0, shuffled=False),
                 features=True,
             )

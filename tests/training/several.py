@@ -3,39 +3,42 @@
 import multiprocessing
 import os
 import socket
+import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed import TCPStore
 
+from edgetune.errors import EdgetuneError
 from edgetune.training import ranks
 
+FORK = multiprocessing.get_context("fork")
+LIMIT_S = 120
 
-def several(processes: int, work: Callable[[], Any], together: bool = True) -> list[Any]:
-    """Run `work` in each and return what each returns, the first one's first; an exception is a RuntimeError.
 
-    Args:
-        processes: how many.
-        work: must return something that can be pickled.
-        together: false: each stands where a command does, before anything is trained.
+def several(processes: int, work: Callable[[], Any]) -> list[Any]:
+    """Run `work` in processes that train together.
+
+    Returns:
+        What each returned, the first one's first.
+
+    Raises:
+        RuntimeError: one failed; with its traceback.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    pipes = [context.Pipe(duplex=False) for _ in range(processes)]
-    started = []
-    for rank, (_, answer) in enumerate(pipes):
-        process = context.Process(target=_one, args=(rank, processes, port, work, together, answer))
+    port, pipes = _port(), [FORK.Pipe(duplex=False) for _ in range(processes)]
+    started = [
+        FORK.Process(target=_joined, args=(rank, processes, port, work, answer))
+        for rank, (_, answer) in enumerate(pipes)
+    ]
+    for process in started:
         process.start()
-        started.append(process)
     try:
-        found = []
         for reader, _ in pipes:
-            assert reader.poll(60), "it hangs"
-            found.append(reader.recv())
+            assert reader.poll(LIMIT_S), "it hangs"
+        found = [reader.recv() for reader, _ in pipes]
     finally:
         for process in started:
             process.kill()
@@ -46,17 +49,72 @@ def several(processes: int, work: Callable[[], Any], together: bool = True) -> l
     return [value for _, value in found]
 
 
-def _one(rank: int, size: int, port: int, work: Callable[[], Any], together: bool, answer: Any) -> None:
+def commanded(processes: int, command: Callable[[], None], errors: Path) -> list[int | None]:
+    """Run a command as torchrun would, one process for each, and say how they end.
+
+    Args:
+        processes: how many.
+        command: what the leader runs, as the command line does.
+        errors: gets what all of them write to stderr.
+
+    Returns:
+        Exit codes, the leader's first.
+    """
+    port = _port()
+    started = [
+        FORK.Process(target=_told, args=(rank, processes, port, command, errors)) for rank in range(processes)
+    ]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(LIMIT_S)
+    hanging = [process for process in started if process.is_alive()]
+    for process in hanging:
+        process.kill()
+    assert not hanging, errors.read_text()
+    return [process.exitcode for process in started]
+
+
+def _port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _joined(rank: int, size: int, port: int, work: Callable[[], Any], answer: Any) -> None:
     torch.set_num_threads(1)
     os.environ |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size)}
     try:
         store = TCPStore("127.0.0.1", port, size, is_master=rank == 0)
         ranks._launch = ranks._Launch(rank, size, store)
-        if together:
-            ranks._join()
-            ranks._together = True
+        ranks._join()
+        ranks._together = True
         answer.send(("done", work()))
     except BaseException:
         answer.send(("failed", traceback.format_exc()))
-    # The first one holds the store.
-    multiprocessing.Event().wait(30)
+    # The first one holds the store: all stay until they are killed.
+    multiprocessing.Event().wait(LIMIT_S)
+
+
+def _told(rank: int, size: int, port: int, command: Callable[[], None], errors: Path) -> None:
+    torch.set_num_threads(1)
+    told = {
+        "RANK": rank,
+        "WORLD_SIZE": size,
+        "LOCAL_RANK": rank,
+        "LOCAL_WORLD_SIZE": size,
+        "MASTER_PORT": port,
+    }
+    os.environ |= {name: str(value) for name, value in told.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    with errors.open("a") as written:
+        os.dup2(written.fileno(), 2)
+        sys.stderr = os.fdopen(2, "w", buffering=1)
+
+    def answered() -> None:
+        try:
+            command()
+        except EdgetuneError as error:
+            print(f"error: {error.message}", file=sys.stderr)
+            sys.exit(error.exit_code)
+
+    ranks.lead_or_follow(answered)

@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from several import several
 from torch import nn
 
 from edgetune.errors import ConfigError, StageError
 from edgetune.progress import Silent
-from edgetune.training import loop
+from edgetune.training import compiling, loop, ranks
 from edgetune.training.accelerator import Accelerator
 from edgetune.training.loop import Task, train
 from edgetune.training.resume import STATE_FILE, load_state
@@ -197,26 +198,188 @@ def test_average_follows_from_the_first_step_on(tiny: Any) -> None:
     assert moved == pytest.approx(1 - 2 / 11), "not by 0.001: the beginning would linger"
 
 
-def test_divergence_names_epoch_step_and_a_way_out(make_task: MakeTask, tiny: Any) -> None:
+def test_divergence_names_epoch_step_rate_and_a_way_out(make_task: MakeTask, tiny: Any) -> None:
     net = tiny()
     with torch.no_grad():
         net.head[1].weight.fill_(float("nan"))
-    with pytest.raises(StageError, match=r"epoch 1, step 1 of 5: the loss is no finite number") as caught:
+    message = r"epoch 1, step 1 of 5: the loss is no finite number at a learning rate of 0\.01 \(peak 0\.02\)"
+    with pytest.raises(loop.Diverged, match=message) as caught:
         train(net, make_task(net, strategy="full"), Silent())
     assert "finetune.learning_rate" in caught.value.hint
+    assert caught.value.course.best_epoch == 0
 
 
-def test_out_of_memory_says_what_to_lower(
-    make_task: MakeTask, tiny: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_divergence_leaves_the_best_epoch_in_the_network(make_task: MakeTask, tiny: Any) -> None:
+    net, seen = tiny(), []
+
+    def poison(module: Any, given: Any, made: torch.Tensor) -> torch.Tensor:
+        seen.append(len(made))
+        return made * float("nan") if module.training and seen.count(7) > 12 else made
+
+    task = make_task(net, strategy="full", average=0.9)
+    net.head.register_forward_hook(poison)
+    with pytest.raises(loop.Diverged, match=r"epoch 3, step 3 of 5") as caught:
+        train(net, task, Silent())
+    course = caught.value.course
+    assert course.best_epoch in (1, 2)
+    assert all(torch.equal(course.best[name], tensor) for name, tensor in state(net).items())
+
+
+def test_out_of_memory_says_what_to_lower(make_task: MakeTask, tiny: Any) -> None:
+    net = tiny()
+
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(loop, "_step", full)
-    net = tiny()
+    net.head.register_forward_hook(full)
     with pytest.raises(StageError, match="memory") as caught:
         train(net, make_task(net, strategy="full"), Silent())
     assert "finetune.batch" in caught.value.hint
+
+
+@pytest.mark.parametrize("strategy", ["full", "feature-extractor"])
+def test_accumulated_batches_learn_what_one_large_batch_does(
+    make_task: MakeTask, tiny: Any, strategy: str
+) -> None:
+    def learned(folder: str, batch: int, accumulate: int) -> tuple[dict[str, torch.Tensor], Any]:
+        net = tiny()
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum, module.forward = 0.0, lambda given: given  # Without it, as said.
+        settings = {"strategy": strategy, "batch": batch, "accumulate": accumulate, "optimizer": "sgd"}
+        return state(net), train(net, make_task(net, folder, **settings), Silent())
+
+    whole, course = learned("whole", 14, 1)
+    parts, other = learned("parts", 7, 2)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(parts[name], tensor)
+    assert course.step == other.step == 4 * 3, "31 images: the last group holds three"
+    assert [entry["loss"] for entry in other.history] == pytest.approx(
+        [entry["loss"] for entry in course.history], rel=1e-4
+    )
+
+
+def history(course: Any, *keys: str) -> list[list[Any]]:
+    return [[entry[key] for entry in course.history] for key in keys]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strategy": "full", "average": 0.9, "patience": 3},
+        {"strategy": "gradual", "epochs": 5, "accumulate": 2, "batch": 5},
+    ],
+    ids=lambda s: s["strategy"],
+)
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_learn_what_one_does(
+    make_task: MakeTask, tiny: Any, settings: dict[str, Any], processes: int
+) -> None:
+    settings = {"optimizer": "sgd", "learning_rate": 0.01, **settings}
+    alone, shown = tiny(), Recorder()
+    expected = train(alone, make_task(alone, "alone", **settings), shown)
+
+    def work() -> tuple[Any, ...]:
+        net, said = tiny(), Recorder()
+        with torch.no_grad():
+            net.head[1].weight += ranks.rank()  # The first one's weights count.
+        course = train(net, make_task(net, "shared", **settings), said if ranks.rank() == 0 else Silent())
+        tensors = {name: tensor.numpy() for name, tensor in state(net).items()}
+        return (
+            tensors,
+            history(course, "loss", "val_loss"),
+            history(course, "train_top1", "val_top1"),
+            said.shown,
+        )
+
+    found = several(processes, work)
+    for tensors, losses, shares, _ in found:
+        for name, tensor in state(alone).items():
+            torch.testing.assert_close(torch.from_numpy(tensors[name]), tensor, atol=2e-5, rtol=1e-4)
+        assert losses[0] == pytest.approx(history(expected, "loss")[0], rel=1e-4)
+        assert losses[1] == pytest.approx(history(expected, "val_loss")[0], rel=1e-4)
+        assert shares == history(expected, "train_top1", "val_top1"), "counted exactly"
+    assert found[0][3] == shown.shown, "images of all processes move the bar"
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 3, marks=pytest.mark.slow)])
+def test_an_interrupted_training_goes_on_with_other_processes(
+    make_task: MakeTask, tiny: Any, before: int, after: int
+) -> None:
+    settings = {"strategy": "gradual", "optimizer": "sgd", "learning_rate": 0.01, "epochs": 6, "average": 0.9}
+    alone = tiny()
+    train(alone, make_task(alone, "alone", **settings), Silent())
+
+    def cut() -> bool:
+        net = tiny()
+        with pytest.raises(KeyboardInterrupt):
+            train(net, make_task(net, "shared", **settings), Recorder(stop="epoch 5/"))
+        return True
+
+    def go_on() -> tuple[dict[str, Any], list[str]]:
+        net, said = tiny(), Recorder()
+        train(net, make_task(net, "shared", **settings), said)
+        return {name: tensor.numpy() for name, tensor in state(net).items()}, said.lines
+
+    assert several(before, cut) if before > 1 else cut()
+    tensors, lines = (several(after, go_on) if after > 1 else [go_on()])[0]
+    assert lines[0] == "going on after epoch 4/6"
+    for name, tensor in state(alone).items():
+        torch.testing.assert_close(torch.from_numpy(tensors[name]), tensor, atol=2e-5, rtol=1e-4)
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_all(make_task: MakeTask, tiny: Any) -> None:
+    def work() -> str:
+        net = tiny()
+        net.head.register_forward_hook(
+            lambda module, given, made: made * float("nan") if module.training and ranks.rank() else made
+        )
+        with pytest.raises(loop.Diverged) as caught:
+            train(net, make_task(net, "shared", strategy="full"), Silent())
+        return str(caught.value)
+
+    first, second = several(2, work)
+    assert first == second
+    assert "epoch 1, step 1 of 5" in first
+
+
+def test_a_long_training_asks_for_torch_compile_and_remembers(
+    make_task: MakeTask, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiling, "SECONDS_PER_MODULE", {"cpu": 0.0})
+    monkeypatch.setattr(compiling, "LEAST_GAIN", -1e9)
+    made: list[nn.Module] = []
+
+    def standin(net: nn.Module) -> Any:
+        made.append(net)
+        return net.forward
+
+    monkeypatch.setattr(compiling, "_torch_compile", standin)
+    settings = {"strategy": "full", "epochs": 8}
+    plain, net, said = tiny(), tiny(), Recorder()
+    train(plain, make_task(plain, "plain", deterministic=True, **settings), Silent())
+    task = make_task(net, **settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(net, task, Recorder(stop="epoch 7/"))
+    again = tiny()
+    course = train(again, task, said)
+    assert same(again, plain), "compiled or not"
+    assert made == [net, again], "what was decided holds after an interrupt"
+    assert course.compiled["full"].used
+    assert sum(line.startswith("torch.compile: used") for line in said.lines) == 1
+
+
+def test_too_few_steps_and_features_are_not_compiled(make_task: MakeTask, tiny: Any) -> None:
+    for settings, why in [
+        ({"strategy": "feature-extractor"}, "features"),
+        ({"strategy": "full", "deterministic": True}, "deterministic"),
+        ({"strategy": "full", "epochs": 1}, "too few steps"),
+    ]:
+        net = tiny()
+        course = train(net, make_task(net, why, **settings), Silent())
+        assert [(verdict.used, verdict.why) for verdict in course.compiled.values()] == [
+            (False, f"not tried: {why}")
+        ]
 
 
 @pytest.mark.parametrize("fast", [torch.bfloat16, torch.float16])
