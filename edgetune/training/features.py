@@ -139,10 +139,9 @@ def image_feed(
         return epoch_order(count, batch, seed if shuffled else None, epoch)
 
     def batches(epoch: int) -> Iterator[Batch]:
-        picks = order(epoch)
-        wholes, own = [len(pick) for pick in picks], [_own(len(pick), share) for pick in picks]
-        if not mix:  # A mixed image needs others of its batch.
-            picks = [pick[rows] for pick, rows in zip(picks, own, strict=True)]
+        wholes = order(epoch)
+        cuts = [_cut(len(pick), share, mixed=mix is not None) for pick in wholes]
+        picks = [pick[read] for pick, (read, _) in zip(wholes, cuts, strict=True)]
         view = (epoch - 1) % views + 1 if views else epoch
         loaded = _load(images.pixels, picks, augment, (seed, view), workers)
         for step, (pick, pixels) in enumerate(zip(picks, loaded, strict=True)):
@@ -152,17 +151,21 @@ def image_feed(
             torch.manual_seed(seed_for(seed, epoch, step))
             if mix:
                 inputs, targets = mix(inputs, targets)
-                inputs, targets, pick = inputs[own[step]], targets[own[step]], pick[own[step]]
-            yield Batch(inputs, targets, pick, view, wholes[step])
+            own = cuts[step][1]
+            yield Batch(inputs[own], targets[own], pick[own], view, len(wholes[step]))
 
     return Feed(count, len(order(1)), batches)
 
 
-def _own(images: int, share: int) -> Tensor | slice:
-    """Return which rows of a batch are this process'."""
+def _cut(images: int, share: int, mixed: bool) -> tuple[Tensor | slice, Tensor | slice]:
+    """Return which rows of a batch this process reads, and which of those are its share."""
     if not share or ranks.size() == 1:
-        return slice(None)
-    return torch.cat([torch.arange(images)[rows] for rows in ranks.parts(images, share)])
+        return slice(None), slice(None)
+    own = torch.cat([torch.arange(images)[rows] for rows in ranks.parts(images, share)])
+    if mixed:  # A mixed image needs others of its batch.
+        return slice(None), own
+    # Whoever has nothing to do still needs to know the inputs' shape.
+    return (own, slice(None)) if len(own) else (slice(1), slice(0))
 
 
 def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
@@ -275,11 +278,10 @@ def _load(
     if augment is None and isinstance(pixels, Tensor):
         yield from (pixels[pick] for pick in picks)
         return
-    source = _Augmented(pixels, augment, seeds)
     yield from DataLoader(
-        source,
+        _Augmented(pixels, augment, seeds),
         batch_sampler=[pick.tolist() for pick in picks],
-        collate_fn=lambda found: torch.stack(found) if found else source[0][None][:0],
+        collate_fn=torch.stack,
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,
     )

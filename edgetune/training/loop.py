@@ -245,14 +245,14 @@ def learn(
     """Take an epoch's steps.
 
     Returns:
-        Mean training loss, training accuracy (None where targets are mixed), the head's last learning rate.
+        Mean training loss, training accuracy (None where targets are mixed or missing), the head's last learning rate.
 
     Raises:
         Diverged: the loss is no number.
     """
     set_phase(course.net, task.layout, phase)
     steps = feeds.train.steps * task.epochs
-    sums, seen, mixed, rate = [0.0, 0.0], 0, False, 0.0
+    sums, seen, rate = [0.0, 0.0, 0.0], 0, 0.0
     # A step's figures are read once the next one is under way: a GPU would stand still until they are here.
     open_step: tuple[int, int, float, Tensor] | None = None
 
@@ -279,9 +279,9 @@ def learn(
         close()
         open_step = number, batch.rows, rate, found
         seen += batch.rows
-        mixed = batch.targets.ndim > 1
     close()
-    return sums[0] / seen, None if mixed else sums[1] / seen, rate
+    loss, right, labelled = sums
+    return loss / seen, right / labelled if labelled else None, rate
 
 
 @torch.no_grad()

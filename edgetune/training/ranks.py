@@ -118,19 +118,6 @@ def leaders(value: Any) -> Any:
 
 
 @contextmanager
-def leader_first() -> Iterator[None]:
-    """Run a block on the first process of each machine before it runs on the others."""
-    import torch.distributed as dist
-
-    later = place()[0] > 0
-    if size() > 1 and later:
-        dist.barrier()
-    yield
-    if size() > 1 and not later:
-        dist.barrier()
-
-
-@contextmanager
 def alone(really: bool = True) -> Iterator[None]:
     """Let a block run as though this were the only process."""
     global _together

@@ -75,7 +75,8 @@ class Stepper:
         """Update the weights once.
 
         Returns:
-            Two sums over the batch, of all processes, float64 on the accelerator: losses, and right answers.
+            Three sums over the batch, of all processes, float64 on the accelerator: losses, right answers, and
+            images with a label.
 
         Raises:
             torch.OutOfMemoryError: not even one image fits.
@@ -123,7 +124,7 @@ class Stepper:
         if compiling:
             compiling.begin()
         self._optimizer.zero_grad()
-        found = torch.zeros(2, dtype=torch.float64, device=batch.inputs.device)
+        found = torch.zeros(3, dtype=torch.float64, device=batch.inputs.device)
         done, fast = 0, False
         for index, (rows, count) in enumerate(zip(cuts, counts, strict=True)):
             part = _rows(batch, done, count)
@@ -150,10 +151,11 @@ class Stepper:
         # The processes' gradients are averaged, the parts' added.
         share = count * ranks.size() / whole
         torch.autograd.backward(self._scaler.scale(loss if share == 1 else loss * share))
-        logits, found = logits.detach(), torch.zeros(2, dtype=torch.float64, device=loss.device)
+        logits, found = logits.detach(), torch.zeros(3, dtype=torch.float64, device=loss.device)
         found[0] = loss.detach() * count
         if part.targets.ndim == 1:
             found[1] = (logits.argmax(1) == part.targets).sum()
+            found[2] = (part.targets >= 0).sum()
         return found
 
     def _forward(self, forward: Forward, part: Batch) -> tuple[Tensor, Tensor]:

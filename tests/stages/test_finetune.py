@@ -5,16 +5,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from several import several
 from torch import nn
 
 from edgetune.artifact import Artifact, Preprocess
 from edgetune.data.folders import Dataset, load_dataset, scan
 from edgetune.data.images import batches
-from edgetune.errors import ArtifactError, ConfigError, MissingTool
+from edgetune.errors import ArtifactError, ConfigError, MissingTool, StageError
 from edgetune.progress import Silent
 from edgetune.recipe import DataSection, FinetuneSection, ModelSection
 from edgetune.stages.finetune import finetune
-from edgetune.training import features
+from edgetune.store import Store
+from edgetune.training import features, ranks
 from edgetune.training.checkpoint import load_network, read_tensors
 from edgetune.training.evaluate import predict_logits
 
@@ -331,3 +333,66 @@ def test_a_gpu_that_is_not_there(data: Dataset, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingTool):
         finetune(SMALL, data, settings(), into=tmp_path / "made", accelerator="cuda")
+
+
+def test_a_training_that_diverges_leaves_its_best_epoch(data: Dataset, tmp_path: Path) -> None:
+    class Diverging(Silent):
+        epoch = 0
+
+        def begin(self, what: str, total: int, unit: str = "image") -> None:
+            self.epoch += what.startswith("epoch")
+
+    told = Diverging()
+
+    def poison(module: nn.Module, given: Any, made: torch.Tensor) -> torch.Tensor:
+        return made * float("nan") if told.epoch == 3 and module.training else made
+
+    module = own()
+    module.last.register_forward_hook(poison)
+    options = {"module": module, "preprocess": PREPROCESS, "accelerator": "cpu", "progress": told}
+    with pytest.raises(StageError, match=r"epoch 3, step 1 of \d: the loss is no finite number") as caught:
+        Store(tmp_path)("checkpoint", finetune, CUSTOM, data, settings(epochs=4, strategy="full"), **options)
+    folder = tmp_path / "checkpoint-diverged"
+    assert str(folder) in caught.value.hint
+    assert "learning_rate" in caught.value.hint
+    kept = Artifact.load(folder, "checkpoint")
+    training = kept.details["training"]
+    assert len(training["epochs"]) == 2
+    assert training["best_epoch"] in (1, 2)
+    net = load_network(kept, own())
+    inputs = np.concatenate(list(batches(data.root, data.splits["val"], PREPROCESS, 8)))
+    labels = np.array([sample.label for sample in data.splits["val"]])
+    assert (predict_logits(net, [inputs]).argmax(1) == labels).mean() == pytest.approx(training["val_top1"])
+    assert load_dataset(folder / "data.json").digest == data.digest
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_a_training_that_diverges_at_once_leaves_nothing(data: Dataset, tmp_path: Path) -> None:
+    module = own()
+    with torch.no_grad():
+        module.last.bias.fill_(float("nan"))
+    with pytest.raises(StageError, match="epoch 1, step 1"):
+        train(data, tmp_path / "made", CUSTOM, module=module, preprocess=PREPROCESS)
+    assert not (tmp_path / "made-diverged").exists()
+
+
+@pytest.mark.slow
+def test_several_processes_make_one_checkpoint(data: Dataset, tmp_path: Path) -> None:
+    options = {"settings": {"strategy": "gradual", "optimizer": "sgd", "learning_rate": 0.005, "epochs": 3}}
+    alone = train(data, tmp_path / "alone", **options)
+    made = several(2, lambda: train(data, tmp_path / "shared", **options).details["training"])
+    shared = Artifact.load(tmp_path / "shared", "checkpoint")
+    assert shared.details["training"]["processes"] == 2
+    assert [entry["epochs"][-1]["val_loss"] for entry in made] == [made[0]["epochs"][-1]["val_loss"]] * 2
+    one, other = (read_tensors(made.file("model.safetensors")) for made in (alone, shared))
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, atol=1e-4, rtol=1e-3)
+
+
+def test_more_processes_than_a_batch_has_images_are_refused(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranks, "size", lambda: 9)
+    with pytest.raises(ConfigError, match=r"finetune\.batch: 8, which 9 processes share"):
+        train(data, tmp_path / "made")
+    assert not (tmp_path / "made").exists()

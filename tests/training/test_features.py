@@ -5,9 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from several import several
+from torch import nn
 
+from edgetune.data.augment import Knobs, build_mix
 from edgetune.progress import Silent
-from edgetune.training import features
+from edgetune.training import features, ranks
 from edgetune.training.accelerator import choose_accelerator
 from edgetune.training.features import (
     Images,
@@ -153,3 +156,47 @@ def test_features_that_are_too_large_are_not_kept(
     feed = image_feed(images, 7, CPU, seed=0, shuffled=False)
     assert compute_features(net, net.head, [feed], CPU, Silent()) is None
     assert not net.head._forward_pre_hooks
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("augmented", [False, True])
+@pytest.mark.parametrize("size", [2, 5])
+def test_shares_are_the_batches_of_one_process(
+    images: Images, monkeypatch: pytest.MonkeyPatch, size: int, augmented: bool, mixed: bool
+) -> None:
+    augment = shifted if augmented else None
+    mix = build_mix(Knobs(mixup=0.4, cutmix=1.0), 3) if mixed else None
+    options = {"seed": 1, "augment": augment, "mix": mix}
+    whole = list(image_feed(images, 14, CPU, **options).batches(2))
+    monkeypatch.setattr(ranks, "size", lambda: size)
+    shares = []
+    for rank in range(size):
+        monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+        shares.append(list(image_feed(images, 14, CPU, share=7, **options).batches(2)))
+    for step, batch in enumerate(whole):
+        assert {part[step].rows for part in shares} == {len(batch.picks)}
+        found = torch.cat([part[step].picks for part in shares])
+        assert sorted(found.tolist()) == sorted(batch.picks.tolist()), "each once"
+        places = [batch.picks.tolist().index(pick) for pick in found.tolist()]
+        torch.testing.assert_close(torch.cat([part[step].inputs for part in shares]), batch.inputs[places])
+        torch.testing.assert_close(torch.cat([part[step].targets for part in shares]), batch.targets[places])
+    assert any(len(part[-1].picks) == 0 for part in shares) == (size == 5), "three images for five"
+
+
+def test_features_are_computed_in_shares(images: Images) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Linear(5, 2))
+
+    def work() -> Any:
+        seen = []
+        net.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        feeds = [image_feed(images, 7, CPU, seed=1, shuffled=False, augment=shifted, share=7)] * 2
+        found = compute_features(net, net[2], feeds, CPU, Silent())
+        return None if found is None else found.numpy(), sum(seen)
+
+    whole, all_seen = work()
+    assert (whole.shape, all_seen) == ((2, 31, 5), 62)
+    shares = several(3, work)
+    assert sum(count for _, count in shares) == all_seen, "each image and view in one process"
+    for found, _ in shares:
+        torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(whole))

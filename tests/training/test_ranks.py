@@ -82,16 +82,6 @@ def test_sums_and_the_leaders_values() -> None:
     assert [entry[3] for entry in found] == [(0, 3), (1, 3), (2, 3)]
 
 
-def test_the_leader_of_a_machine_goes_first(tmp_path: Path) -> None:
-    def work() -> bool:
-        with ranks.leader_first():
-            there = (tmp_path / "made").exists()
-            (tmp_path / "made").touch()
-        return there
-
-    assert several(3, work) == [False, True, True]
-
-
 @pytest.mark.parametrize(
     ("size", "images", "batch", "message"),
     [(3, 2, 8, "3 processes for 2 training images"), (3, 9, 2, r"finetune\.batch: 2, which 3 processes")],

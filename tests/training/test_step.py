@@ -67,13 +67,15 @@ def test_parts_make_the_same_update_as_the_whole_batch(most: int, settings: dict
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-5)
     assert found == pytest.approx(sums, rel=1e-5)
-    assert found[1::2] == sums[1::2], "right answers are counted, not estimated"
+    assert found[1::3] == sums[1::3], "right answers are counted, not estimated"
+    assert found[2::3] == [7.0] * 3
 
 
 def test_a_step_counts_losses_and_right_answers() -> None:
     net, given = network().eval(), batch()
     logits = net(given.inputs)
-    loss, right = stepper(net, 3).take(given).tolist()
+    loss, right, labelled = stepper(net, 3).take(given).tolist()
+    assert labelled == 7
     assert right == int((logits.argmax(1) == given.targets).sum())
     smooth = nn.CrossEntropyLoss(label_smoothing=0.05, reduction="sum")(logits, given.targets).detach()
     assert loss == pytest.approx(float(smooth), rel=1e-5)
