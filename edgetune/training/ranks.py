@@ -187,10 +187,12 @@ def lead_or_follow(work: Callable[[], None]) -> None:
     from torch.distributed.rendezvous import rendezvous
 
     try:
-        store, number, count = next(rendezvous("env://", timeout=timedelta(minutes=10)))
+        store, number, count = next(rendezvous("env://", timeout=timedelta(minutes=5)))
     except (dist.DistError, RuntimeError, ValueError) as error:
         raise SystemExit(f"error: the processes that were started do not find each other: {error}") from error
-    _launch = _Launch(number, count, PrefixStore("edgetune", store))
+    # torchrun's store outlives the processes that it starts again: what the last ones left must not count.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    _launch = _Launch(number, count, PrefixStore(f"edgetune/{attempt}", store))
     if number:
         _end(_follow())
     try:
