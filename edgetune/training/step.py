@@ -85,21 +85,36 @@ class Stepper:
         draws = _Draws(self._accelerator)
         # Memory that does for one step does for the next: only the first can fail in its middle.
         kept = [] if self._fits else _copies(self._own)
+        self._look_at_compiling(batch, draws)
         while True:
             try:
-                found = self._try(batch, draws)
+                found, compiled = self._passes(batch, draws)
+                break
             except torch.OutOfMemoryError:
                 if ranks.size() > 1 or min(self.most, len(batch.inputs)) < 2:
                     raise
-            else:
-                self._fits = True
-                return found
             # Here, where the error and with it the tensors of the failed pass are gone.
             self._shrink(len(batch.inputs))
             self._optimizer.zero_grad()
             draws.again()
             for buffer, before in zip(self._own.buffers(), kept, strict=bool(kept)):
                 buffer.copy_(before)
+        self._fits = True
+        self._update()
+        if self.compiling and self.compiling.verdict is None:
+            self.compiling.end(batch.rows, compiled)
+            self._tell(self.compiling)
+        return ranks.total(found)
+
+    def _look_at_compiling(self, batch: Batch, draws: "_Draws") -> None:
+        if not self.compiling or self.compiling.verdict is not None:
+            return
+        if self.compiling.due():
+            rows = ranks.parts(batch.rows, self.most)[0]
+            part = _rows(batch, 0, rows.stop - rows.start)
+            self.compiling.compile(lambda forward: self._rehearse(forward, part, draws), len(part.inputs))
+        self._tell(self.compiling)
+        self.compiling.begin()
 
     def _shrink(self, images: int) -> None:
         self.most = (min(self.most, images) + 1) // 2
@@ -113,41 +128,32 @@ class Stepper:
             "and the weights are updated once for all of them (BatchNorm sees the parts)"
         )
 
-    def _try(self, batch: Batch, draws: "_Draws") -> Tensor:
+    def _passes(self, batch: Batch, draws: "_Draws") -> tuple[Tensor, bool]:
+        """Run all parts forward and backward; return their sums, and whether any was compiled."""
         cuts = ranks.parts(batch.rows, self.most)
-        counts = [rows.stop - rows.start for rows in cuts]
-        compiling = self.compiling
-        if compiling and compiling.due():
-            part = _rows(batch, 0, counts[0])
-            compiling.compile(lambda forward: self._rehearse(forward, part, draws), counts[0])
-            self._progress_of(compiling)
-        if compiling:
-            compiling.begin()
-        self._optimizer.zero_grad()
         found = torch.zeros(3, dtype=torch.float64, device=batch.inputs.device)
-        done, fast = 0, False
-        for index, (rows, count) in enumerate(zip(cuts, counts, strict=True)):
-            part = _rows(batch, done, count)
-            done += count
-            forward = compiling.forward(count) if compiling else self._net
-            fast = fast or forward is not self._net
+        done, compiled = 0, False
+        for index, rows in enumerate(cuts):
+            part = _rows(batch, done, rows.stop - rows.start)
+            done += len(part.inputs)
+            forward = self.compiling.forward(len(part.inputs)) if self.compiling else self._net
+            compiled = compiled or forward is not self._net
             with ExitStack() as stack:
-                if count < batch.rows and forward is self._net:
+                if len(part.inputs) < batch.rows and forward is self._net:
                     draws.again()
                     stack.enter_context(Share(rows, batch.rows))
                 if index < len(cuts) - 1:
                     stack.enter_context(self._silent())
-                found += self._learn(forward, part, batch.rows)
-        self._update()
-        if compiling and compiling.verdict is None:
-            compiling.end(batch.rows, fast)
-            self._progress_of(compiling)
-        return ranks.total(found)
+                found += self._learn(forward, part, batch.rows, first=not index)
+        return found, compiled
 
-    def _learn(self, forward: Forward, part: Batch, whole: int) -> Tensor:
+    def _learn(self, forward: Forward, part: Batch, whole: int, first: bool) -> Tensor:
         """Add a part's gradient, and return the sums that it contributes."""
         count = len(part.inputs)
         logits, loss = self._forward(forward, part)
+        if first:
+            # Not before the forward pass: it would take the memory that the new gradients find here.
+            self._optimizer.zero_grad()
         # The processes' gradients are averaged, the parts' added.
         share = count * ranks.size() / whole
         torch.autograd.backward(self._scaler.scale(loss if share == 1 else loss * share))
@@ -168,6 +174,14 @@ class Stepper:
                     raise
                 raise ConfigError(
                     "finetune.batch: 1 image at once is too few for BatchNorm", hint="2 or more"
+                ) from error
+            except RuntimeError as error:
+                if len(part.inputs) or "0 elements" not in str(error):
+                    raise
+                raise ConfigError(
+                    f"finetune.batch: the last batch has fewer images than there are processes ({ranks.size()}), "
+                    "and the network takes no empty one",
+                    hint="another finetune.batch, or fewer processes",
                 ) from error
             # A process without images still takes part in what the others add up.
             return logits, self._loss(logits, part) if len(part.inputs) else logits.sum() * 0
@@ -192,7 +206,7 @@ class Stepper:
             for buffer, before in zip(self._own.buffers(), kept, strict=True):
                 buffer.copy_(before)
 
-    def _progress_of(self, compiling: Compiling) -> None:
+    def _tell(self, compiling: Compiling) -> None:
         if compiling.verdict is not None:
             self._progress.line(f"torch.compile: {compiling.verdict.why}")
 
