@@ -3,7 +3,6 @@
 Everything heavy is imported inside the verbs, so that --help answers at once.
 """
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +44,9 @@ def bundle(
     engines = " and ".join(made["engines"])
     typer.echo(f"{made['folder']}: {engines}, {made['samples']} samples, {made['bytes'] / 1e6:.1f} MB")
     typer.echo(f"{made['archive']}: the same in one file")
-    typer.echo(f"next, on the device: python3 {shlex.quote(Path(made['folder']).name + '/edgetune.pyz')}")
+    if made["no_int8"]:
+        typer.echo(f"FP16 alone: {made['no_int8']}")
+    typer.echo(f"next, on the device: {made['start']}")
 
 
 def verify(

@@ -150,7 +150,8 @@ def bundle_run(
 
     report = current_report(run)
     roles = {entry["role"]: run / entry["path"] for entry in report["artifacts"]}
-    network, int8 = Artifact.load(roles["onnx"], "onnx"), Artifact.load(roles["int8"], "qdq")
+    network = Artifact.load(roles["onnx"], "onnx")
+    int8 = Artifact.load(roles["int8"], "qdq") if "int8" in roles else None
     return bundle(
         network, int8, find_data(network, data, progress), load_target(report["profile"]["label"]),
         name=report["name"], samples=samples, into=out or run / "bundle", progress=progress,

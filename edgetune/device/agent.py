@@ -50,7 +50,8 @@ def answer(request: str) -> None:
     try:
         if sys.version_info < OLDEST:
             found = f"{sys.version_info[0]}.{sys.version_info[1]}"
-            raise Refused(f"python3 there is {found}, and 3.8 is needed", "JetPack 5 or later brings it", 4)
+            by_hand = "JetPack 5 or later brings it; on JetPack 4 copy the bundle there and do as its README.txt says"
+            raise Refused(f"python3 there is {found}, and 3.8 is needed", by_hand, 4)
         reply = OPERATIONS[wanted.pop("do")](**wanted)
     except Refused as refused:
         reply = {"error": refused.message, "hint": refused.hint, "code": refused.code}

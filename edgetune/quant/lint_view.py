@@ -41,6 +41,7 @@ class Reader:
         ir: the newest IR version that was made sure of.
         dla: whether the network is to run on a DLA.
         dla_cores: how many of them the target has.
+        no_int8: why no INT8 engine is built for the target, as a clause; empty where one is.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Reader:
     ir: int
     dla: bool = False
     dla_cores: int = 0
+    no_int8: str = ""
 
     @property
     def version(self) -> tuple[int, ...]:

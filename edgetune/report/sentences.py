@@ -139,7 +139,9 @@ def classes_sentence(rows: Sequence[ClassRow], shown: Sequence[ClassRow]) -> str
 
 
 def no_matrix(accuracy: Accuracy) -> str:
-    """Say why there is no confusion matrix, or nothing where one is drawn."""
+    """Say why there is no confusion matrix, or nothing where one is drawn, or there is no INT8 to draw."""
+    if accuracy.models and "int8" not in accuracy.models:
+        return ""
     classes = len(accuracy.confusion.int8) or len(accuracy.per_class)
     if classes <= MATRIX_CLASSES and accuracy.confusion.int8:
         return ""

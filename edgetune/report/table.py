@@ -39,9 +39,8 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
     if typed.gates:
         console.print()
         console.print(_gates(typed, console))
-        for gate in typed.gates:
-            if gate.why:
-                _say(console, Text(f"{gate.title or gate.name}: {gate.why}"))
+        for titles, why in view.whys(typed):
+            _say(console, Text(f"{titles}: {why}"))
     compared = view.comparison(typed)
     if compared:
         console.print()

@@ -23,11 +23,11 @@ from edgetune.artifact import Artifact, Preprocess, TensorSpec, disk_error, sha2
 from edgetune.data.folders import Dataset
 from edgetune.data.images import as_input, load, normalise
 from edgetune.data.subset import chosen, interleaved, relabelled
-from edgetune.device import program
+from edgetune.device import by_hand, program
 from edgetune.device.program.plan import PLAIN, RESULTS, SCHEMA, WORK_FILE
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError
-from edgetune.profile import Target
+from edgetune.profile import Target, check_input
 from edgetune.progress import Progress, Silent
 
 PROGRAM = "edgetune.pyz"
@@ -36,12 +36,26 @@ EXAMPLES = ("classify.py", "classify.cpp")
 INPUTS, TABLE = "samples.bin", "table.bin"
 # Samples that take a process each, where a device has trtexec alone.
 TRTEXEC_SAMPLES = 32
-# Of the device's memory, where its profile says nothing: the rest is for the system and the tensors.
-WORKSPACE_SHARE = 0.25
+# Files that not every bundle has: an earlier one's do not stay.
+SOMETIMES = (TABLE, by_hand.SCRIPT, "int8.onnx", "int8.expected.bin")
 TIMING = {"warmup_s": 2.0, "seconds": 30.0, "queries": 1000, "rounds": 30, "limit_s": 300.0}
 # Dates in archives: equal contents give equal archives.
 EPOCH = (1980, 1, 1, 0, 0, 0)
 Inputs = NDArray[np.uint8]
+
+# It parses on any Python, so that one that is too old is told so.
+START = """\
+import sys
+
+if sys.version_info < (3, 8):
+    sys.stderr.write("error: this needs Python 3.8 or later, and here is %d.%d\\n" % sys.version_info[:2])
+    sys.stderr.write("  on JetPack 4: sudo apt install python3.8, then python3.8 edgetune.pyz; or see README.txt\\n")
+    sys.exit(4)
+
+from {package}.main import main
+
+sys.exit(main())
+"""
 
 README = """\
 This folder builds and measures TensorRT engines on a device. Copy it there, and run in it:
@@ -63,7 +77,7 @@ Made for {label}: {title}, TensorRT {tensorrt}.
 
 def bundle(
     network: Artifact,
-    int8: Artifact,
+    int8: Artifact | None,
     data: Dataset,
     target: Target,
     *,
@@ -76,7 +90,7 @@ def bundle(
 
     Args:
         network: the exported network.
-        int8: made of it for the target.
+        int8: made of it for the target; None where the target has no use for it.
         data: whose test split gives the samples.
         target: the device.
         name: of the run.
@@ -85,14 +99,16 @@ def bundle(
         progress: counts samples.
 
     Returns:
-        `folder`, `archive`, `bytes`, `samples`, `engines`, `digest` (of the plan of work).
+        `folder`, `archive`, `bytes`, `samples`, `engines`, `digest` (of the plan of work), `start` (what to type
+        on the device, beside the folder), `no_int8` (why there is none; empty where there is).
 
     Raises:
-        ConfigError: the target is no device, or INT8 was made for another one; the network takes more than
-            one input at a time; the folder holds something else.
+        ConfigError: the target is no device, or INT8 is missing or was made for another one; the network takes
+            more than one input at a time; the folder holds something else.
         ArtifactError: a file is missing.
         StageError: the disk is full.
     """
+    int8 = None if target.no_int8 else int8
     preprocess = _checked(network, int8, target)
     archive = into.with_name(f"{into.name}.tar.gz")
     _check_places(into, archive)
@@ -102,8 +118,8 @@ def bundle(
             made = Path(scratch)
             work = _fill(made, network, int8, data, target, preprocess, name, samples, progress or Silent())
             into.mkdir(exist_ok=True)
-            # An earlier bundle's, of a network that did not take pixels.
-            (into / TABLE).unlink(missing_ok=True)
+            for item in SOMETIMES:
+                (into / item).unlink(missing_ok=True)
             names = sorted(file.name for file in made.iterdir())
             for item in names:
                 # The examples are there to be changed.
@@ -119,23 +135,26 @@ def bundle(
         "samples": work["samples"]["number"],
         "engines": [engine["name"] for engine in work["engines"]],
         "digest": sha256_of(into / WORK_FILE),
+        "start": f"sh {into.name}/{by_hand.SCRIPT}" if target.no_int8 else f"python3 {into.name}/{PROGRAM}",
+        "no_int8": target.no_int8,
     }
 
 
-def _checked(network: Artifact, int8: Artifact, target: Target) -> Preprocess:
+def _checked(network: Artifact, int8: Artifact | None, target: Target) -> Preprocess:
     """Refuse what no engine could be built of."""
     if target.is_host:
         raise ConfigError(
             f"{target.label}: engines are built on a Jetson, and this is no profile of one",
             hint="run it for a device: edgetune run RECIPE --profile jetson-orin-nano-8gb",
         )
-    made_for = int8.details.get("rendering")
-    if made_for != target.runtime.rendering:
+    made_for = int8.details.get("rendering") if int8 else None
+    if made_for != target.runtime.rendering and not target.no_int8:
+        found = f"{int8.path}: quantized with the rendering {made_for!r}" if int8 else "nothing is quantized"
         raise ConfigError(
-            f"{int8.path}: quantized with the rendering {made_for!r}, and {target.label} needs "
-            f"{target.runtime.rendering!r}",
+            f"{found}, and {target.label} needs {target.runtime.rendering!r}",
             hint="run it for that device: edgetune run RECIPE --profile NAME",
         )
+    check_input("uint8_nhwc" if network.inputs[0].dtype == "uint8" else "", target.runtime)
     if network.preprocess is None:
         raise ArtifactError(
             f"{network.path}: does not say how inputs are preprocessed", hint="export it again"
@@ -174,7 +193,7 @@ def _is_bundle(folder: Path) -> bool:
 def _fill(
     folder: Path,
     network: Artifact,
-    int8: Artifact,
+    int8: Artifact | None,
     data: Dataset,
     target: Target,
     preprocess: Preprocess,
@@ -183,17 +202,16 @@ def _fill(
     progress: Progress,
 ) -> dict[str, Any]:
     """Write all files; the plan of work, which names the others with their digests, comes last."""
-    strong = target.runtime.rendering == "strong"
-    shutil.copyfile(int8.file("fp16.onnx") if strong else network.file("model.onnx"), folder / "fp16.onnx")
-    shutil.copyfile(int8.file("model.onnx"), folder / "int8.onnx")
+    strong = int8 if target.runtime.rendering == "strong" else None
+    shutil.copyfile(strong.file("fp16.onnx") if strong else network.file("model.onnx"), folder / by_hand.ONNX)
     # A device that is slow at it compares the first few alone.
     order = interleaved(chosen(data.splits["test"], most))
     picked = relabelled(order, data.classes, network.classes)
     # What is right is FP32's answer for an FP16 engine, and the INT8 graph's own for an INT8 one.
-    right = {
-        "fp16": Session(network.file("model.onnx")),
-        "int8": Session(int8.file("model.onnx"), exact=True),
-    }
+    right = {"fp16": Session(network.file("model.onnx"))}
+    if int8:
+        shutil.copyfile(int8.file("model.onnx"), folder / "int8.onnx")
+        right["int8"] = Session(int8.file("model.onnx"), exact=True)
     pixels = (load(data.root / sample.path, preprocess) for sample in picked)
     takes = network.inputs[0]
     expected = _write_samples(folder, pixels, preprocess, takes, right, len(picked), progress)
@@ -202,14 +220,7 @@ def _fill(
         levels = np.tile(np.arange(256, dtype=np.uint8), (preprocess.channels, 1))
         (folder / TABLE).write_bytes(normalise(levels[None, :, :, None], preprocess).astype("<f4").tobytes())
     write_program(folder / PROGRAM)
-    for name in EXAMPLES:
-        shutil.copyfile(Path(str(device.__file__)).with_name("examples") / name, folder / name)
-    profile = target.profile
-    text = README.format(
-        program=PROGRAM, results=RESULTS, work=WORK_FILE, label=target.label, title=profile.title,
-        tensorrt=target.runtime.tensorrt,
-    )  # fmt: skip
-    (folder / "README.txt").write_text(text, encoding="utf-8")
+    _tell(folder, target, len(picked))
     work = {
         "schema_version": SCHEMA,
         "name": name,
@@ -218,18 +229,40 @@ def _fill(
         "outputs": [spec.model_dump() for spec in network.outputs],
         "classes": list(network.classes),
         "preprocess": preprocess.model_dump(mode="json"),
-        "engines": [_engine(name, target) for name in ("fp16", "int8")],
+        "engines": [_engine(name, target) for name in right],
         "samples": {
             "number": len(picked), "inputs": INPUTS, "table": "" if raw else TABLE, "expected": expected,
             "labels": [sample.label for sample in picked],
         },
         "timing": TIMING,
         "trtexec_samples": TRTEXEC_SAMPLES,
-        "parents": {"onnx": network.digest, "int8": int8.digest},
+        "parents": {"onnx": network.digest} | ({"int8": int8.digest} if int8 else {}),
         "files": {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name not in EXAMPLES},
     }  # fmt: skip
     write_atomic(folder / WORK_FILE, json.dumps(work, indent=1, ensure_ascii=False) + "\n")
     return work
+
+
+def _tell(folder: Path, target: Target, samples: int) -> None:
+    """Write what tells people how to go on: a text and examples, or a script where the engine is built by hand."""
+    if target.no_int8:
+        (folder / by_hand.SCRIPT).write_text(by_hand.script(target), encoding="utf-8")
+        (folder / by_hand.SCRIPT).chmod(0o755)
+        text = by_hand.readme(
+            target,
+            samples=samples,
+            trtexec_samples=min(TRTEXEC_SAMPLES, samples),
+            program=PROGRAM,
+            work=WORK_FILE,
+        )
+    else:
+        for name in EXAMPLES:
+            shutil.copyfile(Path(str(device.__file__)).with_name("examples") / name, folder / name)
+        text = README.format(
+            program=PROGRAM, results=RESULTS, work=WORK_FILE, label=target.label, title=target.profile.title,
+            tensorrt=target.runtime.tensorrt,
+        )  # fmt: skip
+    (folder / "README.txt").write_text(text, encoding="utf-8")
 
 
 def _write_samples(
@@ -266,8 +299,8 @@ def _wanted(target: Target) -> dict[str, Any]:
     """What the bundle is made for, to tell on the device what is otherwise there."""
     profile, jetpack = target.profile, target.profile.jetpacks[target.jetpack]
     return {
-        "profile": target.label, "module": profile.title, "jetpack": target.jetpack, "l4t": jetpack.l4t,
-        "tensorrt": jetpack.tensorrt, "power_mode": target.mode,
+        "profile": target.label, "module": profile.title, "jetpack": target.jetpack,
+        "tensorrt": jetpack.tensorrt, "no_int8": target.no_int8, "power_mode": target.mode,
         "power_mode_id": profile.modes[target.mode].nvpmodel_id,
         "compute_capability": profile.compute_capability, "memory_gb": profile.memory_gb,
     }  # fmt: skip
@@ -275,10 +308,9 @@ def _wanted(target: Target) -> dict[str, Any]:
 
 def _engine(name: str, target: Target) -> dict[str, Any]:
     profile = target.profile
-    share = int((profile.memory_gb or 4) * 1024 * WORKSPACE_SHARE)
     return {
         "name": name, "onnx": f"{name}.onnx", "precision": name, "typing": target.runtime.rendering,
-        "workspace_mb": profile.workspace_mb or share, "optimization_level": profile.optimization_level,
+        "workspace_mb": profile.workspace, "optimization_level": profile.optimization_level,
         "dla_core": None,
     }  # fmt: skip
 
@@ -287,7 +319,7 @@ def write_program(path: Path) -> None:
     """Write the device program as one file that Python runs: a zip archive of its modules."""
     folder = Path(str(program.__file__)).parent
     sources = {f"{folder.name}/{file.name}": file.read_bytes() for file in sorted(folder.glob("*.py"))}
-    start = f"import sys\n\nfrom {folder.name}.main import main\n\nsys.exit(main())\n"
+    start = START.format(package=folder.name)
     with path.open("wb") as handle:
         handle.write(b"#!/usr/bin/env python3\n")
         with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -111,6 +111,7 @@ def reader_of(target: Target, dla: bool = False) -> Reader:
         ir=runtime.ir,
         dla=dla,
         dla_cores=target.profile.dla_cores,
+        no_int8=target.no_int8,
     )
 
 

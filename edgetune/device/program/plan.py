@@ -74,8 +74,8 @@ class Work(NamedTuple):
         folder: that the bundle lies in.
         digest: of work.json, and so of all files that it names.
         name: of the run.
-        wanted: what it was made for: `profile`, `module`, `jetpack`, `l4t`, `tensorrt`, `power_mode`,
-            `compute_capability`, `memory_gb`.
+        wanted: what it was made for: `profile`, `module`, `jetpack`, `tensorrt`, `no_int8` (why none is built),
+            `power_mode`, `compute_capability`, `memory_gb`.
         input: of the networks.
         outputs: of the networks.
         classes: names, for the user's own code.
