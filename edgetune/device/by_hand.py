@@ -24,8 +24,8 @@ mv {plan}.partial {plan}
 """
 
 _README = """\
-This folder builds a TensorRT engine in FP16 on a {title}. An engine is built on the device that
-runs it, so there is none in here yet. Copy the folder there, and type in it:
+This folder builds a TensorRT engine in FP16 on a {title}. An engine is built on the device that runs
+it, so there is none in here yet. Copy the folder there, and type in it:
 
     sh {script}
 
@@ -55,8 +55,8 @@ Out of reach there:
 - edgetune device and --on, by SSH: python3 must be 3.8 or later for them, and JetPack {jetpack} brings {python}.
 
 With a Python of 3.8 or later beside that one (on Ubuntu 18.04: sudo apt install python3.8), the program in this folder
-builds the same engine, compares what it says on up to {trtexec_samples} of the {samples} test images with what
-ONNX Runtime gave, and times it, all through trtexec:
+builds the same engine, compares what it says on {trtexec_samples} of the {samples} test images with what ONNX Runtime
+gave, and times it, all through trtexec:
 
     python3.8 {program}
 

@@ -224,7 +224,7 @@ def _fill(
     work = {
         "schema_version": SCHEMA,
         "name": name,
-        "wanted": _wanted(target),
+        "wanted": wanted(target),
         "input": takes.model_dump(),
         "outputs": [spec.model_dump() for spec in network.outputs],
         "classes": list(network.classes),
@@ -295,7 +295,7 @@ def _write_samples(
     return expected
 
 
-def _wanted(target: Target) -> dict[str, Any]:
+def wanted(target: Target) -> dict[str, Any]:
     """What the bundle is made for, to tell on the device what is otherwise there."""
     profile, jetpack = target.profile, target.profile.jetpacks[target.jetpack]
     return {

@@ -359,8 +359,11 @@ def test_a_python_that_is_too_old(device: loopback.Loopback, python_there: Calla
     python_there(
         f"exec {sys.executable} -I -S -c 'import sys; sys.version_info = (3, 6, 9); exec(sys.stdin.read())'"
     )
-    with pytest.raises(MissingTool, match=r"device: probe: python3 there is 3\.6, and 3\.8 is needed"):
+    with pytest.raises(
+        MissingTool, match=r"device: probe: python3 there is 3\.6, and 3\.8 is needed"
+    ) as caught:
         remote.probe(device.url, b"")
+    assert "on JetPack 4 copy the bundle there and do as its README.txt says" in caught.value.hint
 
 
 def test_a_shell_that_talks_and_one_that_fails(

@@ -33,7 +33,7 @@ def check(job: Build, version: tuple[int, ...]) -> None:
     """
     here = f"TensorRT {dotted(version)}"
     if version < (8, 2):
-        raise Problem(f"{here} is older than 8.2", "update the device's JetPack to 4.6 or later", 3)
+        raise Problem(f"{here} is older than 8.2", "update the device's JetPack to 4.6.1 or later", 3)
     if job.precision not in ("int8", "fp16", "fp32") or job.typing not in ("weak", "strong"):
         raise Problem(
             f"{job.name}: precision {job.precision!r}, typing {job.typing!r}",
