@@ -39,8 +39,14 @@ def training_sentence(training: Training) -> str:
 
 
 def drop_sentence(accuracy: Accuracy) -> str:
-    """Say what INT8 gets wrong that FP32 got right, and the other way round."""
+    """Say what INT8 gets wrong that FP32 got right, and the other way round; without INT8, what FP32 gets right."""
     drop, parts = accuracy.drop, []
+    fp32 = accuracy.models.get("fp32", Right())
+    if "int8" not in accuracy.models and fp32.right is not None:
+        known = fp32.low is not None and fp32.high is not None
+        span = wording.interval(100 * (fp32.low or 0), 100 * (fp32.high or 0), "percent") if known else ""
+        images = wording.count(accuracy.images, "test image")
+        return f"Of {images}, FP32 gets {fp32.right} right" + (f" (95%: {span})." if span else ".")
     if drop.worse is not None and drop.better is not None:
         some = accuracy.images and accuracy.of and accuracy.images < accuracy.of
         images = f"Of {wording.count(accuracy.images, 'test image')}, " if accuracy.images else ""

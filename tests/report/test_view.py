@@ -75,6 +75,8 @@ def test_without_int8_there_is_fp32_to_show() -> None:
     assert tiles == [("Top-1 accuracy", "", "50.0%", "FP32"), ("File size", "", "2.00 MB", "FP32")]
     assert found.accuracy
     assert sentences.no_matrix(found.accuracy) == ""
+    right = Accuracy(images=9, models={"fp32": Right(right=7, low=0.45, high=0.93)})
+    assert sentences.drop_sentence(right) == "Of 9 test images, FP32 gets 7 right (95%: 45.00 to 93.00%)."
 
 
 def test_the_most_confused_come_first() -> None:
