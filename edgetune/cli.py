@@ -264,13 +264,16 @@ def bench(
     ],
     preset: Annotated[str, typer.Option(help="quick or standard.")] = "quick",
     threads: Annotated[int, typer.Option(min=0, help="0: as many as there are cores.")] = 0,
+    provider: Annotated[
+        str, typer.Option(help="cpu, cuda or tensorrt, of ONNX Runtime; a GPU needs onnxruntime-gpu.")
+    ] = "cpu",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Time networks on this machine, interleaved, with intervals."""
     from edgetune.steps import bench_alone
 
-    _show_measures(bench_alone(models, preset, threads, progress_for(quiet)), as_json)
+    _show_measures(bench_alone(models, preset, threads, provider, progress_for(quiet)), as_json)
 
 
 @app.command(rich_help_panel=ONE_GO)

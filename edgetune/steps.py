@@ -126,7 +126,9 @@ def check_alone(
     return read_measures(made)
 
 
-def bench_alone(models: Sequence[Path], preset: str, threads: int, progress: Progress) -> dict[str, Any]:
+def bench_alone(
+    models: Sequence[Path], preset: str, threads: int, provider: str, progress: Progress
+) -> dict[str, Any]:
     """Time any networks on this machine, in turns."""
     from edgetune.stages.bench import bench_models
 
@@ -134,7 +136,7 @@ def bench_alone(models: Sequence[Path], preset: str, threads: int, progress: Pro
     if len(paths) < len(models):
         raise ConfigError("the same network is named twice")
     settings = section_from("bench", {"preset": preset})
-    return {"latency": bench_models(paths, settings.preset, threads or cores(), progress=progress)}
+    return {"latency": bench_models(paths, settings.preset, threads or cores(), provider, progress=progress)}
 
 
 def bundle_run(
