@@ -8,6 +8,7 @@ device.program.cuda, which asks the driver.
 
 import ctypes
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -368,4 +369,7 @@ def _spec(node: Any) -> TensorSpec:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    line = str(error).strip().splitlines()[0]
+    # A failure of CUDA stands behind a page of C++.
+    failure = re.search(r"\bCU\w+ failure .*?(?= ; |$)", line)
+    return failure[0] if failure else line

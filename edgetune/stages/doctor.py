@@ -120,8 +120,9 @@ def _providers() -> Iterator[Finding]:
         what = f"{provider.title} provider"
         try:
             engine = Session(model, provider=name).engine
-        except EdgetuneError as error:
-            yield Finding(what, "optional", error.message, error.hint.splitlines()[-1])
+        except Exception as error:
+            way = error.hint.rpartition("\n")[2] if isinstance(error, EdgetuneError) else ""
+            yield Finding(what, "optional", str(error), way)
         else:
             yield Finding(what, "ok", f"{engine}, for edgetune bench --provider {name}")
 
