@@ -254,7 +254,8 @@ def check(
     from edgetune.steps import check_alone, three_of
 
     if on:
-        judged_on_device(folders, on, "compare", as_json, quiet)
+        here = {"data": data, "images": images, "out": out}
+        judged_on_device(folders, on, "compare", as_json, quiet, here)
         return
     made = check_alone(*three_of(folders), data, CheckSection(images=images), out, progress_for(quiet))
     _show_measures(made, as_json)
@@ -268,6 +269,9 @@ def bench(
     on: On = "",
     preset: Annotated[str, typer.Option(help="quick or standard.")] = "quick",
     threads: Annotated[int, typer.Option(min=0, help="0: as many as there are cores.")] = 0,
+    provider: Annotated[
+        str, typer.Option(help="cpu, cuda or tensorrt, of ONNX Runtime; a GPU needs onnxruntime-gpu.")
+    ] = "cpu",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -275,9 +279,10 @@ def bench(
     from edgetune.steps import bench_alone
 
     if on:
-        judged_on_device(models, on, "time", as_json, quiet)
+        here = {"preset": preset != "quick", "threads": threads, "provider": provider != "cpu"}
+        judged_on_device(models, on, "time", as_json, quiet, here)
         return
-    _show_measures(bench_alone(models, preset, threads, progress_for(quiet)), as_json)
+    _show_measures(bench_alone(models, preset, threads, provider, progress_for(quiet)), as_json)
 
 
 @app.command(rich_help_panel=ONE_GO)

@@ -69,12 +69,27 @@ def build(
         raise typer.Exit(6)
 
 
-def judged_on_device(folders: list[Path], url: str, only: str, as_json: bool, quiet: bool) -> None:
+def judged_on_device(
+    folders: list[Path], url: str, only: str, as_json: bool, quiet: bool, here: dict[str, Any]
+) -> None:
     """Do one step with a run's engines on a device, and show what is known of them there.
+
+    Args:
+        folders: one, of a run.
+        url: the device.
+        only: the step.
+        as_json: print JSON.
+        quiet: say nothing meanwhile.
+        here: options that say how it is done on this machine; those that are set would not count.
 
     Raises:
         typer.Exit: with 7, a gate failed.
+        typer.BadParameter: an option that does not count on a device.
     """
+    for option in (name for name, value in here.items() if value):
+        raise typer.BadParameter(
+            "is for this machine; on a device the bundle says how", param_hint=f"--{option} with --on"
+        )
     from edgetune.away import one_run, run_on_device
 
     judged, page = run_on_device(one_run(folders), url, strict=False, progress=progress_for(quiet), only=only)

@@ -144,7 +144,9 @@ def roles_of(run: Path) -> dict[str, Path]:
     return {entry["role"]: run / entry["path"] for entry in current_report(run)["artifacts"]}
 
 
-def bench_alone(models: Sequence[Path], preset: str, threads: int, progress: Progress) -> dict[str, Any]:
+def bench_alone(
+    models: Sequence[Path], preset: str, threads: int, provider: str, progress: Progress
+) -> dict[str, Any]:
     """Time any networks on this machine, in turns."""
     from edgetune.stages.bench import bench_models
 
@@ -155,7 +157,7 @@ def bench_alone(models: Sequence[Path], preset: str, threads: int, progress: Pro
     if len(paths) < len(models):
         raise ConfigError("the same network is named twice")
     settings = section_from("bench", {"preset": preset})
-    return {"latency": bench_models(paths, settings.preset, threads or cores(), progress=progress)}
+    return {"latency": bench_models(paths, settings.preset, threads or cores(), provider, progress=progress)}
 
 
 def current_report(out: Path) -> dict[str, Any]:
