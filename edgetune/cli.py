@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from edgetune import __version__
-from edgetune.devices import bundle, device_app, verify
+from edgetune.devices import On, build, bundle, device_app, judged_on_device, verify
 from edgetune.errors import EdgetuneError
 from edgetune.lookup import AsJson, Quiet, lint, models_app, print_json, profiles_app, progress_for
 
@@ -81,15 +81,13 @@ def run(
     profile: Annotated[
         str, typer.Option("--profile", help=r"Instead of the recipe's: NAME\[:MODE]\[@JETPACK].")
     ] = "",
-    on: Annotated[
-        str, typer.Option("--on", help="Build and judge engines there as well: ssh://user@device.")
-    ] = "",
+    on: On = "",
     accelerator: Accelerator = "auto",
     strict: Strict = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fine-tune, export, quantize, check, time and report, as a recipe says.
+    """Fine-tune, export, quantize, check, time and report, as a recipe says; with --on, engines on a device too.
 
     A second call makes only what has changed; an interrupted one goes on where it was.
     """
@@ -100,14 +98,14 @@ def run(
     loaded, progress = load_recipe(recipe), progress_for(quiet)
     target = load_target(profile or loaded.profile)
     if on:
-        from edgetune.steps import look_at_device, run_on_device
+        from edgetune.away import look_at_device, run_on_device
 
         look_at_device(target, on, progress)
     made = run_recipe(
         loaded, target, out or Path("runs") / loaded.name,
         accelerator=accelerator, strict=strict, command=_typed(), progress=progress,
     )  # fmt: skip
-    report = run_on_device(made.out, on, strict, progress) if on else made.report
+    report = run_on_device(made.out, on, strict, progress)[0] if on else made.report
     _show_run(report, made.out, None if on else made.made, as_json)
 
 
@@ -240,37 +238,51 @@ def quantize(
 
 @app.command(rich_help_panel=STAGES)
 def check(
-    checkpoint: ArtifactFolder,
-    network: ArtifactFolder,
-    int8: Annotated[Path, typer.Argument(help="The INT8 artifact.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="A run; or a checkpoint, its ONNX and its INT8 artifact.", metavar="RUN"),
+    ],
+    on: On = "",
     data: DataFolder = None,
     images: Annotated[int, typer.Option(min=0, help="Test images; 0: all.")] = 0,
     out: OutFolder = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare checkpoint, ONNX and INT8 on the test split: parity and accuracy."""
+    """Compare checkpoint, ONNX and INT8 on the test split; with --on, a run's engines with ONNX Runtime."""
     from edgetune.recipe import CheckSection
-    from edgetune.steps import check_alone
+    from edgetune.steps import check_alone, three_of
 
-    made = check_alone(checkpoint, network, int8, data, CheckSection(images=images), out, progress_for(quiet))
+    if on:
+        here = {"data": data, "images": images, "out": out}
+        judged_on_device(folders, on, "compare", as_json, quiet, here)
+        return
+    made = check_alone(*three_of(folders), data, CheckSection(images=images), out, progress_for(quiet))
     _show_measures(made, as_json)
 
 
 @app.command(rich_help_panel=STAGES)
 def bench(
     models: Annotated[
-        list[Path], typer.Argument(help="ONNX or INT8 artifacts, or .onnx files; timed in turns.")
+        list[Path], typer.Argument(help="ONNX or INT8 artifacts, or .onnx files, timed in turns; or a run.")
     ],
+    on: On = "",
     preset: Annotated[str, typer.Option(help="quick or standard.")] = "quick",
     threads: Annotated[int, typer.Option(min=0, help="0: as many as there are cores.")] = 0,
+    provider: Annotated[
+        str, typer.Option(help="cpu, cuda or tensorrt, of ONNX Runtime; a GPU needs onnxruntime-gpu.")
+    ] = "cpu",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time networks on this machine, interleaved, with intervals."""
+    """Time networks on this machine, interleaved, with intervals; with --on, a run's engines on a device."""
     from edgetune.steps import bench_alone
 
-    _show_measures(bench_alone(models, preset, threads, progress_for(quiet)), as_json)
+    if on:
+        here = {"preset": preset != "quick", "threads": threads, "provider": provider != "cpu"}
+        judged_on_device(models, on, "time", as_json, quiet, here)
+        return
+    _show_measures(bench_alone(models, preset, threads, provider, progress_for(quiet)), as_json)
 
 
 @app.command(rich_help_panel=ONE_GO)
@@ -310,6 +322,7 @@ def report(
 
 
 app.command(rich_help_panel=AWAY)(bundle)
+app.command(rich_help_panel=AWAY)(build)
 app.command(rich_help_panel=AWAY)(verify)
 app.add_typer(device_app, name="device", rich_help_panel=AWAY)
 app.command(rich_help_panel=LOOK)(lint)

@@ -1,4 +1,4 @@
-"""Verbs that take networks to a device and judge what comes back: `bundle`, `device` (by SSH), `verify`.
+"""Verbs that take networks to a device and judge what comes back: `bundle`, `build`, `device` (by SSH), `verify`.
 
 Everything heavy is imported inside the verbs, so that --help answers at once.
 """
@@ -21,6 +21,8 @@ Url = Annotated[
     ),
 ]
 
+On = Annotated[str, typer.Option("--on", help="A device: ssh://USER@HOST:PORT/FOLDER.", metavar="URL")]
+
 
 def bundle(
     run_folder: Annotated[Path, typer.Argument(help="The folder of a run for a Jetson.", metavar="RUN")],
@@ -35,7 +37,7 @@ def bundle(
     quiet: Quiet = False,
 ) -> None:
     """Pack what a device needs to build, verify and time engines: a folder, and the same as .tar.gz."""
-    from edgetune.steps import bundle_run
+    from edgetune.away import bundle_run
 
     made = bundle_run(run_folder, out, data, samples, progress_for(quiet))
     if as_json:
@@ -47,6 +49,52 @@ def bundle(
     if made["no_int8"]:
         typer.echo(f"FP16 alone: {made['no_int8']}")
     typer.echo(f"next, on the device: {made['start']}")
+
+
+def build(
+    run_folder: Annotated[Path, typer.Argument(help="The folder of a run for a Jetson.", metavar="RUN")],
+    on: On = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The bundle's folder; default: RUN/bundle.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Build a run's FP16 and INT8 engines: on a device, or with the TensorRT of this machine."""
+    from edgetune.away import build_engines
+    from edgetune.show import show_engines
+
+    made = build_engines(run_folder, out, on, progress_for(quiet))
+    print_json(made) if as_json else show_engines(made)
+    if not made["finished"]:
+        raise typer.Exit(6)
+
+
+def judged_on_device(
+    folders: list[Path], url: str, only: str, as_json: bool, quiet: bool, here: dict[str, Any]
+) -> None:
+    """Do one step with a run's engines on a device, and show what is known of them there.
+
+    Args:
+        folders: one, of a run.
+        url: the device.
+        only: the step.
+        as_json: print JSON.
+        quiet: say nothing meanwhile.
+        here: options that say how it is done on this machine; those that are set would not count.
+
+    Raises:
+        typer.Exit: with 7, a gate failed.
+        typer.BadParameter: an option that does not count on a device.
+    """
+    for option in (name for name, value in here.items() if value):
+        raise typer.BadParameter(
+            "is for this machine; on a device the bundle says how", param_hint=f"--{option} with --on"
+        )
+    from edgetune.away import one_run, run_on_device
+
+    judged, page = run_on_device(one_run(folders), url, strict=False, progress=progress_for(quiet), only=only)
+    _show_judged(judged, page, as_json)
 
 
 def verify(
@@ -61,9 +109,12 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Judge what a device measured: agreement, accuracy, latency, energy (exit 7: a gate failed)."""
-    from edgetune.steps import verify_bundle
+    from edgetune.away import verify_bundle
 
-    judged, page = verify_bundle(folder, run, strict=strict)
+    _show_judged(*verify_bundle(folder, run, strict=strict), as_json)
+
+
+def _show_judged(judged: dict[str, Any], page: Path, as_json: bool) -> None:
     if as_json:
         print_json(judged)
     else:
@@ -79,8 +130,8 @@ def verify(
 @device_app.command("probe")
 def device_probe(url: Url, as_json: AsJson = False) -> None:
     """Say what a device is, and what would spoil a build or a measurement there; nothing stays there."""
+    from edgetune.away import probe_device
     from edgetune.device.program.main import shown
-    from edgetune.steps import probe_device
 
     found = probe_device(url)
     print_json(found) if as_json else typer.echo("\n".join(shown(**found)))

@@ -37,7 +37,8 @@ def _show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: 
         return
     for row in rows:
         for index, (column, cell) in enumerate(zip(columns, row, strict=True)):
-            console.print(f"{'' if index == 0 else '  '}{column}: {cell}")
+            # A path that is cut in two cannot be copied.
+            console.print(f"{'' if index == 0 else '  '}{column}: {cell}", soft_wrap=True)
 
 
 def show_findings(findings: list[dict[str, Any]]) -> None:
@@ -189,8 +190,36 @@ def _show_latency(latency: dict[str, Any], console: Console) -> None:
     columns = ("network", "p50 ms", "p90 ms", "p99 ms", "spread", "runs", "memory MB")
     _show_rows(columns, rows, right=columns[1:])
     console.print(f"{latency['engine']}, {latency['threads']} threads, batch {latency['batch']}")
+    for name, model in latency["models"].items():
+        placed = model.get("operators") or {}
+        if len(placed) > 1:
+            console.print(
+                f"{name}: operators by provider: {', '.join(f'{n} {p}' for p, n in placed.items())}"
+            )
     if not latency.get("trusted", True):
         console.print(f"not to be trusted: {latency['why']}")
+
+
+def show_engines(made: dict[str, Any]) -> None:
+    """Show the engines that were built, what they are made of, and what went wrong."""
+    rows = []
+    for name, engine in made["engines"].items():
+        layers = engine["layers"]
+        counts = ", ".join(f"{count} {precision}" for precision, count in layers["counts"].items() if count)
+        file = str(Path(made["folder"]) / engine["plan"])
+        rows.append(
+            (name, file, f"{engine['plan_bytes'] / 1e6:.1f} MB", f"{engine['seconds']:.1f} s", counts or "-")
+        )
+    console = _console()
+    if rows:
+        _show_rows(("engine", "plan", "size", "built in", "layers"), rows, right=("size", "built in"))
+        console.print(
+            f"TensorRT {made['tensorrt']}; they run with this version, on this module, in this power mode"
+        )
+    for step, problem in made["errors"].items():
+        console.print(f"{step}: {problem['message']}")
+        if problem["hint"]:
+            console.print(f"  {problem['hint']}")
 
 
 def show_verdict(verdict: dict[str, Any]) -> None:

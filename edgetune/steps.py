@@ -4,25 +4,23 @@ The same stages and the same store as in a run, so a stage run alone is found ag
 may import everything but the cli.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgetune import pipeline
-from edgetune.artifact import Artifact, sha256_of, write_atomic
+from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.folders import Dataset, load_dataset, scan
 from edgetune.data.preprocess import Given
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.machine import cores
-from edgetune.profile import Target, load_target, merged_gates
+from edgetune.profile import load_target
 from edgetune.progress import Progress
 from edgetune.recipe import (
     CheckSection,
     DataSection,
     ExportSection,
-    Gates,
     ModelSection,
     QuantizeSection,
     Recipe,
@@ -31,9 +29,6 @@ from edgetune.recipe import (
 )
 from edgetune.report.assemble import read_measures
 from edgetune.store import Store
-
-# Test images that a bundle verifies on, at most.
-SAMPLES = 500
 
 
 def finetune_alone(recipe: Path, out: Path | None, accelerator: str, progress: Progress) -> Artifact:
@@ -112,12 +107,12 @@ def quantize_alone(
 
 
 def check_alone(
-    checkpoint: Path, network: Path, int8: Path, data: Path | None, settings: CheckSection, out: Path | None,
-    progress: Progress,
+    checkpoint: Path, network: Path, int8: Path | None, data: Path | None, settings: CheckSection,
+    out: Path | None, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Compare three artifacts on the test split."""
+    """Compare three artifacts on the test split; two where there is no INT8."""
     trained = Artifact.load(checkpoint, "checkpoint")
-    exported, quantized = Artifact.load(network, "onnx"), Artifact.load(int8, "qdq")
+    exported, quantized = Artifact.load(network, "onnx"), Artifact.load(int8, "qdq") if int8 else None
     recipe = _recipe(data).model_copy(update={"check": settings})
     folder = out or checkpoint.parent / "check"
     with Store(folder.parent, progress.line).locked() as keep:
@@ -126,127 +121,43 @@ def check_alone(
     return read_measures(made)
 
 
-def bench_alone(models: Sequence[Path], preset: str, threads: int, progress: Progress) -> dict[str, Any]:
+def three_of(folders: Sequence[Path]) -> tuple[Path, Path, Path | None]:
+    """Return checkpoint, network and INT8 of a run, or as they are named; None where a run has no INT8.
+
+    Raises:
+        ConfigError: neither one folder nor three.
+        ArtifactError: the run is not finished.
+    """
+    if len(folders) == 1:
+        roles = roles_of(folders[0])
+        return roles["checkpoint"], roles["onnx"], roles.get("int8")
+    if len(folders) != 3:
+        raise ConfigError(
+            f"{len(folders)} folders",
+            hint="name a run, or three: the checkpoint, its ONNX and its INT8 artifact",
+        )
+    return folders[0], folders[1], folders[2]
+
+
+def roles_of(run: Path) -> dict[str, Path]:
+    """Return a finished run's artifacts by what they are in it."""
+    return {entry["role"]: run / entry["path"] for entry in current_report(run)["artifacts"]}
+
+
+def bench_alone(
+    models: Sequence[Path], preset: str, threads: int, provider: str, progress: Progress
+) -> dict[str, Any]:
     """Time any networks on this machine, in turns."""
     from edgetune.stages.bench import bench_models
 
+    if len(models) == 1 and (models[0] / "report.json").is_file():
+        roles = roles_of(models[0])
+        models = [roles[role] for role in ("onnx", "int8") if role in roles]
     paths = {_label(path, models): _onnx_file(path) for path in models}
     if len(paths) < len(models):
         raise ConfigError("the same network is named twice")
     settings = section_from("bench", {"preset": preset})
-    return {"latency": bench_models(paths, settings.preset, threads or cores(), progress=progress)}
-
-
-def bundle_run(
-    run: Path, out: Path | None, data: Path | None, samples: int, progress: Progress
-) -> dict[str, Any]:
-    """Pack a finished run for the device that it was made for.
-
-    Raises:
-        ConfigError: it was made for this machine itself.
-        ArtifactError: there is no finished run.
-    """
-    from edgetune.stages.bundle import bundle
-
-    report = current_report(run)
-    roles = {entry["role"]: run / entry["path"] for entry in report["artifacts"]}
-    network = Artifact.load(roles["onnx"], "onnx")
-    int8 = Artifact.load(roles["int8"], "qdq") if "int8" in roles else None
-    return bundle(
-        network, int8, find_data(network, data, progress), load_target(report["profile"]["label"]),
-        name=report["name"], samples=samples, into=out or run / "bundle", progress=progress,
-    )  # fmt: skip
-
-
-def verify_bundle(folder: Path, run: Path | None, *, strict: bool) -> tuple[dict[str, Any], Path]:
-    """Judge what came back from a device, beside the bundle and in the report of its run.
-
-    Args:
-        folder: the bundle, with its results.
-        run: that the bundle was made of; None: the folder that it lies in, if that is one.
-        strict: a gate that could not be judged counts as failed.
-
-    Returns:
-        The report with `device`, and the page that shows it; of a bundle in no run, only what the bundle knows.
-
-    Raises:
-        ConfigError: no bundle, no results, or a run that is named and not the bundle's.
-        ArtifactError: something that came back is cut, damaged or of another bundle.
-    """
-    from edgetune.report.assemble import MEASURES, limits_of, made_of, publish, with_device
-    from edgetune.report.render import write_device_report
-    from edgetune.stages.verify import verify
-
-    found = verify(folder)
-    work = json.loads((folder / "work.json").read_text(encoding="utf-8"))
-    place = run or folder.absolute().parent
-    report = current_report(place) if run or (place / "report.json").is_file() else None
-    if report and not made_of(work, report):
-        if run:
-            raise ConfigError(
-                f"{folder}: was made of other networks than {run}", hint="bundle that run again"
-            )
-        report = None
-    target = load_target(work["wanted"]["profile"])
-    limits = limits_of(report) if report else merged_gates(target.profile.gates, Gates())
-    profile = {"label": target.label, "title": target.profile.title, "kind": target.profile.kind,
-               "rendering": target.runtime.rendering}  # fmt: skip
-    bare = {"name": work["name"], "profile": profile}
-    write_atomic(folder / MEASURES, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    judged = with_device(report or bare, found, limits, strict=strict)
-    write_device_report(judged, folder / "report.md")
-    if report:
-        publish(judged, place)
-    return judged, place / "report.html" if report else folder / "report.md"
-
-
-def probe_device(url: str) -> dict[str, Any]:
-    """Ask a device what it is: `found` and `warnings`; nothing stays there.
-
-    Raises:
-        EdgetuneError: it does not answer, or has no Python.
-    """
-    import tempfile
-
-    from edgetune.device.remote import probe
-    from edgetune.stages.bundle import write_program
-
-    with tempfile.TemporaryDirectory() as scratch:
-        program = Path(scratch) / "edgetune.pyz"
-        write_program(program)
-        return probe(url, program.read_bytes())
-
-
-def look_at_device(target: Target, url: str, progress: Progress) -> None:
-    """Ask a device what it is, before an hour is spent on what it is to run.
-
-    Raises:
-        ConfigError: the profile is of this machine itself, or the address is no address.
-        EdgetuneError: it does not answer, or has no Python.
-    """
-    if target.is_host:
-        raise ConfigError(
-            f"--on {url}: {target.label} is this machine itself",
-            hint="name the device's profile: --profile jetson-orin-nano-8gb",
-        )
-    found = probe_device(url)
-    progress.line(f"{url}: {(found['found'].get('module') or {}).get('model') or 'an unknown board'} answers")
-
-
-def run_on_device(out: Path, url: str, strict: bool, progress: Progress) -> dict[str, Any]:
-    """Build, verify and time a finished run's engines on a device; return the run's report with them judged.
-
-    Raises:
-        EdgetuneError: what `bundle_run`, `device.remote.run` and `verify_bundle` raise.
-    """
-    from edgetune.device.remote import run
-
-    bundle = out / "bundle"
-    bundle_run(out, bundle, None, SAMPLES, progress)
-    came = run(bundle, url, [], progress)
-    for step, problem in came["errors"].items():
-        progress.line(f"warning: {step}: {problem['message']}")
-    return verify_bundle(bundle, out, strict=strict)[0]
+    return {"latency": bench_models(paths, settings.preset, threads or cores(), provider, progress=progress)}
 
 
 def current_report(out: Path) -> dict[str, Any]:

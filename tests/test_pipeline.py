@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 import edgetune
-from edgetune import steps
+from edgetune import away, steps
 from edgetune.artifact import Artifact
 from edgetune.errors import ArtifactError, ConfigError, MissingTool
 from edgetune.pipeline import Run, run
 from edgetune.progress import Silent
-from edgetune.recipe import ExportSection, QuantizeSection, Recipe, recipe_from
+from edgetune.recipe import CheckSection, ExportSection, QuantizeSection, Recipe, recipe_from
 
 
 def recipe(images: Path, **changes: object) -> Recipe:
@@ -186,7 +186,10 @@ def test_a_module_without_int8_gets_fp16_alone(copy: tuple[Path, Path]) -> None:
     assert "INT8 says" not in page
     opsets = onnx.load(out / "onnx/model.onnx")
     assert ([entry.version for entry in opsets.opset_import], opsets.ir_version) == ([13], 7)
-    made = steps.bundle_run(out, None, None, 3, Silent())
+    assert steps.three_of([out]) == (out / "checkpoint", out / "onnx", None)
+    measured = steps.check_alone(*steps.three_of([out]), None, CheckSection(), None, Silent())
+    assert set(measured["accuracy"]["models"]) == {"torch", "fp32"}
+    made = away.bundle_run(out, None, None, 3, Silent())
     assert (made["engines"], made["start"], made["no_int8"]) == (["fp16"], "sh bundle/build.sh", why)
     assert go(plain, out, profile="jetson-nano-4gb").made == ()
     assert go(plain, out, profile="jetson-tx2").made == (), "the same files do for both"

@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import edgetune
-from edgetune import cli, steps
+from edgetune import away, cli
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.pipeline import run
 from edgetune.progress import Silent
@@ -56,7 +56,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels[..., 2 - 2 * label] += 140
             Image.fromarray(pixels).save(root / "images" / name / f"{index:02d}.png")
     go(root / "images", root / "run")
-    steps.bundle_run(root / "run", None, None, 3, Silent())
+    away.bundle_run(root / "run", None, None, 3, Silent())
     tool = root / "bin/trtexec"
     tool.parent.mkdir()
     tool.write_text(f'#!/bin/sh\nexec {sys.executable} -I {STANDIN} "$0" "$@"\n')
@@ -130,7 +130,7 @@ def test_a_bundle_elsewhere_is_judged_alone_or_with_its_run(copy: Path, tmp_path
     there = tmp_path / "elsewhere/bundle"
     shutil.copytree(copy / "bundle", there)
     before = (copy / "report.json").read_bytes()
-    judged, page = steps.verify_bundle(there, None, strict=False)
+    judged, page = away.verify_bundle(there, None, strict=False)
     assert page == there / "report.md"
     assert "accuracy" not in judged
     assert {gate["name"] for gate in judged["gates"]} == {
@@ -138,7 +138,7 @@ def test_a_bundle_elsewhere_is_judged_alone_or_with_its_run(copy: Path, tmp_path
         "engine_agreement_percent_min",
     }
     assert (copy / "report.json").read_bytes() == before
-    judged, page = steps.verify_bundle(there, copy, strict=False)
+    judged, page = away.verify_bundle(there, copy, strict=False)
     assert page == copy / "report.html"
     assert "accuracy" in judged
 
@@ -146,10 +146,10 @@ def test_a_bundle_elsewhere_is_judged_alone_or_with_its_run(copy: Path, tmp_path
 def test_another_runs_bundle(copy: Path, brought_back: Make, tmp_path: Path) -> None:
     other = brought_back(tmp_path / "other")
     with pytest.raises(ConfigError, match="was made of other networks"):
-        steps.verify_bundle(other, copy, strict=False)
+        away.verify_bundle(other, copy, strict=False)
     shutil.rmtree(copy / "bundle")
     shutil.copytree(other, copy / "bundle")
-    judged, page = steps.verify_bundle(copy / "bundle", None, strict=False)
+    judged, page = away.verify_bundle(copy / "bundle", None, strict=False)
     assert page.name == "report.md"
     assert "accuracy" not in judged
 
@@ -168,6 +168,6 @@ def test_damage_is_an_error_and_writes_nothing(brought_back: Make, tmp_path: Pat
     path = folder / "results/result.json"
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(ArtifactError, match="cut"):
-        steps.verify_bundle(folder, None, strict=False)
+        away.verify_bundle(folder, None, strict=False)
     assert not (folder / "measures.json").exists()
     assert not (folder / "report.md").exists()

@@ -20,6 +20,8 @@ from edgetune.errors import ArtifactError, EdgetuneError, StageError
 from edgetune.progress import Progress
 
 INCOMING = ".incoming"
+# How the program begins to say why it ended.
+ERROR = "error: "
 Files = dict[str, list[Any]]
 
 
@@ -97,7 +99,7 @@ def run(bundle: Path, url: str, arguments: list[str], progress: Progress) -> dic
         progress.line(
             f"{address.shown}: at work, and stays so if this ends; its log: {state['folder']}/{agent.LOG}"
         )
-        failed = _failed(address, *_followed(device, state["folder"], progress))
+        failed = failure(address.shown, *_followed(device, state["folder"], progress))
         if failed is not None:
             raise failed
         return _pull(device, bundle, state["folder"], "")
@@ -207,18 +209,25 @@ def _followed(device: Connection, folder: str, progress: Progress) -> tuple[int 
         code = message.get("exit", code)
         for line in [*lines, rest] if "exit" in message and rest else lines:
             said.append(line)
-            progress.line(line)
+            # What ended it is told once, by the error that is raised.
+            if not any(before.startswith(ERROR) for before in said):
+                progress.line(line)
     return code, said
 
 
-def _failed(address: Address, code: int | None, said: list[str]) -> EdgetuneError | None:
+def failure(where: str, code: int | None, said: list[str]) -> EdgetuneError | None:
     """Return the error that ended a run before its results, in the program's own words.
 
     Steps that failed (exit 6, without an error of the whole) are among the results.
+
+    Args:
+        where: it ran, as people call it.
+        code: its exit code; None: it never said.
+        said: its lines.
     """
-    error = max((index for index, line in enumerate(said) if line.startswith("error: ")), default=None)
+    error = max((index for index, line in enumerate(said) if line.startswith(ERROR)), default=None)
     if error is not None:
-        line = said[error].removeprefix("error: ")
+        line = said[error].removeprefix(ERROR)
         hint = "\n".join(text.strip() for text in said[error + 1 :] if text.startswith("  "))
     elif code in (0, 6):
         return None
@@ -227,7 +236,7 @@ def _failed(address: Address, code: int | None, said: list[str]) -> EdgetuneErro
     else:
         line = next((text for text in reversed(said) if text.strip()), "it said nothing")
         hint = "the same command goes on from here"
-    return KINDS.get(code or 6, StageError)(f"{address.shown}: run: {line} (exit {code})", hint=hint)
+    return KINDS.get(code or 6, StageError)(f"{where}: run: {line} (exit {code})", hint=hint)
 
 
 def _pull(device: Connection | None, bundle: Path, folder: str, name: str) -> dict[str, Any]:

@@ -46,6 +46,9 @@ finetune:
     preset: {augment}    # none, light, standard, strong; knobs override it: flip: 0.5, rotation_deg: 10
   seed: 0
 
+export:
+  input: float32_nchw    # uint8_nhwc: the graph takes a camera's pixels and normalises them itself
+
 quantize:
   preset: standard    # calibration images and ranges: quick, standard, thorough
 

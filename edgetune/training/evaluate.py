@@ -54,9 +54,9 @@ def score(net: nn.Module, feed: Feed, accelerator: Accelerator) -> Score:
     net.eval()
     loss = 0.0
     right = 0
-    for inputs, targets in feed.batches(1):
+    for batch in feed.batches(1):
         with accelerator.mixed(), accelerator.guarded():
-            logits: Tensor = net(inputs).flatten(1).float()
-        loss += functional.cross_entropy(logits, targets, reduction="sum").item()
-        right += int((logits.argmax(1) == targets).sum())
+            logits: Tensor = net(batch.inputs).flatten(1).float()
+        loss += functional.cross_entropy(logits, batch.targets, reduction="sum").item()
+        right += int((logits.argmax(1) == batch.targets).sum())
     return Score(loss / feed.images, right / feed.images)

@@ -7,7 +7,7 @@ import artifact, progress, data.augment (for the types) and this package's accel
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,10 +19,25 @@ from edgetune.data.augment import Augment, Mix
 from edgetune.progress import Progress
 from edgetune.training.accelerator import Accelerator
 
-Batch = tuple[Tensor, Tensor]
 # Not a share of the memory that is free: features computed anew, in other batches, differ in the last bits,
 # and the same recipe must give the same bits on any machine. 400 000 vectors of 1280.
 FEATURE_BYTES = 2 << 30
+
+
+class Batch(NamedTuple):
+    """What a step learns from.
+
+    Attributes:
+        inputs: on the accelerator.
+        targets: class numbers [N], or shares [N, K] where inputs are mixed; on the accelerator.
+        picks: the inputs' numbers in their split [N], on the CPU.
+        view: which augmented version of them this is; the same number gives the same version.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    picks: Tensor
+    view: int
 
 
 class Pixels(Protocol):
@@ -39,8 +54,7 @@ class Feed:
     Attributes:
         images: per epoch, for the progress bar.
         steps: batches per epoch.
-        batches: gives the batches of an epoch (from 1), on the accelerator: inputs, and class numbers [N]
-            or shares [N, K].
+        batches: gives the batches of an epoch (from 1).
     """
 
     images: int
@@ -122,7 +136,9 @@ def image_feed(
             targets = accelerator.move(images.labels[pick])
             # For the mix here, and for dropout in the step that follows.
             torch.manual_seed(seed_for(seed, epoch, step))
-            yield mix(inputs, targets) if mix else (inputs, targets)
+            if mix:
+                inputs, targets = mix(inputs, targets)
+            yield Batch(inputs, targets, pick, view)
 
     return Feed(count, len(order(1)), batches)
 
@@ -160,10 +176,11 @@ def feature_feed(
         return epoch_order(count, batch, seed if shuffled else None, epoch)
 
     def batches(epoch: int) -> Iterator[Batch]:
-        view = features[(epoch - 1) % len(features)]
+        view = (epoch - 1) % len(features) + 1
         for step, pick in enumerate(order(epoch)):
             torch.manual_seed(seed_for(seed, epoch, step))
-            yield accelerator.move(view[pick]), accelerator.move(labels[pick])
+            inputs, targets = features[view - 1][pick], labels[pick]
+            yield Batch(accelerator.move(inputs), accelerator.move(targets), pick, view)
 
     return Feed(count, len(order(1)), batches)
 
@@ -197,9 +214,9 @@ def compute_features(
     progress.begin("features", total=images)
     try:
         for number, feed in enumerate(feeds):
-            for inputs, _ in feed.batches(number + 1):
+            for batch in feed.batches(number + 1):
                 with accelerator.mixed(), accelerator.guarded():
-                    net(inputs)
+                    net(batch.inputs)
                 (found,) = caught
                 caught.clear()
                 if kept is None:

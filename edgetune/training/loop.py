@@ -20,7 +20,7 @@ from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection
 from edgetune.training.accelerator import Accelerator
 from edgetune.training.evaluate import Score, score
-from edgetune.training.features import Feed
+from edgetune.training.features import Batch, Feed
 from edgetune.training.resume import (
     State,
     fill_optimizer,
@@ -39,7 +39,8 @@ from edgetune.training.strategies import (
     set_phase,
 )
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+# Of logits [N, K] and what they were computed from: a scalar.
+Loss = Callable[[Tensor, Batch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Task:
         layout: the network's parts.
         phases: which parts learn in which epochs.
         feeds: makes a phase's batches.
-        loss: of logits and targets.
+        loss: of logits and batches.
         settings: of the recipe.
         accelerator: where it runs.
         folder: for the state that survives a kill.
@@ -227,34 +228,33 @@ def learn(
     runs = _runs(course.net, task, feeds)
     steps = feeds.train.steps * task.epochs
     total, right, seen, mixed, rate = 0.0, 0, 0, False, 0.0
-    for number, (inputs, targets) in enumerate(feeds.train.batches(epoch), start=1):
+    for number, batch in enumerate(feeds.train.batches(epoch), start=1):
         rate = peak_rate(task.settings) * scheduled(course.step, steps, task.settings.warmup)
         for group in course.optimizer.param_groups:
             group["lr"] = rate * phase.rates[group["part"]]
         with task.accelerator.guarded():
-            logits, loss = _step(course, task, runs, inputs, targets)
+            logits, loss = _step(course, task, runs, batch)
         if not math.isfinite(loss):
             raise _diverged(f"epoch {epoch}, step {number} of {feeds.train.steps}: the loss", task)
-        total += loss * len(targets)
-        seen += len(targets)
-        mixed = targets.ndim > 1
-        right += 0 if mixed else int((logits.argmax(1) == targets).sum())
-        progress.advance(len(targets), loss=loss)
+        count = len(batch.targets)
+        total += loss * count
+        seen += count
+        mixed = batch.targets.ndim > 1
+        right += 0 if mixed else int((logits.argmax(1) == batch.targets).sum())
+        progress.advance(count, loss=loss)
     return total / seen, None if mixed else right / seen, rate
 
 
-def _step(
-    course: Course, task: Task, runs: nn.Module, inputs: Tensor, targets: Tensor
-) -> tuple[Tensor, float]:
+def _step(course: Course, task: Task, runs: nn.Module, batch: Batch) -> tuple[Tensor, float]:
     with task.accelerator.mixed():
         try:
-            logits = runs(inputs).flatten(1)
+            logits = runs(batch.inputs).flatten(1)
         except ValueError as error:
             # What torch's BatchNorm says of a batch of one whose maps have shrunk to one value.
             if "more than 1 value per channel" not in str(error):
                 raise
             raise ConfigError("finetune.batch: 1 is too few for BatchNorm", hint="2 or more") from error
-        loss = task.loss(logits, targets)
+        loss = task.loss(logits, batch)
     course.optimizer.zero_grad()
     torch.autograd.backward(course.scaler.scale(loss))
     if task.settings.clip:

@@ -1,6 +1,6 @@
 """What training minimises.
 
-It knows no network and no loop. It may import recipe only.
+It knows no network and no loop. It may import recipe, and features for the types.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgetune.recipe import FinetuneSection
+from edgetune.training.features import Batch
 
 
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
@@ -26,8 +27,8 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     return len(labels) / (classes * counts.float())
 
 
-def objective(settings: FinetuneSection, labels: Tensor, classes: int) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss of logits [N, K] and targets, class numbers [N] or shares [N, K]; a scalar in nats.
+def objective(settings: FinetuneSection, labels: Tensor, classes: int) -> Callable[[Tensor, Batch], Tensor]:
+    """Return the loss of logits [N, K] and a batch's targets; a scalar in nats.
 
     Label smoothing: Szegedy et al. 2016, section 7, arXiv:1512.00567.
 
@@ -38,9 +39,11 @@ def objective(settings: FinetuneSection, labels: Tensor, classes: int) -> Callab
     """
     weights = balanced_weights(labels, classes) if settings.class_weights == "balanced" else None
 
-    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+    def loss(logits: Tensor, batch: Batch) -> Tensor:
         weight = weights.to(logits.device) if weights is not None else None
         smoothing = settings.label_smoothing
-        return functional.cross_entropy(logits.float(), targets, weight=weight, label_smoothing=smoothing)
+        return functional.cross_entropy(
+            logits.float(), batch.targets, weight=weight, label_smoothing=smoothing
+        )
 
     return loss

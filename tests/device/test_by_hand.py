@@ -14,7 +14,7 @@ import pytest
 import standin_trtexec
 from typer.testing import CliRunner
 
-from edgetune import cli, steps
+from edgetune import away, cli
 from edgetune.artifact import Artifact
 from edgetune.data.folders import Dataset
 from edgetune.device import by_hand
@@ -150,7 +150,7 @@ def test_the_program_works_there_with_a_newer_python(
     result = json.loads((folder / "results/result.json").read_text())
     assert (result["tensorrt"], list(result["engines"]), result["errors"]) == ("8.2.1", ["fp16"], {})
     assert result["engines"]["fp16"]["outputs"]["agreed"] == 3
-    judged, page = steps.verify_bundle(folder, None, strict=False)
+    judged, page = away.verify_bundle(folder, None, strict=False)
     assert judged["exit_code"] == 0
     assert judged["gates"]
     assert {gate["status"] for gate in judged["gates"]} == {"not judged"}

@@ -38,8 +38,8 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[loopback
     server.stop()
 
 
-def typed(*words: object) -> Any:
-    return CliRunner().invoke(cli.app, ["run", *map(str, words)])
+def typed(*words: object, verb: str = "run") -> Any:
+    return CliRunner().invoke(cli.app, [verb, *map(str, words)])
 
 
 @pytest.mark.slow
@@ -58,6 +58,39 @@ def test_a_run_ends_on_the_device(device: loopback.Loopback, class_folders: Path
     again = typed(*words)
     assert again.exit_code == 0, again.output
     assert log.read_text().count("done before") == 6, "nothing is built again"
+
+
+@pytest.mark.slow
+def test_one_step_at_a_time(device: loopback.Loopback, class_folders: Path, tmp_path: Path) -> None:
+    recipe, run = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(RECIPE.format(profile="jetson-orin-nano-8gb", images=class_folders))
+    assert typed(recipe, "-o", run, "-q").exit_code == 0
+    there = ("--on", device.url, "-q", "--json")
+
+    built = json.loads(typed(run, *there, verb="build").stdout)
+    assert (built["finished"], set(built["engines"])) == (True, {"fp16", "int8"})
+    for engine in built["engines"].values():
+        assert (Path(built["folder"]) / engine["plan"]).stat().st_size == engine["plan_bytes"]
+    shown = typed(run, *there[:3], verb="build")
+    assert "int8.plan" in shown.stdout
+    assert "TensorRT 10.3.0" in shown.stdout
+
+    checked = json.loads(typed(run, *there, verb="check").stdout)["device"]
+    assert checked["engines"]["int8"]["samples"] > 0
+    assert not checked["timing"]
+    timed = json.loads(typed(run, *there, verb="bench").stdout)["device"]
+    assert set(timed["timing"]) == {"compute", "copies"}
+    assert timed["engines"]["int8"]["samples"] == checked["engines"]["int8"]["samples"], "both are kept"
+    assert (device.home / "edgetune/bundle/run.log").read_text().count("build-int8: done before") == 1
+
+    assert "accuracy" in json.loads(typed(run, "-q", "--json", verb="check").stdout)
+    assert set(json.loads(typed(run, "-q", "--json", verb="bench").stdout)["latency"]["models"]) == {
+        "onnx",
+        "int8",
+    }
+    two = typed(run, run, "--on", device.url, verb="bench")
+    assert "one finished run" in str(two.exception)
+    assert "name a run, or three" in str(typed(run, run, verb="check").exception.hint)
 
 
 @pytest.mark.slow

@@ -28,7 +28,12 @@ def shifted(image: torch.Tensor) -> torch.Tensor:
 
 def same(left: Any, right: Any) -> bool:
     pairs = list(zip(left, right, strict=True))
-    return bool(pairs) and all(torch.equal(a, c) and torch.equal(b, d) for (a, b), (c, d) in pairs)
+    return bool(pairs) and all(
+        torch.equal(a.inputs, b.inputs)
+        and torch.equal(a.targets, b.targets)
+        and torch.equal(a.picks, b.picks)
+        for a, b in pairs
+    )
 
 
 @given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 5), st.integers(1, 5))
@@ -50,7 +55,8 @@ def test_epochs_and_seeds_shuffle_differently() -> None:
 
 
 def test_batches_are_normalised_like_inference(images: Images) -> None:
-    (inputs, targets), *_ = image_feed(images, 7, CPU, seed=0, shuffled=False).batches(1)
+    inputs, targets, picks, view = next(image_feed(images, 7, CPU, seed=0, shuffled=False).batches(1))
+    assert (picks.tolist(), view) == (list(range(7)), 1)
     assert isinstance(images.pixels, torch.Tensor)
     torch.testing.assert_close(inputs, (images.pixels[:7].float() / 255 - 0.5) / 0.25)
     assert targets.tolist() == images.labels[:7].tolist()
@@ -76,7 +82,7 @@ def test_images_of_different_sizes_go_through_the_augmentation(images: Images) -
     sizes = [np.full((3, 9 + n, 12), n, np.uint8) for n in range(4)]
     mixed = Images(sizes, torch.arange(4), images.preprocess)
     feed = image_feed(mixed, 4, CPU, seed=0, shuffled=False, augment=lambda image: image[:, :8, :8])
-    ((inputs, _),) = feed.batches(1)
+    ((inputs, *_),) = feed.batches(1)
     assert inputs.shape == (4, 3, 8, 8)
 
 
@@ -96,7 +102,7 @@ def test_features_are_the_head_input(images: Images, tiny: Any) -> None:
     assert found is not None
     assert found.shape == (1, 31, 8)
     with torch.no_grad():
-        inputs = torch.cat([batch for batch, _ in feed.batches(1)])
+        inputs = torch.cat([batch.inputs for batch in feed.batches(1)])
         torch.testing.assert_close(net.eval().head(found[0]), net(inputs))
     assert not net.head._forward_pre_hooks, "the hook is gone"
 
@@ -131,10 +137,12 @@ def test_views_are_the_same_whether_kept_or_made_anew(images: Images, tiny: Any)
     for epoch in (1, 2, 3, 6):
         pairs = list(zip(kept.batches(epoch), anew.batches(epoch), strict=True))
         assert len(pairs) == anew.steps
-        for (found, one), (inputs, other) in pairs:
-            assert torch.equal(one, other)
+        for found, made in pairs:
+            assert torch.equal(found.targets, made.targets)
+            assert torch.equal(found.picks, made.picks)
+            assert found.view == made.view == (1, 2, 1, None, None, 2)[epoch - 1]
             with torch.no_grad():
-                torch.testing.assert_close(net.head(found), net(inputs))
+                torch.testing.assert_close(net.head(found.inputs), net(made.inputs))
 
 
 def test_features_that_are_too_large_are_not_kept(

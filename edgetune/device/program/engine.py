@@ -52,12 +52,21 @@ def created(log: Any, what: str, call: Callable[[], Any]) -> Any:
     """Create one of TensorRT's objects; the bindings raise a TypeError where the library gives none.
 
     Raises:
-        Problem: it gave none.
+        Problem: it gave none, or one whose use would end the process.
     """
     try:
-        return given(log, f"a {what}", call())
+        made = given(log, f"a {what}", call())
     except (TypeError, RuntimeError) as error:
         raise Problem(f"TensorRT did not create a {what}: {messages.reasons(log, str(error))}") from error
+    # A driver that answers may be too old for this CUDA: TensorRT says so, and gives an object all the same.
+    if any("CUDA initialization failure" in error for error in log.errors):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))  # to destroy it ends the process as well
+        raise Problem(
+            f"TensorRT cannot use the GPU: {messages.reasons(log)}",
+            "install a driver that serves the CUDA version of this TensorRT, or another TensorRT",
+            4,
+        )
+    return made
 
 
 def given(log: Any, what: str, made: Any) -> Any:

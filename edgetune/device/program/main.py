@@ -17,7 +17,7 @@ from typing import Any
 
 from . import bindings, clocks, cuda, plan, power, probe, spoilers, tools, trtexec
 from .problem import Problem, of_system
-from .work import RESULT_FILE, Tool, do, locked
+from .work import RESULT_FILE, STEPS, Tool, do, locked
 
 STOPPED = 130
 
@@ -74,6 +74,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--trtexec", action="store_true", help="use trtexec even where the Python bindings are"
     )
+    parser.add_argument("--only", choices=STEPS, default="", help="one step, and the builds that it needs")
     parser.add_argument("--seconds", type=float, help="of recorded inferences per engine")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     options = parser.parse_args(arguments)
@@ -141,7 +142,7 @@ def _run(options: argparse.Namespace) -> int:
             for warning in spoiled:
                 say(f"warning: {warning['message']}")
                 say(f"  {warning['remedy']}")
-            result = do(work, tool, found, spoiled, say, power.Sampler)
+            result = do(work, tool, found, spoiled, say, power.Sampler, options.only)
         if result["finished"]:
             empty(work)
     print(json.dumps(result) if options.json else "\n".join(_summary(result, work)))

@@ -22,6 +22,8 @@ from .problem import Problem, of_system
 
 RESULT_FILE = "result.json"
 SCHEMA = 1
+# What can be done alone; engines are built for each.
+STEPS = ("build", "compare", "time")
 Say = Callable[[str], None]
 
 
@@ -77,6 +79,7 @@ def do(
     warnings: list[dict[str, str]],
     say: Say,
     sampler: Callable[[], ContextManager[Any]] = nullcontext,
+    only: str = "",
 ) -> dict[str, Any]:
     """Do what is left to do, and write `result.json` after every step.
 
@@ -89,6 +92,7 @@ def do(
         warnings: what spoils builds and measurements here.
         say: is told what happens.
         sampler: opens what samples power and temperatures beside the timing, as `samples`.
+        only: one of STEPS, after the builds that it needs; what else was done before is among the results.
     """
     steps = Steps(work, tool, found, say)
     result: dict[str, Any] = {
@@ -108,6 +112,10 @@ def do(
         write_json(str(work.results / RESULT_FILE), result)
 
     def attempt(name: str, into: dict[str, Any], key: str, make: Callable[[], Any], needs: str = "") -> None:
+        if not name.startswith((STEPS[0], only)):
+            known = steps.known(name, needs)
+            into.update({} if known is None else {key: known})
+            return
         try:
             into[key] = steps(name, make, needs)
         except (Problem, OSError) as error:
@@ -159,21 +167,32 @@ class Steps:
 
     def __call__(self, name: str, make: Callable[[], Any], needs: str = "") -> Any:
         """Return what a step gives, made or found; `needs` is all else that it hangs on."""
-        path = self._folder / f"{name}.json"
-        key = hashlib.sha256(json.dumps([self._on, name, needs]).encode()).hexdigest()
-        try:
-            known = read_json(str(path)) if path.is_file() else {}
-        except Problem:
-            known = {}
-        if isinstance(known, dict) and known.get("key") == key and _unchanged(self._folder, known):
+        found = self.known(name, needs)
+        if found is not None:
             self._say(f"{name}: done before")
-            return known["value"]
+            return found
         self._say(f"{name} …")
         self.made = True
         value = make()
         files = {item: sha256_of(str(self._folder / item)) for item in value.get("files", [])}
-        write_json(str(path), {"key": key, "value": value, "files": files})
+        write_json(str(self._path(name)), {"key": self._key(name, needs), "value": value, "files": files})
         return value
+
+    def known(self, name: str, needs: str = "") -> Any:
+        """Return what a step gave before, or None."""
+        path = self._path(name)
+        try:
+            step = read_json(str(path)) if path.is_file() else {}
+        except Problem:
+            step = {}
+        own = isinstance(step, dict) and step.get("key") == self._key(name, needs)
+        return step["value"] if own and _unchanged(self._folder, step) else None
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+    def _key(self, name: str, needs: str) -> str:
+        return hashlib.sha256(json.dumps([self._on, name, needs]).encode()).hexdigest()
 
 
 def _locked(found: dict[str, Any]) -> bool:

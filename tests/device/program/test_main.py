@@ -109,6 +109,26 @@ def test_what_is_done_is_not_done_again(bundled: Bundled, on_device: Run, quick:
 
 
 @pytest.mark.slow
+def test_one_step_alone_keeps_what_others_gave(bundled: Bundled, on_device: Run, quick: Quick) -> None:
+    folder = bundled()
+    quick(folder)
+    assert on_device(folder, "--only", "build").returncode == 0
+    built = result(folder)
+    assert built["finished"]
+    assert set(built["engines"]) == {"fp16", "int8"}
+    assert not any("outputs" in engine for engine in built["engines"].values())
+    assert not built["timing"]
+    timed = on_device(folder, "--only", "time")
+    assert timed.returncode == 0
+    assert timed.stderr.count("done before") == 2
+    assert set(result(folder)["timing"]) == {"compute", "copies"}
+    compared = on_device(folder, "--only", "compare")
+    assert "time-" not in compared.stderr
+    found = result(folder)
+    assert all(engine["outputs"]["samples"] == 3 for engine in found["engines"].values())
+    assert set(found["timing"]) == {"compute", "copies"}
+
+
 def test_another_bundle_or_tensorrt_is_worked_off_anew(
     bundled: Bundled, on_device: Run, quick: Quick
 ) -> None:
