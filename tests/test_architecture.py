@@ -28,6 +28,7 @@ FLOORS = (
     ("away",),
     ("lookup",),
     ("devices",),
+    ("single",),
     ("cli",),
     ("__main__",),
 )
