@@ -14,9 +14,9 @@ from edgetune.quant.compare import compare
 from edgetune.quant.draft import RENDERINGS, Draft, draft
 from edgetune.quant.graph import Graph
 from edgetune.quant.lint import examine
+from edgetune.quant.lint_view import reader_of
 from edgetune.quant.prepare import prepare
 from edgetune.quant.sensitivity import leave_out, sqnr_of
-from edgetune.stages.lint import reader_of
 
 Nets = Callable[..., Any]
 Build = Callable[[Any], ModelProto]
