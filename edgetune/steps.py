@@ -138,12 +138,17 @@ def bench_alone(models: Sequence[Path], preset: str, threads: int, progress: Pro
 
 
 def bundle_run(
-    run: Path, out: Path | None, data: Path | None, samples: int, progress: Progress
+    run: Path,
+    out: Path | None,
+    data: Path | None,
+    samples: int,
+    progress: Progress,
+    dla_core: int | None = None,
 ) -> dict[str, Any]:
-    """Pack a finished run for the device that it was made for.
+    """Pack a finished run for the device that it was made for, its GPU or one of its DLAs.
 
     Raises:
-        ConfigError: it was made for this machine itself.
+        ConfigError: it was made for this machine itself, or the device has no such DLA.
         ArtifactError: there is no finished run.
     """
     from edgetune.stages.bundle import bundle
@@ -153,7 +158,8 @@ def bundle_run(
     network, int8 = Artifact.load(roles["onnx"], "onnx"), Artifact.load(roles["int8"], "qdq")
     return bundle(
         network, int8, find_data(network, data, progress), load_target(report["profile"]["label"]),
-        name=report["name"], samples=samples, into=out or run / "bundle", progress=progress,
+        name=report["name"], samples=samples, into=out or run / "bundle", dla_core=dla_core,
+        progress=progress,
     )  # fmt: skip
 
 

@@ -25,16 +25,12 @@ from onnx import ModelProto, NodeProto
 from edgetune.quant.center import uncentered
 from edgetune.quant.collect import Batch, collect
 from edgetune.quant.graph import Graph, infer_types
-from edgetune.quant.lint import examine
 from edgetune.quant.lint_dla import why_gpu
 from edgetune.quant.lint_view import Reader, View, view_of
 from edgetune.quant.plan import WEIGHTED, is_copy, symmetric, weight_axis
 from edgetune.quant.prepare import drop_dead
 from edgetune.quant.ranges import mse
 from edgetune.quant.trace import needed_by
-
-# Kinds of operators that are named in a line.
-_NAMED = 4
 
 
 def render(
@@ -100,18 +96,3 @@ def _spread(graph: Graph, scales: dict[str, float], known: Mapping[str, float]) 
 def _keeps(graph: Graph, node: NodeProto) -> bool:
     """Whether it makes no difference if values are limited before a node or behind it."""
     return is_copy(graph, node) or (node.op_type in ("Relu", "Clip") and len(graph.variables(node)) == 1)
-
-
-def on_gpu(model: ModelProto, reader: Reader) -> str:
-    """Return what will run on the GPU beside a DLA, as far as is known without it; nothing: nothing.
-
-    Args:
-        model: without Q/DQ, or with where the DLA takes it.
-        reader: what is going to read it.
-    """
-    found = [item for item in examine(model, reader) if item.rule.startswith("dla-")]
-    named = {item.node for item in found if item.node}
-    kinds = sorted({node.op_type for node in model.graph.node if node.name in named})
-    more = f" and {len(kinds) - _NAMED} more kinds" if len(kinds) > _NAMED else ""
-    said = [f"{len(named)} operators ({', '.join(kinds[:_NAMED])}{more}) are not for a DLA"] if named else []
-    return "; ".join([*said, *(item.reason for item in found if not item.node)])

@@ -2,11 +2,12 @@
 
 Networks in the rendering that its TensorRT reads, test samples with the outputs that ONNX Runtime gives for
 them, a plan of work, digests, and one program in plain Python. Nothing else: no checkpoint, no training
-images. It may import artifact, data, device, engines, profile and progress.
+images. It may import artifact, data, device, engines, profile, progress and quant.
 """
 
 import gzip
 import json
+import shlex
 import shutil
 import tarfile
 import tempfile
@@ -16,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from edgetune import device
 from edgetune.artifact import Artifact, Preprocess, TensorSpec, disk_error, sha256_of, write_atomic
+from edgetune.data.calibration import load_manifest
 from edgetune.data.folders import Dataset
-from edgetune.data.images import as_input, load, normalise
+from edgetune.data.images import as_input, load, normalise, pixels
+from edgetune.data.inputs import BATCH, Inputs
 from edgetune.data.subset import chosen, interleaved, relabelled
 from edgetune.device import program
 from edgetune.device.program.plan import PLAIN, RESULTS, SCHEMA, WORK_FILE
@@ -29,11 +33,15 @@ from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.profile import Target
 from edgetune.progress import Progress, Silent
+from edgetune.quant import dla, implicit
+from edgetune.quant.lint_view import reader_of
 
 PROGRAM = "edgetune.pyz"
 # For the user to change, and so without digests.
 EXAMPLES = ("classify.py", "classify.cpp")
-INPUTS, TABLE = "samples.bin", "table.bin"
+INPUTS, TABLE, SCALES = "samples.bin", "table.bin", "int8.scales.json"
+# Calibration images that show what tensors without Q/DQ hold.
+OBSERVED = 128
 # Samples that take a process each, where a device has trtexec alone.
 TRTEXEC_SAMPLES = 32
 # Of the device's memory, where its profile says nothing: the rest is for the system and the tensors.
@@ -41,7 +49,9 @@ WORKSPACE_SHARE = 0.25
 TIMING = {"warmup_s": 2.0, "seconds": 30.0, "queries": 1000, "rounds": 30, "limit_s": 300.0}
 # Dates in archives: equal contents give equal archives.
 EPOCH = (1980, 1, 1, 0, 0, 0)
-Inputs = NDArray[np.uint8]
+# What expected outputs are of; in the plan of work, for whoever reads it.
+MEANT = {"fp16": "the FP32 network", "int8": "the INT8 network with Q/DQ"}
+Frames = NDArray[np.uint8]
 
 README = """\
 This folder builds and measures TensorRT engines on a device. Copy it there, and run in it:
@@ -57,7 +67,12 @@ done before is not done again. Results go to {results}/; bring {results}/ back, 
 
 classify.py and classify.cpp show how an engine classifies one frame; their first lines say how to run them.
 
-Made for {label}: {title}, TensorRT {tensorrt}.
+Made for {label}: {title}, TensorRT {tensorrt}{where}.
+"""
+WITHOUT_QDQ = f"""
+This DLA takes no Q/DQ. int8.onnx is the quantized network without, and {SCALES} holds its scales; the program
+hands both to TensorRT, which rounds in places of its own. What the INT8 engine should give is what ONNX Runtime
+makes of the network with Q/DQ all the same.
 """
 
 
@@ -70,6 +85,7 @@ def bundle(
     name: str,
     samples: int,
     into: Path,
+    dla_core: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a folder for a device, and `INTO.tar.gz` with the same.
@@ -82,34 +98,41 @@ def bundle(
         name: of the run.
         samples: how many, at most; 0: all of the test split.
         into: the folder; one with an earlier bundle is brought up to date, its results stay.
+        dla_core: that both engines are built for, with the GPU for what it cannot run; None: the GPU alone.
         progress: counts samples.
 
     Returns:
         `folder`, `archive`, `bytes`, `samples`, `engines`, `digest` (of the plan of work).
 
     Raises:
-        ConfigError: the target is no device, or INT8 was made for another one; the network takes more than
-            one input at a time; the folder holds something else.
+        ConfigError: the target is no device, has no such DLA, or INT8 was made for another one; the network
+            takes more than one input at a time; the folder holds something else.
         ArtifactError: a file is missing.
         StageError: the disk is full.
     """
     preprocess = _checked(network, int8, target)
+    if dla_core is not None:
+        dla.refuse(target, dla_core)
+    shown = progress or Silent()
     archive = into.with_name(f"{into.name}.tar.gz")
     _check_places(into, archive)
     into.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as scratch:
             made = Path(scratch)
-            work = _fill(made, network, int8, data, target, preprocess, name, samples, progress or Silent())
+            work = _fill(made, network, int8, data, target, preprocess, name, samples, dla_core, shown)
             into.mkdir(exist_ok=True)
-            # An earlier bundle's, of a network that did not take pixels.
-            (into / TABLE).unlink(missing_ok=True)
+            # An earlier bundle's: of a network that did not take pixels, of a DLA.
+            for item in (TABLE, SCALES):
+                (into / item).unlink(missing_ok=True)
             names = sorted(file.name for file in made.iterdir())
             for item in names:
                 # The examples are there to be changed.
                 if item in work["files"] or item == WORK_FILE or not (into / item).exists():
                     (made / item).replace(into / item)
             pack(into, names, archive)
+            if dla_core is not None:
+                _tell_fallbacks(into / "int8.onnx", target, shown)
     except OSError as error:
         raise disk_error(error, into) from error
     return {
@@ -180,12 +203,18 @@ def _fill(
     preprocess: Preprocess,
     name: str,
     most: int,
+    dla_core: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Write all files; the plan of work, which names the others with their digests, comes last."""
     strong = target.runtime.rendering == "strong"
     shutil.copyfile(int8.file("fp16.onnx") if strong else network.file("model.onnx"), folder / "fp16.onnx")
-    shutil.copyfile(int8.file("model.onnx"), folder / "int8.onnx")
+    # Up to TensorRT 10.7, a DLA takes the scales beside the graph.
+    beside = dla_core is not None and not dla.takes_pairs(target)
+    if beside:
+        _write_without_qdq(folder, int8, data, target, preprocess, network.inputs[0], progress)
+    else:
+        shutil.copyfile(int8.file("model.onnx"), folder / "int8.onnx")
     # A device that is slow at it compares the first few alone.
     order = interleaved(chosen(data.splits["test"], most))
     picked = relabelled(order, data.classes, network.classes)
@@ -194,9 +223,9 @@ def _fill(
         "fp16": Session(network.file("model.onnx")),
         "int8": Session(int8.file("model.onnx"), exact=True),
     }
-    pixels = (load(data.root / sample.path, preprocess) for sample in picked)
+    frames = (load(data.root / sample.path, preprocess) for sample in picked)
     takes = network.inputs[0]
-    expected = _write_samples(folder, pixels, preprocess, takes, right, len(picked), progress)
+    expected = _write_samples(folder, frames, preprocess, takes, right, len(picked), progress)
     raw = takes.dtype == "uint8"
     if not raw:
         levels = np.tile(np.arange(256, dtype=np.uint8), (preprocess.channels, 1))
@@ -207,21 +236,24 @@ def _fill(
     profile = target.profile
     text = README.format(
         program=PROGRAM, results=RESULTS, work=WORK_FILE, label=target.label, title=profile.title,
-        tensorrt=target.runtime.tensorrt,
+        tensorrt=target.runtime.tensorrt, where="" if dla_core is None else f", on DLA {dla_core}",
     )  # fmt: skip
-    (folder / "README.txt").write_text(text, encoding="utf-8")
+    (folder / "README.txt").write_text(text + (WITHOUT_QDQ if beside else ""), encoding="utf-8")
     work = {
         "schema_version": SCHEMA,
         "name": name,
-        "wanted": _wanted(target),
+        "wanted": _wanted(target) | {"dla_core": dla_core},
         "input": takes.model_dump(),
         "outputs": [spec.model_dump() for spec in network.outputs],
         "classes": list(network.classes),
         "preprocess": preprocess.model_dump(mode="json"),
-        "engines": [_engine(name, target) for name in ("fp16", "int8")],
+        "engines": [
+            _engine("fp16", target, dla_core),
+            _engine("int8", target, dla_core) | ({"scales": SCALES} if beside else {}),
+        ],
         "samples": {
             "number": len(picked), "inputs": INPUTS, "table": "" if raw else TABLE, "expected": expected,
-            "labels": [sample.label for sample in picked],
+            "expected_of": MEANT, "labels": [sample.label for sample in picked],
         },
         "timing": TIMING,
         "trtexec_samples": TRTEXEC_SAMPLES,
@@ -234,7 +266,7 @@ def _fill(
 
 def _write_samples(
     folder: Path,
-    pixels: Iterator[Inputs],
+    frames: Iterator[Frames],
     preprocess: Preprocess,
     takes: TensorSpec,
     right: dict[str, Session],
@@ -249,7 +281,7 @@ def _write_samples(
     opened = {name: (folder / file).open("wb") for name, file in expected.items()}
     progress.begin("bundle", number, "sample")
     with (folder / INPUTS).open("wb") as inputs:
-        for one in pixels:
+        for one in frames:
             given = as_input(one[None], preprocess, takes)
             inputs.write((given if takes.dtype == "uint8" else one).tobytes())
             for name, session in right.items():
@@ -260,6 +292,39 @@ def _write_samples(
     for handle in opened.values():
         handle.close()
     return expected
+
+
+def _write_without_qdq(
+    folder: Path,
+    int8: Artifact,
+    data: Dataset,
+    target: Target,
+    preprocess: Preprocess,
+    takes: TensorSpec,
+    progress: Progress,
+) -> None:
+    """Write the quantized network without Q/DQ and the scales of its tensors."""
+    samples = load_manifest(int8.file("calibration.json"), data)[:OBSERVED]
+
+    def batches() -> Iterator[NDArray[Any]]:
+        for frames in pixels(data.root, samples, preprocess, BATCH):
+            yield as_input(frames, preprocess, takes)
+
+    network, scales = implicit.render(
+        onnx.load_model(int8.file("model.onnx")),
+        reader_of(target, dla=True),
+        Inputs(batches, len(samples), "scales", progress),
+    )
+    onnx.save_model(network, folder / "int8.onnx")
+    (folder / SCALES).write_text(json.dumps(scales, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _tell_fallbacks(network: Path, target: Target, progress: Progress) -> None:
+    """Say what will run on the GPU beside a DLA, as far as it is known here."""
+    said = dla.on_gpu(onnx.load_model(network), target)
+    if said:
+        how = f"edgetune lint {shlex.quote(str(network))} --profile {shlex.quote(target.label)} --dla"
+        progress.line(f"warning: {said}: the GPU runs what the DLA does not. See all: {how}")
 
 
 def _wanted(target: Target) -> dict[str, Any]:
@@ -273,13 +338,13 @@ def _wanted(target: Target) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _engine(name: str, target: Target) -> dict[str, Any]:
+def _engine(name: str, target: Target, dla_core: int | None) -> dict[str, Any]:
     profile = target.profile
     share = int((profile.memory_gb or 4) * 1024 * WORKSPACE_SHARE)
     return {
         "name": name, "onnx": f"{name}.onnx", "precision": name, "typing": target.runtime.rendering,
         "workspace_mb": profile.workspace_mb or share, "optimization_level": profile.optimization_level,
-        "dla_core": None,
+        "dla_core": dla_core,
     }  # fmt: skip
 
 
