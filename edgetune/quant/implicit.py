@@ -9,8 +9,8 @@ scale of what it was, and half of its levels stay unused again.
 A layer runs in INT8 only where all that it reads and makes has a scale; explicit quantization needs none for
 what layers make. So the tensors that have Q/DQ keep their scales, and these get one as well:
 
-1. What goes into a Relu or Clip alone: the scale of what comes out, as what it cuts off is clipped anyway. What
-   copies make has the scale of what they read.
+1. What goes into a Relu or Clip alone: the scale of what comes out, as what it cuts off is clipped anyway. And
+   what copies read and make: the same scale.
 2. What else a layer makes that runs in INT8, or that a DLA runs between such layers: the scale with the least
    squared error over calibration inputs.
 
@@ -27,8 +27,7 @@ from edgetune.quant.collect import Batch, collect
 from edgetune.quant.graph import Graph, infer_types
 from edgetune.quant.lint_dla import why_gpu
 from edgetune.quant.lint_view import Reader, View, view_of
-from edgetune.quant.plan import WEIGHTED, is_copy, symmetric, weight_axis
-from edgetune.quant.prepare import drop_dead
+from edgetune.quant.plan import WEIGHTED, Groups, is_copy, symmetric, weight_axis
 from edgetune.quant.ranges import mse
 from edgetune.quant.trace import needed_by
 
@@ -48,7 +47,6 @@ def render(
     """
     view = view_of(model, reader)
     made, shift = uncentered(view.bare)
-    drop_dead(made)
     graph = Graph(infer_types(made))
     known = _known(view, shift)
     lacking = sorted(_in_int8(graph, known, view.int8) - known.keys())
@@ -81,18 +79,21 @@ def _in_int8(graph: Graph, known: Mapping[str, float], int8: frozenset[str]) -> 
 
 
 def _spread(graph: Graph, scales: dict[str, float], known: Mapping[str, float]) -> None:
-    """Give tensors that were observed the scale of what they become, or of what they are copied from."""
-    for node in reversed(graph.nodes):
-        source = next(iter(node.input), "")
-        alone = source in scales.keys() - known.keys() and graph.sole_consumer(source) is not None
-        if alone and node.output[0] in scales and _keeps(graph, node):
-            scales[source] = scales[node.output[0]]
+    """Give tensors that were observed the scale of what they are copied from or become."""
+    groups = Groups()
     for node in graph.nodes:
-        if is_copy(graph, node) and node.input[0] in scales:
-            made = [name for name in node.output if name in scales.keys() - known.keys()]
-            scales |= dict.fromkeys(made, scales[node.input[0]])
+        names = [name for name in (*graph.variables(node), *node.output) if name in scales]
+        if len(names) > 1 and (is_copy(graph, node) or _cuts(graph, node)):
+            groups.join(*names)
+    shared: dict[str, float] = {}
+    # Of one group the last one's: that is what it becomes. What has Q/DQ goes before what was observed.
+    order = [*graph.inputs, *(name for node in graph.nodes for name in node.output)]
+    for name in sorted((name for name in order if name in scales), key=known.__contains__):
+        shared[groups.of(name)] = scales[name]
+    scales |= {name: shared[groups.of(name)] for name in scales.keys() - known.keys()}
 
 
-def _keeps(graph: Graph, node: NodeProto) -> bool:
-    """Whether it makes no difference if values are limited before a node or behind it."""
-    return is_copy(graph, node) or (node.op_type in ("Relu", "Clip") and len(graph.variables(node)) == 1)
+def _cuts(graph: Graph, node: NodeProto) -> bool:
+    """Whether a node alone reads a tensor, and cuts off its values or makes no difference to them."""
+    reads = graph.variables(node)
+    return node.op_type in ("Relu", "Clip") and len(reads) == 1 and graph.sole_consumer(reads[0]) is not None

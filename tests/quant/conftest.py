@@ -153,15 +153,12 @@ def check_scales(made: ModelProto, scales: dict[str, float], paired: ModelProto)
             assert {node.input[0], node.output[0]} <= set(scales), node.name
         if node.name in weights - view.int8 and node.output[0] not in quantized:
             assert node.output[0] not in scales, node.name
-        if is_copy(bare, node) and {node.input[0], *node.output} <= set(scales):
-            alone = bare.sole_consumer(node.input[0]) is not None
-            free = [name for name in node.output if alone or name not in quantized]
-            assert {scales[name] for name in free} <= {scales[node.input[0]]}
-        if node.op_type in ("Relu", "Clip") and {node.input[0], node.output[0]} <= set(scales):
-            maker = bare.producers.get(node.input[0])
-            free = node.input[0] not in quantized and not (maker and is_copy(bare, maker))
-            alone = free and bare.sole_consumer(node.input[0]) is not None
-            assert not alone or scales[node.input[0]] == scales[node.output[0]]
+        cuts = node.op_type in ("Relu", "Clip") and bare.sole_consumer(node.input[0]) is not None
+        ends = {node.input[0], *node.output}
+        if ends <= set(scales) and (cuts or is_copy(bare, node)) and not ends & set(quantized):
+            assert len({scales[name] for name in ends}) == 1, node.name
+        if cuts and node.output[0] in quantized and node.input[0] in set(scales) - set(quantized):
+            assert scales[node.input[0]] == scales[node.output[0]]
     for name in bare.outputs:
         assert name in quantized or name in needed or name not in scales
 
