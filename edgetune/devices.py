@@ -33,17 +33,23 @@ def bundle(
         Path | None, typer.Option("--data", help="Class folders; default: where the run's images lay.")
     ] = None,
     samples: Annotated[int, typer.Option(min=0, help="Test images to verify on, at most; 0: all.")] = 500,
+    dla: Annotated[
+        int | None,
+        typer.Option(
+            "--dla", min=0, help="Build for this DLA core; the GPU runs what it cannot.", metavar="CORE"
+        ),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Pack what a device needs to build, verify and time engines: a folder, and the same as .tar.gz."""
     from edgetune.away import bundle_run
 
-    made = bundle_run(run_folder, out, data, samples, progress_for(quiet))
+    made = bundle_run(run_folder, out, data, samples, progress_for(quiet), dla)
     if as_json:
         print_json(made)
         return
-    engines = " and ".join(made["engines"])
+    engines = " and ".join(made["engines"]) + ("" if dla is None else f" on DLA {dla}")
     typer.echo(f"{made['folder']}: {engines}, {made['samples']} samples, {made['bytes'] / 1e6:.1f} MB")
     typer.echo(f"{made['archive']}: the same in one file")
     if made["no_int8"]:

@@ -174,7 +174,7 @@ def test_the_workstations_commands_are_edgetunes(stages: dict[str, Any]) -> None
 def test_the_devices_commands_are_the_programs(
     stages: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgetune.stages.bundle import PROGRAM
+    from edgetune.device.packing import PROGRAM
 
     assert values(stages["device"], "ENTRYPOINT") == [f'["python3", "/bundle/{PROGRAM}"]']
     assert values(stages["device"], "CMD") == ['["run"]']

@@ -47,7 +47,7 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
         console.print(_comparison(compared, console, "FP32", "INT8", "INT8 against FP32"))
     if typed.device:
         console.print()
-        _say(console, Text(f"On the device: {typed.device.worth.sentence}"))
+        _say(console, Text(f"On the device{view_device.where(typed.device)}: {typed.device.worth.sentence}"))
         _say(console, Text(typed.device.diagnosis.sentence))
         console.print()
         there = view_device.brief(typed.device)

@@ -150,7 +150,7 @@ def test_the_verbs(device: loopback.Loopback, tmp_path: Path) -> None:
 
 
 def test_nothing_stays_after_a_look(device: loopback.Loopback) -> None:
-    from edgetune.stages.bundle import write_program
+    from edgetune.device.packing import write_program
 
     write_program(device.folder / "program")
     found = remote.probe(device.url, (device.folder / "program").read_bytes())

@@ -442,8 +442,19 @@ def on_device() -> Report:
     return with_device(report, device, Gates(latency_p99_ms=5.0, energy_mj=10.0), strict=False)
 
 
+def on_dla() -> Report:
+    """The same from a DLA that takes no Q/DQ, and leaves some layers to the GPU."""
+    report = on_device()
+    device = report["device"]
+    device |= {"without_qdq": True, "wanted": device["wanted"] | {"dla_core": 0}}
+    device["engines"]["fp16"] |= {"gpu_layers": 2, "gpu_names": ["/pool", "/flatten"], "all_layers": 64}
+    gates = [f"/blocks.{index}/se/Mul" for index in range(1, 9)]
+    device["engines"]["int8"] |= {"gpu_layers": 8, "gpu_names": gates, "all_layers": 64}
+    return report
+
+
 SAMPLES: dict[str, Callable[[], Report]] = {
-    "quickstart": quickstart, "jetson": jetson, "failed": failed, "on-device": on_device
+    "quickstart": quickstart, "jetson": jetson, "failed": failed, "on-device": on_device, "on-dla": on_dla
 }  # fmt: skip
 
 

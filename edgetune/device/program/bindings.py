@@ -106,7 +106,7 @@ def build(
     if job.timing_cache:
         _keep_cache(config, job, note)
     del calibrator, monitor, network, config, builder  # memory that inspecting needs
-    layers, device_memory = engine.inspect(trt, log, plan, note)
+    layers, device_memory = engine.inspect(trt, log, plan, note, job.dla_core)
     return {
         **found,
         "seconds": time.monotonic() - began,

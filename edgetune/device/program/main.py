@@ -20,6 +20,8 @@ from .problem import Problem, of_system
 from .work import RESULT_FILE, STEPS, Tool, do, locked
 
 STOPPED = 130
+# Layers that are named in a line.
+NAMED = 8
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -193,13 +195,17 @@ def _build_one(options: argparse.Namespace) -> int:
 
 
 def _summary(result: dict[str, Any], work: plan.Work) -> list[str]:
-    rows = [f"{result['tool']}, TensorRT {result['tensorrt']}"]
+    core = work.wanted.get("dla_core")
+    where = "" if core is None else f", on DLA {core}"
+    rows = [f"{result['tool']}, TensorRT {result['tensorrt']}{where}"]
     for name, engine in result["engines"].items():
         built, outputs = engine["build"], engine.get("outputs")
         compared = f", as expected on {outputs['agreed']} of {outputs['samples']} samples" if outputs else ""
         rows.append(
             f"  {name}: built in {built['seconds']:.0f} s, {built['plan_bytes'] / 1e6:.1f} MB{compared}"
         )
+        if built.get("fallback_layers"):
+            rows.append(f"  {name}: {fell_back(built)}: {', '.join(built['fallback_names'][:NAMED])}")
     for what, timed in result["timing"].items():
         for name in result["engines"]:
             times = sorted(ms for block in timed["blocks"] if block["name"] == name for ms in block["ms"])
@@ -210,6 +216,13 @@ def _summary(result: dict[str, Any], work: plan.Work) -> list[str]:
     rows += [f"  {name}: {problem['message']}" for name, problem in result["errors"].items()]
     rows.append(f"results: {work.results / RESULT_FILE}")
     return rows
+
+
+def fell_back(built: dict[str, Any]) -> str:
+    """Say how much of an engine for a DLA runs on the GPU."""
+    count, there = built["fallback_layers"], built.get("dla_layers")
+    all_of = "" if there is None else f" of {count + there}"
+    return f"{count}{all_of} {'layer' if count == 1 and not all_of else 'layers'} fell back to the GPU"
 
 
 def _stop(_signal: int, _frame: Any) -> None:

@@ -35,6 +35,7 @@ class Build(NamedTuple):
         workspace_mb: memory that a layer may use beside its tensors, at most, in MiB.
         optimization_level: 0 to 5; None: the builder's own default.
         dla_core: None: the GPU.
+        scales: path of the scales of a graph without Q/DQ, for INT8 on a DLA up to TensorRT 10.7; empty: none.
         timing_cache: path of this device's cache of timings; empty: none.
     """
 
@@ -47,6 +48,7 @@ class Build(NamedTuple):
     optimization_level: int | None = None
     dla_core: int | None = None
     timing_cache: str = ""
+    scales: str = ""
 
 
 class Samples(NamedTuple):
@@ -171,6 +173,7 @@ def _work(folder: Path, digest: str, content: dict[str, Any]) -> Work:
             optimization_level=entry.get("optimization_level"),
             dla_core=entry.get("dla_core"),
             timing_cache=str(results / "timing.cache"),
+            scales=str(folder / _plain(entry["scales"])) if entry.get("scales") else "",
         )
         for entry in content["engines"]
     ]

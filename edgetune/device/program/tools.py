@@ -60,7 +60,7 @@ class Bindings(Tool):
 
     def _built(self, work: Work, job: Build) -> dict[str, Any]:
         if self._aside is None:
-            return bindings.build(self._trt, job, say=self._say)
+            return bindings.build(self._trt, job, say=self._say, scales=_scales(job))
         path = built_file(work, job)
         path.unlink(missing_ok=True)
         code = self._aside(job)
@@ -80,7 +80,8 @@ class Bindings(Tool):
 
     def outputs(self, job: Build, work: Work, inputs: Iterable[bytes]) -> Iterator[dict[str, bytes]]:
         """Run one input after another."""
-        with Engine(self._trt, self._cuda, _ready(job, self.version), self._say) as engine:
+        plan = _ready(job, self.version)
+        with Engine(self._trt, self._cuda, plan, self._say, job.dla_core) as engine:
             name = _only(engine.inputs, job)
             for one in inputs:
                 found = engine.run({name: one})
@@ -94,9 +95,9 @@ class Bindings(Tool):
             queries, graphs = {}, {}
             for job in jobs:
                 plan = _ready(job, self.version)
-                engine = stack.enter_context(Engine(self._trt, self._cuda, plan, self._say))
+                engine = stack.enter_context(Engine(self._trt, self._cuda, plan, self._say, job.dla_core))
                 engine.run({_only(engine.inputs, job): first})
-                queries[job.name], graphs[job.name] = _query(engine, copies)
+                queries[job.name], graphs[job.name] = _query(engine, copies, job.dla_core is None)
             timed = timing.interleave(
                 queries, settings["warmup_s"], settings["seconds"], int(settings["queries"]),
                 int(settings["rounds"]), settings["limit_s"], told=_rounds_told(self._say),
@@ -118,7 +119,10 @@ class Trtexec(Tool):
     def build(self, job: Build, found: dict[str, Any], work: Work) -> dict[str, Any]:
         """Build, with smaller settings where memory does not suffice."""
         built = _with_less(
-            job, lambda job: trtexec.build(self._path, job, self.version), self.version, self._say
+            job,
+            lambda job: trtexec.build(self._path, job, self.version, _scales(job)),
+            self.version,
+            self._say,
         )
         return _kept(*built, found, work, self.version)
 
@@ -164,8 +168,18 @@ def _scratch(work: Work) -> str:
     return str(work.scratch)
 
 
-def _query(engine: Engine, copies: bool) -> tuple[Callable[[], float], bool]:
-    """Return what times one inference, and whether it is launched as a CUDA graph, as trtexec does."""
+def _scales(job: Build) -> dict[str, float] | None:
+    """Return the scales that the bundle has beside a graph."""
+    return dict(read_json(job.scales)) if job.scales else None
+
+
+def _query(engine: Engine, copies: bool, graph: bool) -> tuple[Callable[[], float], bool]:
+    """Return what times one inference, and whether it is launched as a CUDA graph, as trtexec does.
+
+    Work of a DLA cannot be recorded.
+    """
+    if not graph:
+        return engine.query(copies), False
     try:
         return engine.query(copies, graph=True), True
     except Problem:
@@ -193,7 +207,7 @@ def build_one(trt: Any, work: Work, name: str, workspace: str, level: str, say: 
     job = next(job for job in work.builds if job.name == name)
     job = job._replace(workspace_mb=int(workspace), optimization_level=int(level) if level else None)
     try:
-        told: dict[str, Any] = {"value": bindings.build(trt, job, progress=_builder_told(say), say=say)}
+        told: dict[str, Any] = {"value": bindings.build(trt, job, _builder_told(say), say, _scales(job))}
     except Problem as problem:
         memory = isinstance(problem, OutOfMemory)
         told = {"problem": [problem.message, problem.hint, problem.code], "memory": memory}
@@ -237,6 +251,7 @@ def _kept(
         "onnx_sha256": sha256_of(job.onnx),
         "precision": job.precision,
         "typing": job.typing,
+        "dla_core": job.dla_core,
         "parents": {"bundle": work.digest},
     }
     sidecar.write(job.plan, facts)

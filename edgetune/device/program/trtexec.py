@@ -99,7 +99,8 @@ def build(
 
     Returns:
         `seconds`, `plan_bytes`, `messages` (warnings), `layers` (the inspector's JSON, or None), `command`, `log`; for
-        a DLA `dla_subgraphs` and `gpu_layers`: how many parts run there, and how many layers fell back to the GPU.
+        a DLA `dla_subgraphs` (how many parts run there), `fallback_layers` (how many run on the GPU) and
+        `fallback_names`.
 
     Raises:
         Problem: it cannot be built; OutOfMemory where the device had too little memory.
@@ -295,8 +296,15 @@ def _blames_cache(ended: Ended) -> bool:
     return crashed or bool(re.search(r"\[E\].*timing ?cache", ended.text, re.IGNORECASE))
 
 
-def _dla(text: str) -> dict[str, int]:
-    return {"dla_subgraphs": text.count("[DlaLayer]"), "gpu_layers": text.count("[GpuLayer]")}
+def _dla(text: str) -> dict[str, Any]:
+    """Read what runs where; of what a DLA runs, TensorRT tells parts of many layers."""
+    # "[GpuLayer] POOLING: pool1": the kind is no part of the name.
+    names = re.findall(r"\[GpuLayer\] (?:[A-Z_]+: )?(.+)", text)
+    return {
+        "dla_subgraphs": text.count("[DlaLayer]"),
+        "fallback_layers": len(names),
+        "fallback_names": [name.strip() for name in names],
+    }
 
 
 def _copied(source: str, target: str) -> bool:

@@ -90,6 +90,33 @@ def test_it_builds_compares_and_times(bundled: Bundled, on_device: Run, quick: Q
     assert not [file.name for file in (folder / "results").iterdir() if "partial" in file.name]
 
 
+@pytest.mark.parametrize("version", [pytest.param("8.5.2", marks=pytest.mark.slow), "10.3.0"])
+def test_a_dla_gets_its_engines(bundled: Bundled, on_device: Run, quick: Quick, version: str) -> None:
+    folder = bundled("jetson-agx-orin-64gb@" + {"8.5.2": "5.1", "10.3.0": "6.2"}[version], dla_core=0)
+    quick(folder)
+    done = on_device(folder, trtexec=version)
+    assert done.returncode == 0, done.stderr
+    assert f"trtexec, TensorRT {version}, on DLA 0" in done.stdout
+    assert "int8: 2 layers fell back to the GPU: pool, flat" in done.stdout
+    built = result(folder)["engines"]["int8"]["build"]
+    assert [word for word in built["command"] if "DLA" in word] == ["--useDLACore=0"]
+    assert {"--allowGPUFallback", f"--calib={folder}/results/int8.plan.calibration"} <= set(built["command"])
+    assert (built["dla_subgraphs"], built["fallback_layers"]) == (1, 2)
+    outputs = np.fromfile(folder / "results/int8.output0.bin", "<f4").reshape(3, 3)
+    expected = np.fromfile(folder / "int8.expected.bin", "<f4").reshape(-1, 3)[:3]
+    np.testing.assert_allclose(outputs, expected, atol=1e-2 * np.abs(expected).max())
+    assert not (folder / "results/int8.plan.calibration").exists()
+
+
+def test_a_dla_bundle_without_its_scales_is_refused(bundled: Bundled, on_device: Run) -> None:
+    folder = bundled("jetson-agx-orin-64gb", dla_core=0)
+    scales = folder / "int8.scales.json"
+    scales.write_text(scales.read_text().replace("0.0", "0.1", 1))
+    done = on_device(folder)
+    assert done.returncode == 5
+    assert "int8.scales.json: not the file that was bundled" in done.stderr
+
+
 def test_what_is_done_is_not_done_again(bundled: Bundled, on_device: Run, quick: Quick) -> None:
     folder = bundled()
     quick(folder)

@@ -161,7 +161,11 @@ def test_a_dla_gets_scales_and_its_fallbacks_are_counted(bench: Bench) -> None:
         trtexec.build(path, job, version)
     assert caught.value.code == 3
     told = trtexec.build(path, job, version, {"input": 0.02})
-    assert (told["dla_subgraphs"], told["gpu_layers"]) == (1, 2)
+    assert (told["dla_subgraphs"], told["fallback_layers"]) == (1, 3)
+    assert told["fallback_names"] == ["pool", "flatten", "fc"]
+    missing = [text for text in told["messages"] if text.startswith("Missing scale")]
+    assert not [text for text in missing if "tensor input," in text]
+    assert len(missing) == 5
     assert f"--calib={job.plan}.calibration" in told["command"]
     assert bench.left() == {"int8.plan", "int8.plan.log"}
     out = trtexec.times(path, job.plan, version, 1, 1, False, str(bench.folder), dla_core=1)
