@@ -82,7 +82,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(options.more)}")
     if options.seconds is not None and not options.seconds > 0:
         parser.error("--seconds must be above 0")
-    options.folder = options.folder or Path(sys.argv[0]).resolve().parent
+    # A whole path: tools run in other folders.
+    options.folder = (options.folder or Path(sys.argv[0]).resolve().parent).absolute()
     return options
 
 

@@ -129,7 +129,7 @@ class Trtexec(Tool):
         raw = Path(folder) / "input.bin"
         for one in inputs:
             raw.write_bytes(one)
-            given = {work.input.name: str(raw)}
+            given = {work.input.name: raw.name}
             found = trtexec.outputs(self._path, plan, self.version, given, folder, job.dla_core)
             yield {name: array("f", values).tobytes() for name, values in found.items()}
 
