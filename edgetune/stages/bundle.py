@@ -34,8 +34,8 @@ PROGRAM = "edgetune.pyz"
 # For the user to change, and so without digests.
 EXAMPLES = ("classify.py", "classify.cpp")
 INPUTS, TABLE = "samples.bin", "table.bin"
-# Samples that take a process each, where a device has trtexec alone.
-TRTEXEC_SAMPLES = 32
+# Samples that take a process each, where a device has trtexec alone: as few as the gates take.
+TRTEXEC_SAMPLES = 100
 # Of the device's memory, where its profile says nothing: the rest is for the system and the tensors.
 WORKSPACE_SHARE = 0.25
 TIMING = {"warmup_s": 2.0, "seconds": 30.0, "queries": 1000, "rounds": 30, "limit_s": 300.0}
@@ -225,6 +225,7 @@ def _fill(
         },
         "timing": TIMING,
         "trtexec_samples": TRTEXEC_SAMPLES,
+        "int8_nodes": [node["name"] for node in int8.details.get("layers", ()) if node["precision"] == "INT8"],
         "parents": {"onnx": network.digest, "int8": int8.digest},
         "files": {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name not in EXAMPLES},
     }  # fmt: skip

@@ -249,9 +249,7 @@ def _told(
     return told, ended
 
 
-def _run(
-    command: list[str], log: str, name: str, limit_s: float | None, folder: str | None = None
-) -> Ended:
+def _run(command: list[str], log: str, name: str, limit_s: float | None, folder: str | None = None) -> Ended:
     """Run to the end; whatever ends this program ends the run."""
     begin = time.monotonic()
     files.write_bytes(log, b"")
