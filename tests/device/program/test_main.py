@@ -130,6 +130,7 @@ def test_one_step_alone_keeps_what_others_gave(bundled: Bundled, on_device: Run,
     assert set(found["timing"]) == {"compute", "copies"}
 
 
+@pytest.mark.slow
 def test_another_bundle_or_tensorrt_is_worked_off_anew(
     bundled: Bundled, on_device: Run, quick: Quick
 ) -> None:
@@ -139,7 +140,7 @@ def test_another_bundle_or_tensorrt_is_worked_off_anew(
     other = on_device(folder, trtexec="8.5.2")
     assert other.returncode == 0
     assert "done before" not in other.stderr
-    assert "the bundle was made for TensorRT 10.3.0" in other.stderr
+    assert "TensorRT is 8.5.2 here; the bundle was made for 10.3.0" in other.stderr
     assert result(folder)["tensorrt"] == "8.5.2"
 
 
