@@ -6,6 +6,7 @@ device is checked before it replaces anything here. It may import artifact, erro
 
 import base64
 import json
+import shlex
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -105,6 +106,26 @@ def run(bundle: Path, url: str, arguments: list[str], progress: Progress) -> dic
         return _pull(device, bundle, state["folder"], "")
 
 
+def stop(url: str, bundle: Path | None = None) -> dict[str, Any]:
+    """Stop what was started on a device, and wait until it has put back what it changed.
+
+    Args:
+        url: see `address_of`.
+        bundle: what is at work; None: whatever is, in the folder that the URL names, or in those of bundles.
+
+    Returns:
+        `folder` that was looked at there, and `stopped`: exit codes by folder.
+
+    Raises:
+        StageError: it does not end, or was not started from a workstation.
+        EdgetuneError: see `Connection`.
+    """
+    address = address_of(url)
+    name = bundle.resolve().name if bundle else ""
+    with Connection(address) as device:
+        return device.ask("stop", "stop", folder=address.folder, name=name)
+
+
 def pull(bundle: Path, source: str) -> dict[str, Any]:
     """Bring a bundle's results back into it, and nothing else.
 
@@ -197,7 +218,7 @@ def _sent(device: Connection, bundle: Path, files: Files, state: dict[str, Any])
 def _busy(address: Address, folder: str) -> StageError:
     return StageError(
         f"{address.shown}: {folder}: another run is at work there",
-        hint=f"wait for it; or stop it: {address.command}, then kill the number in {agent.PID} there",
+        hint=f"wait for it; or stop it: edgetune device stop {shlex.quote(address.url(folder))}",
     )
 
 

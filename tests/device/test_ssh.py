@@ -7,6 +7,7 @@ import os
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -281,7 +282,7 @@ def test_two_runs_at_once(device: loopback.Loopback, tmp_path: Path) -> None:
 
     assert remote.run(first, device.url, [], Told("at it", at_once))["finished"]
     assert len(asked) == 2
-    assert "run.pid" in asked[0].hint
+    assert f"edgetune device stop {device.url}{there}" in asked[0].hint
     assert contents(first).items() <= contents(there).items()
     # Started by hand: it holds the program's own lock.
     with (there / "results" / ".lock").open("w") as lock:
@@ -703,9 +704,90 @@ def test_host_keys_are_left_to_the_user() -> None:
         assert not [source for source in sources if word in source]
 
 
-def test_the_program_is_stopped_by_its_number(device: loopback.Loopback, tmp_path: Path) -> None:
-    bundle = small_bundle.make(tmp_path / "b", WAITS)
+# Ends when it is asked to, and puts something back first; `args` are what else its command line holds.
+ENDS = """
+import os, signal, sys, time
+from pathlib import Path
+here = Path(sys.argv[0]).parent
+def stop(*_):
+    time.sleep(0.3)
+    (here / "put back").touch()
+    sys.exit(130)
+signal.signal(signal.SIGTERM, stop)
+print("at it", flush=True)
+time.sleep(600)
+"""
+
+
+def stopping(*words: str) -> str:
+    done = CliRunner().invoke(app, ["device", "stop", *words], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+@pytest.mark.parametrize("by", ["bundle", "folder", "all"])
+def test_a_run_is_stopped_and_puts_back_first(device: loopback.Loopback, tmp_path: Path, by: str) -> None:
+    bundle = small_bundle.make(tmp_path / "b $(touch hit)", ENDS)
+    there = device.home / "edgetune" / bundle.name
+    url = ssh.address_of(device.url).url(str(there)) if by == "folder" else device.url
+    words = [url, *([str(bundle)] if by == "bundle" else [])]
+    said: list[str] = []
+    with pytest.raises(StageError, match=r"device: run: at it \(exit 130\)"):
+        remote.run(bundle, device.url, [], Told("at it", lambda: said.append(stopping(*words))))
+    assert said == [f"{there}: stopped; edgetune device run goes on from there\n"]
+    assert (there / "put back").exists(), "it was waited for"
+    assert stopping(*words).endswith(": nothing is at work there\n")
+    assert remote.stop(device.url, tmp_path / "never there")["stopped"] == {}
+
+
+def test_only_what_was_started_there_is_stopped(device: loopback.Loopback, tmp_path: Path) -> None:
+    bundle = small_bundle.make(tmp_path / "b", ENDS)
+    remote.push(bundle, device.url, Silent())
+    there = device.home / "edgetune" / "b"
+    (there / "results").mkdir()
+    with subprocess.Popen(["sleep", "600"]) as other:
+        try:
+            # The number is another's by now; then it was started by hand.
+            (there / "run.pid").write_text(str(other.pid))
+            for lock in (there / "run.lock", there / "results" / ".lock"):
+                with lock.open("w") as held:
+                    fcntl.flock(held, fcntl.LOCK_EX)
+                    with pytest.raises(
+                        StageError, match=r"device: stop: .*/b: what is at work .* started by hand"
+                    ):
+                        remote.stop(device.url, bundle)
+            assert remote.stop(device.url, bundle)["stopped"] == {}, "nothing is at work"
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
+def test_what_does_not_end_is_told(
+    device: loopback.Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = small_bundle.make(tmp_path / "b", ENDS.replace("sys.exit(130)", "pass"))
+    source = ssh._source
+    monkeypatch.setattr(ssh, "_source", lambda *a: source(*a).replace(b"2.0, 60, 240", b"2.0, 60, 1"))
     number = device.home / "edgetune" / "b" / "run.pid"
-    stop = Told("at it", lambda: os.kill(json.loads(number.read_text()), signal.SIGTERM))
-    with pytest.raises(StageError, match=r"device: run: at it run \(exit -15\)"):
-        remote.run(bundle, device.url, [], stop)
+
+    def stop() -> None:
+        with pytest.raises(StageError, match=r"has not ended after 1 s"):
+            remote.stop(device.url, bundle)
+        os.kill(json.loads(number.read_text()), signal.SIGKILL)
+
+    with pytest.raises(StageError, match=r"exit -9"):
+        remote.run(bundle, device.url, [], Told("at it", stop))
+
+
+def test_the_real_program_is_stopped_and_goes_on(device: loopback.Loopback, tmp_path: Path) -> None:
+    bundle = small_bundle.make(tmp_path / "small")
+    with pytest.raises(StageError, match=r"stopped; the same command goes on from here \(exit 130\)"):
+        remote.run(bundle, device.url, ["--trtexec"], Told("build-int8 …", lambda: remote.stop(device.url)))
+    told = Told()
+    assert remote.run(bundle, device.url, ["--trtexec"], told)["finished"]
+    assert "build-fp16: done before" in told.lines
+
+
+def test_a_url_is_read_as_it_is_written() -> None:
+    for address in (("me", "nano", 2222, "/a b/$(x)"), ("", "fe80::1", 0, "/ü?#%"), ("", "nano", 0, "/b")):
+        assert ssh.address_of(ssh.Address(*address).url(address[3])) == address
