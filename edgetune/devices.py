@@ -202,11 +202,12 @@ def device_pull(
         str, typer.Argument(help="Where it was run: URL as above, or a folder copied from there.")
     ],
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Bring a bundle's results back into it."""
     from edgetune.device.remote import pull
 
-    _show_results(pull(bundle, source), as_json)
+    _show_results(pull(bundle, source, progress_for(quiet)), as_json)
 
 
 def _show_results(results: dict[str, Any], as_json: bool) -> None:

@@ -57,11 +57,19 @@ class Told:
 
     def __init__(self, word: str = "", then: Callable[[], Any] | None = None) -> None:
         self.lines: list[str] = []
+        self.bars: list[tuple[str, int, str]] = []
+        self.steps: list[int] = []
+        self.ended = 0
         self._word, self._then = word, then
 
-    def begin(self, what: str, total: int, unit: str = "image") -> None: ...
-    def advance(self, count: int = 1, **shown: float) -> None: ...
-    def end(self) -> None: ...
+    def begin(self, what: str, total: int, unit: str = "image") -> None:
+        self.bars.append((what, total, unit))
+
+    def advance(self, count: int = 1, **shown: float) -> None:
+        self.steps.append(count)
+
+    def end(self) -> None:
+        self.ended += 1
 
     def line(self, text: str) -> None:
         self.lines.append(text)
@@ -164,11 +172,11 @@ def test_results_come_on_a_stick(tmp_path: Path) -> None:
     bundle = small_bundle.make(tmp_path / "b", GOES)
     stick = Path(shutil.copytree(bundle, tmp_path / "stick"))
     write_results(stick)
-    assert remote.pull(bundle, str(stick))["files"] == ["fp16.plan", "result.json"]
+    assert remote.pull(bundle, str(stick), Silent())["files"] == ["fp16.plan", "result.json"]
     shutil.rmtree(bundle / "results")
-    assert remote.pull(bundle, str(stick / "results"))["files"] == ["fp16.plan", "result.json"]
+    assert remote.pull(bundle, str(stick / "results"), Silent())["files"] == ["fp16.plan", "result.json"]
     with pytest.raises(ArtifactError, match="no results there"):
-        remote.pull(bundle, str(tmp_path))
+        remote.pull(bundle, str(tmp_path), Silent())
 
 
 def write_results(folder: Path) -> Path:
@@ -223,6 +231,32 @@ def test_a_cut_transfer_goes_on(
 
 
 @pytest.mark.parametrize("by", ["rsync", "sftp"])
+def test_how_far_a_transfer_is(
+    device: loopback.Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    bundle = small_bundle.make(tmp_path / "b", GOES, large_bin=os.urandom(3_000_000))
+    if by == "sftp":
+        no_rsync(monkeypatch)
+    monkeypatch.setattr(transfer, "RSYNC", (*transfer.RSYNC, "--bwlimit=2000"))
+    told = Told()
+    remote.push(bundle, device.url, told)
+    total = sum(file.stat().st_size for file in bundle.iterdir()) // 1000
+    assert told.bars == [("send", total, "kB")]
+    assert told.ended == 1
+    assert min(told.steps) >= 0
+    if by == "rsync":
+        assert sum(told.steps) == total
+        assert len([step for step in told.steps if step]) >= 2, "not at the end alone"
+    else:
+        assert total >= sum(told.steps) > 3000, "files up to the last"
+    write_results(device.home / "edgetune" / "b")
+    back = Told()
+    remote.pull(bundle, device.url, back)
+    assert [bar[0] for bar in back.bars] == ["pull"]
+    assert back.ended == 1
+
+
+@pytest.mark.parametrize("by", ["rsync", "sftp"])
 def test_a_cut_pull_goes_on(
     device: loopback.Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
@@ -244,11 +278,11 @@ def test_a_cut_pull_goes_on(
         cutter = threading.Thread(target=cut)
         cutter.start()
         with pytest.raises(StageError, match="device: pull: connection lost"):
-            remote.pull(bundle, device.url)
+            remote.pull(bundle, device.url, Silent())
         cutter.join()
     assert 500_000 < incoming.stat().st_size < 4_000_000
     assert not (bundle / "results" / "result.json").exists()
-    remote.pull(bundle, device.url)
+    remote.pull(bundle, device.url, Silent())
     assert (bundle / "results" / "fp16.plan").read_bytes() == (results / "fp16.plan").read_bytes()
     assert not incoming.parent.exists()
 
@@ -475,16 +509,16 @@ def test_a_result_that_is_cut_or_of_another_bundle(device: loopback.Loopback, tm
     for cut in (whole[:-9], "[]"):
         (there / "results" / "result.json").write_text(cut)
         with pytest.raises(ArtifactError, match=r"device: result\.json there is cut or damaged"):
-            remote.pull(bundle, device.url)
+            remote.pull(bundle, device.url, Silent())
     (there / "results" / "result.json").write_text(whole.replace(sha256_of(bundle / "work.json"), "0" * 64))
     with pytest.raises(ArtifactError, match="the results there are of another bundle"):
-        remote.pull(bundle, device.url)
+        remote.pull(bundle, device.url, Silent())
     (there / "work.json").write_text("{}")
     with pytest.raises(ArtifactError, match="lies in another bundle"):
-        remote.pull(bundle, device.url)
+        remote.pull(bundle, device.url, Silent())
     (there / "results" / "result.json").unlink()
     with pytest.raises(ArtifactError, match="no results there"):
-        remote.pull(bundle, device.url)
+        remote.pull(bundle, device.url, Silent())
     assert contents(bundle / "results") == before
     # A rerun mends all of it.
     assert remote.run(bundle, device.url, [], Silent())["finished"]
@@ -593,13 +627,13 @@ def test_a_device_cannot_write_elsewhere_here(
     (results / "secret").symlink_to("/etc/passwd")
     (results / "-rf").write_bytes(b"")
     (results / "new.bin").write_bytes(b"new")
-    assert remote.pull(bundle, device.url)["files"] == ["new.bin"]
+    assert remote.pull(bundle, device.url, Silent())["files"] == ["new.bin"]
     listed = agent.results(str(results))
     for name in ("../work.json", "/etc/passwd", "", ".lock", "a\nb"):
         lie = {**listed, "files": {**listed["files"], name: ["0" * 64, 1]}}
         monkeypatch.setattr(ssh.Connection, "ask", lambda *_, lie=lie, **__: lie)
         with pytest.raises(ArtifactError, match="not plain ones"):
-            remote.pull(bundle, device.url)
+            remote.pull(bundle, device.url, Silent())
     assert "secret" not in contents(bundle / "results")
 
 
