@@ -180,6 +180,28 @@ def device_run(
     _show_results(run(bundle, url, arguments, progress_for(quiet)), as_json)
 
 
+@device_app.command("stop")
+def device_stop(
+    url: Url,
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="The bundle at work; default: whichever is there.", metavar="BUNDLE"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a run on a device, which puts clocks back first; running it again goes on from there."""
+    from edgetune.device.remote import stop
+
+    found = stop(url, bundle)
+    if as_json:
+        print_json(found)
+        return
+    for folder in found["stopped"]:
+        typer.echo(f"{folder}: stopped; edgetune device run goes on from there")
+    if not found["stopped"]:
+        typer.echo(f"{found['folder']}: nothing is at work there")
+
+
 @device_app.command("pull")
 def device_pull(
     bundle: Bundle,
@@ -187,11 +209,12 @@ def device_pull(
         str, typer.Argument(help="Where it was run: URL as above, or a folder copied from there.")
     ],
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Bring a bundle's results back into it."""
     from edgetune.device.remote import pull
 
-    _show_results(pull(bundle, source), as_json)
+    _show_results(pull(bundle, source, progress_for(quiet)), as_json)
 
 
 def _show_results(results: dict[str, Any], as_json: bool) -> None:

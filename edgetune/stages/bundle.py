@@ -39,8 +39,8 @@ EXAMPLES = ("classify.py", "classify.cpp")
 INPUTS, TABLE, SCALES = "samples.bin", "table.bin", "int8.scales.json"
 # Calibration images that show what tensors without Q/DQ hold.
 OBSERVED = 128
-# Samples that take a process each, where a device has trtexec alone.
-TRTEXEC_SAMPLES = 32
+# Samples that take a process each, where a device has trtexec alone: as few as the gates take.
+TRTEXEC_SAMPLES = 100
 # Files that not every bundle has: an earlier one's do not stay.
 SOMETIMES = (TABLE, SCALES, by_hand.SCRIPT, "int8.onnx", "int8.expected.bin")
 TIMING = {"warmup_s": 2.0, "seconds": 30.0, "queries": 1000, "rounds": 30, "limit_s": 300.0}
@@ -248,6 +248,11 @@ def _fill(
         },
         "timing": TIMING,
         "trtexec_samples": TRTEXEC_SAMPLES,
+        "int8_nodes": [
+            node["name"]
+            for node in (int8.details.get("layers", ()) if int8 else ())
+            if node["precision"] == "INT8"
+        ],
         "parents": {"onnx": network.digest} | ({"int8": int8.digest} if int8 else {}),
         "files": {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name not in EXAMPLES},
     }  # fmt: skip

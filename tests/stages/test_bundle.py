@@ -24,6 +24,7 @@ from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError
 from edgetune.profile import load_target
 from edgetune.progress import Silent
+from edgetune.report.gates import FEWEST_SAMPLES
 from edgetune.stages.bundle import bundle
 
 Make = Callable[..., tuple[Artifact, Artifact]]
@@ -53,6 +54,9 @@ def test_it_holds_networks_samples_and_the_program(
     assert {job.typing for job in work.builds} == {"strong" if "7.2" in profile else "weak"}
     assert {job.workspace_mb for job in work.builds} == {2048}
     assert work.wanted["tensorrt"] == load_target(profile).runtime.tensorrt
+    assert work.int8_nodes, "the device cannot tell what should run in INT8"
+    assert "conv" in work.int8_nodes
+    assert work.trtexec_samples >= FEWEST_SAMPLES, "else no engine of trtexec is ever judged"
     assert work.samples.number == len(dataset.splits["test"])
     assert sorted(map(str, work.samples.labels)) == sorted(
         str(sample.label) for sample in dataset.splits["test"]

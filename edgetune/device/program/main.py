@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import bindings, clocks, cuda, plan, power, probe, spoilers, tools, trtexec
+from . import bindings, clocks, cuda, plan, power, probe, sidecar, spoilers, tools, trtexec
 from .problem import Problem, of_system
 from .work import RESULT_FILE, STEPS, Tool, do, locked
 
@@ -84,7 +84,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(options.more)}")
     if options.seconds is not None and not options.seconds > 0:
         parser.error("--seconds must be above 0")
-    options.folder = options.folder or Path(sys.argv[0]).resolve().parent
+    # A whole path: tools run in other folders.
+    options.folder = (options.folder or Path(sys.argv[0]).resolve().parent).absolute()
     return options
 
 
@@ -139,7 +140,7 @@ def _run(options: argparse.Namespace) -> int:
         _tell_left(options, work)
         with clocks.locked(options.lock_clocks, str(work.results), mode, say=say) as held:
             # Asked now, since locking may have changed the power mode.
-            found = {**examine(options.folder), "locked": held}
+            found = {**_used(examine(options.folder), tool), "locked": held}
             spoiled = spoilers.warnings(found, work.wanted)
             for warning in spoiled:
                 say(f"warning: {warning['message']}")
@@ -149,6 +150,14 @@ def _run(options: argparse.Namespace) -> int:
             empty(work)
     print(json.dumps(result) if options.json else "\n".join(_summary(result, work)))
     return 0 if result["finished"] else 6
+
+
+def _used(found: dict[str, Any], tool: Tool) -> dict[str, Any]:
+    """Name the TensorRT in use, where that is not the one that is installed: in a container, or first on PATH."""
+    used, installed = ".".join(map(str, tool.version)), (found.get("tensorrt") or {}).get("version")
+    if sidecar.same_version(used, str(installed or "")):
+        return found
+    return {**found, "tensorrt": {"version": used, "source": tool.name}}
 
 
 def empty(work: plan.Work) -> None:

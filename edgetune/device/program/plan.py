@@ -13,6 +13,9 @@ WORK_FILE = "work.json"
 RESULTS = "results"
 SCHEMA = 1
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# TensorRT from here on carries types in the graph out in full, and deprecates those by the builder's flags, which
+# 11 no longer has.
+STRONG = (10, 12)
 
 
 class Tensor(NamedTuple):
@@ -51,6 +54,27 @@ class Build(NamedTuple):
     scales: str = ""
 
 
+def refuse_typing(job: Build, version: tuple[int, ...]) -> None:
+    """Refuse a network in another rendering than this version of TensorRT is given: weak below 10.12, else strong.
+
+    Raises:
+        Problem: with what to do instead.
+    """
+    here = f"TensorRT {'.'.join(map(str, version))}"
+    wanted, why = "", ""
+    if job.typing == "strong" and version < STRONG:
+        wanted, why = "weakly", f"fixed in the graph, which {here} does not carry out in full"
+    elif job.typing == "weak" and version >= STRONG:
+        fate = "deprecates" if version < (11,) else "no longer has"
+        wanted, why = "strongly", f"left to builder flags, which {here} {fate}"
+    if why:
+        raise Problem(
+            f"{job.onnx}: its types are {why}",
+            f"build from the {wanted} typed rendering: make the bundle for this device's JetPack",
+            3,
+        )
+
+
 class Samples(NamedTuple):
     """Inputs with what the networks should make of them.
 
@@ -85,6 +109,7 @@ class Work(NamedTuple):
         samples: inputs to verify on.
         timing: `warmup_s`, `seconds`, `queries`, `rounds`, `limit_s`.
         trtexec_samples: how many samples are compared where each takes a process of its own.
+        int8_nodes: names of the nodes that the INT8 network has quantized.
     """
 
     folder: Path
@@ -98,6 +123,7 @@ class Work(NamedTuple):
     samples: Samples
     timing: dict[str, float]
     trtexec_samples: int
+    int8_nodes: tuple[str, ...] = ()
 
     @property
     def results(self) -> Path:
@@ -195,4 +221,5 @@ def _work(folder: Path, digest: str, content: dict[str, Any]) -> Work:
         ),
         timing=dict(content["timing"]),
         trtexec_samples=int(content["trtexec_samples"]),
+        int8_nodes=tuple(str(name) for name in content.get("int8_nodes", [])),
     )

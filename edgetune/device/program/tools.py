@@ -80,7 +80,7 @@ class Bindings(Tool):
 
     def outputs(self, job: Build, work: Work, inputs: Iterable[bytes]) -> Iterator[dict[str, bytes]]:
         """Run one input after another."""
-        plan = _ready(job, self.version)
+        plan = _ready(job, self.version, self._cuda.compute_capability)
         with Engine(self._trt, self._cuda, plan, self._say, job.dla_core) as engine:
             name = _only(engine.inputs, job)
             for one in inputs:
@@ -94,7 +94,7 @@ class Bindings(Tool):
         with ExitStack() as stack:
             queries, graphs = {}, {}
             for job in jobs:
-                plan = _ready(job, self.version)
+                plan = _ready(job, self.version, self._cuda.compute_capability)
                 engine = stack.enter_context(Engine(self._trt, self._cuda, plan, self._say, job.dla_core))
                 engine.run({_only(engine.inputs, job): first})
                 queries[job.name], graphs[job.name] = _query(engine, copies, job.dla_core is None)
@@ -133,7 +133,7 @@ class Trtexec(Tool):
         raw = Path(folder) / "input.bin"
         for one in inputs:
             raw.write_bytes(one)
-            given = {work.input.name: str(raw)}
+            given = {work.input.name: raw.name}
             found = trtexec.outputs(self._path, plan, self.version, given, folder, job.dla_core)
             yield {name: array("f", values).tobytes() for name, values in found.items()}
 
@@ -239,14 +239,14 @@ def _kept(
     job: Build, value: dict[str, Any], found: dict[str, Any], work: Work, version: tuple[int, ...]
 ) -> dict[str, Any]:
     """Write the engine's facts beside it, and its layers; return what the result is to tell."""
-    module = found.get("module") or {}
+    module, gpu = found.get("module") or {}, found.get("gpu") or {}
     facts = {
         "tensorrt": _full_version(found, version),
         "cuda": found.get("cuda"),
         "l4t": found.get("l4t"),
         "gpu": module.get("model"),
-        "compute_capability": module.get("compute_capability"),
-        "sms": (found.get("gpu") or {}).get("sms"),
+        "compute_capability": gpu.get("compute_capability") or module.get("compute_capability"),
+        "sms": gpu.get("sms"),
         "power_mode": (found.get("power_mode") or {}).get("name"),
         "onnx_sha256": sha256_of(job.onnx),
         "precision": job.precision,
@@ -267,20 +267,20 @@ def _kept(
         "plan_sha256": sha256_of(job.plan),
         "workspace_mb": job.workspace_mb,
         "optimization_level": job.optimization_level,
-        "layers": layers.summary(raw, job.precision),
+        "layers": layers.summary(raw, work.int8_nodes if job.precision == "int8" else ()),
         "files": [Path(job.plan).name, Path(sidecar.path_of(job.plan)).name, listed],
     }
 
 
-def _ready(job: Build, version: tuple[int, ...]) -> str:
-    """Return the path of an engine that this TensorRT can load.
+def _ready(job: Build, version: tuple[int, ...], capability: str | None = None) -> str:
+    """Return the path of an engine that this TensorRT can load on this GPU, where that is known.
 
     Raises:
-        Problem: it was built by another; both are named.
+        Problem: it was built by or on another; both are named.
     """
     facts = sidecar.read(job.plan)
     if facts:
-        sidecar.preflight(facts, {"tensorrt": ".".join(map(str, version))})
+        sidecar.preflight(facts, {"tensorrt": ".".join(map(str, version)), "compute_capability": capability})
     return job.plan
 
 

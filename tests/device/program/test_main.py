@@ -4,6 +4,7 @@ import ast
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,7 @@ def test_one_step_alone_keeps_what_others_gave(bundled: Bundled, on_device: Run,
     assert set(found["timing"]) == {"compute", "copies"}
 
 
+@pytest.mark.slow
 def test_another_bundle_or_tensorrt_is_worked_off_anew(
     bundled: Bundled, on_device: Run, quick: Quick
 ) -> None:
@@ -165,6 +167,7 @@ def test_another_bundle_or_tensorrt_is_worked_off_anew(
     other = on_device(folder, trtexec="8.5.2")
     assert other.returncode == 0
     assert "done before" not in other.stderr
+    assert "TensorRT is 8.5.2 here; the bundle was made for 10.3.0" in other.stderr
     assert result(folder)["tensorrt"] == "8.5.2"
 
 
@@ -222,6 +225,41 @@ def test_a_cut_step_is_done_again(bundled: Bundled, on_device: Run, quick: Quick
     assert again.returncode == 0
     assert "build-int8 …" in again.stderr
     assert result(folder)["finished"]
+
+
+@pytest.mark.slow
+def test_a_folder_whose_name_trtexec_parts(bundled: Bundled, on_device: Run, quick: Quick) -> None:
+    folder = bundled()
+    quick(folder)
+    odd = folder.rename(folder.parent / "it's one, two: 3")
+    shutil.copy(odd / "edgetune.pyz", folder.parent / "edgetune.pyz")
+    done = on_device(folder.parent, "--folder", odd.name)
+    assert done.returncode == 0, done.stderr
+    assert result(odd)["engines"]["int8"]["outputs"]["samples"] == 3
+
+
+@pytest.mark.slow
+def test_a_full_disk_then_space_again(bundled: Bundled, on_device: Run, quick: Quick, tmp_path: Path) -> None:
+    folder, disk = bundled(), tmp_path / "disk"
+    quick(folder)
+    disk.mkdir()
+    pages = sum(file.stat().st_size // 4096 + 1 for file in folder.iterdir())
+    size = 4096 * (pages + 10)
+    if os.geteuid() or os.system(f"mount -t tmpfs -o size={size} none {disk} 2>/dev/null"):
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        shutil.copytree(folder, disk / "b")
+        full = on_device(disk / "b")
+        assert full.returncode == 6
+        assert "No space left on device" in full.stderr
+        assert "free some space" in full.stderr
+        assert "Traceback" not in full.stderr
+        assert not os.system(f"mount -o remount,size=16m {disk}")
+        again = on_device(disk / "b")
+        assert again.returncode == 0, again.stderr
+        assert result(disk / "b")["finished"]
+    finally:
+        os.system(f"umount {disk}")
 
 
 def test_two_runs_at_once_are_not_allowed(bundled: Bundled, on_device: Run) -> None:

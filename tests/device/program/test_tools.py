@@ -182,6 +182,11 @@ def test_an_engine_of_another_tensorrt_is_not_loaded(bundled: Bundled, quick: Ca
     tool = tools.Bindings(standin.load(other), standin_cuda.Runtime, said.append)
     with pytest.raises(Problem, match=r"built by TensorRT 10\.3\.0, here is 10\.7\.0"):
         tool.times(list(loaded.builds), loaded, copies=False)
+    elsewhere = tools.Bindings(standin.load(one), lambda: standin_cuda.Runtime(compute="7.2"), said.append)
+    with pytest.raises(
+        Problem, match=r"built on Jetson Orin Nano of compute capability 8\.7, here is one of 7\.2"
+    ):
+        next(elsewhere.outputs(loaded.builds[0], loaded, []))
 
 
 @given(st.lists(st.floats(width=16, allow_nan=False), max_size=20))

@@ -88,7 +88,10 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+    # What the list of inputs cannot carry.
+    folder = tmp_path / "a, b: 'c'"
+    folder.mkdir()
+    return Bench(folder)
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=dotted)
@@ -108,7 +111,7 @@ def test_builds_runs_and_times(bench: Bench, version: tuple[int, ...]) -> None:
 
     given = np.random.default_rng(2).uniform(-1, 1, (1, 3, 8, 8)).astype(np.float32)
     (bench.folder / "x.bin").write_bytes(given.tobytes())
-    out = trtexec.outputs(path, job.plan, version, {"input": str(bench.folder / "x.bin")}, str(bench.folder))
+    out = trtexec.outputs(path, job.plan, version, {"input": "x.bin"}, str(bench.folder))
     session = ort.InferenceSession(Path(job.onnx).read_bytes(), providers=["CPUExecutionProvider"])
     (expected,) = session.run(None, {"input": given})
     assert [*out] == ["logits"]
@@ -287,9 +290,9 @@ def test_inputs_that_do_not_fit(bench: Bench) -> None:
     short = bench.folder / "short.bin"
     short.write_bytes(bytes(8))
     with pytest.raises(Problem, match="768 bytes but the file size is 8 bytes"):
-        trtexec.outputs(path, plan, version, {"input": str(short)}, folder)
+        trtexec.outputs(path, plan, version, {"input": short.name}, folder)
     with pytest.raises(Problem, match='name "images"') as caught:
-        trtexec.outputs(path, plan, version, {"images": str(short)}, folder)
+        trtexec.outputs(path, plan, version, {"images": short.name}, folder)
     assert caught.value.code == 5
 
 
@@ -337,13 +340,15 @@ def script(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_finds_it_on_path_then_in_the_usual_place(tmp_path: Path) -> None:
+def test_finds_it_on_path_then_in_the_usual_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = script(tmp_path / "usr" / "trtexec", "#!/bin/sh\n")
     found = script(tmp_path / "bin" / "trtexec", "#!/bin/sh\n")
     assert trtexec.find({"PATH": str(tmp_path / "bin")}, [usual]) == found
     assert trtexec.find({"PATH": str(tmp_path)}, [str(tmp_path / "none"), usual]) == usual
     assert trtexec.find({}, [usual]) == usual
     assert trtexec.find({}, []) is None
+    monkeypatch.chdir(tmp_path)
+    assert trtexec.find({"PATH": "bin"}, []) == found, "it runs in other folders"
     Path(usual).chmod(0o644)
     assert trtexec.find({}, [usual]) is None
 
