@@ -131,14 +131,11 @@ def test_builds_runs_and_times(bench: Bench, version: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("version", [(10, 16, 2), (11, 1, 0)], ids=dotted)
-def test_warnings_come_back(bench: Bench, version: tuple[int, ...]) -> None:
-    weak = bench.job(version, quantized=False, precision="fp16", typing="weak")
-    if version < (11,):
-        told = trtexec.build(bench.trtexec(version), weak, version)
-        assert told["messages"] == ["Weakly-typed networks have been deprecated in TensorRT."]
-    else:
-        told = trtexec.build(bench.trtexec(version), weak._replace(typing="strong"), version)
-        assert told["messages"] == [], "no flag is passed that would be warned of"
+def test_no_flag_is_passed_that_would_be_warned_of(bench: Bench, version: tuple[int, ...]) -> None:
+    job = bench.job(version, quantized=False, precision="fp16")
+    assert trtexec.build(bench.trtexec(version), job, version)["messages"] == []
+    with pytest.raises(Problem, match="its types are left to builder flags"):
+        trtexec.build(bench.trtexec(version), job._replace(typing="weak"), version)
 
 
 def test_a_spread_that_the_version_warns_of(bench: Bench) -> None:
