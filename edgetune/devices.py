@@ -16,7 +16,8 @@ Bundle = Annotated[Path, typer.Argument(help="The folder that edgetune bundle wr
 Url = Annotated[
     str,
     typer.Argument(
-        help="ssh://USER@HOST:PORT/FOLDER; the folder is the bundle's there, by default ~/edgetune/BUNDLE.",
+        help="ssh://USER@HOST:PORT/FOLDER; the folder is the bundle's there, by default ~/edgetune/BUNDLE, "
+        "of a run ~/edgetune/RUN-bundle.",
         metavar="URL",
     ),
 ]

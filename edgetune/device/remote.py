@@ -21,6 +21,8 @@ from edgetune.errors import ArtifactError, EdgetuneError, StageError
 from edgetune.progress import Progress
 
 INCOMING = ".incoming"
+# What a bundle is called that lies in its run.
+OF_RUN = "bundle"
 # How the program begins to say why it ended.
 ERROR = "error: "
 Files = dict[str, list[Any]]
@@ -121,7 +123,7 @@ def stop(url: str, bundle: Path | None = None) -> dict[str, Any]:
         EdgetuneError: see `Connection`.
     """
     address = address_of(url)
-    name = bundle.resolve().name if bundle else ""
+    name = _name(bundle) if bundle else ""
     with Connection(address) as device:
         return device.ask("stop", "stop", folder=address.folder, name=name)
 
@@ -147,7 +149,13 @@ def pull(bundle: Path, source: str, progress: Progress) -> dict[str, Any]:
         return _pull(None, bundle, str(Path(source).expanduser().absolute()), "", progress)
     address = address_of(source)
     with Connection(address) as device:
-        return _pull(device, bundle, address.folder, bundle.resolve().name, progress)
+        return _pull(device, bundle, address.folder, _name(bundle), progress)
+
+
+def _name(bundle: Path) -> str:
+    """Return what a bundle's folder is called on a device: that of a run by the run, or two would share one."""
+    folder = bundle.resolve()
+    return f"{folder.parent.name}-{folder.name}" if folder.name == OF_RUN else folder.name
 
 
 def _files(bundle: Path) -> Files:
@@ -157,7 +165,7 @@ def _files(bundle: Path) -> Files:
         content = json.loads((bundle / plan.WORK_FILE).read_bytes())
     except Problem as problem:
         raise KINDS.get(problem.code, StageError)(problem.message, hint=problem.hint) from problem
-    name = bundle.resolve().name
+    name = _name(bundle)
     if not name.isprintable():
         raise ArtifactError(f"{str(bundle)!r}: its name holds what cannot be printed", hint="rename it")
     digests = {**content["files"], plan.WORK_FILE: work.digest}
@@ -171,7 +179,7 @@ def _prepare(device: Connection, bundle: Path, files: Files) -> dict[str, Any]:
         "prepare",
         "prepare",
         folder=device.address.folder,
-        name=bundle.resolve().name,
+        name=_name(bundle),
         files=files,
         key=_key(files),
     )
