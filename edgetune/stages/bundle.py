@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from edgetune import device
 from edgetune.artifact import Artifact, Preprocess, TensorSpec, disk_error, sha256_of, write_atomic
-from edgetune.data.calibration import load_manifest
+from edgetune.data.calibration import choose_samples
 from edgetune.data.folders import Dataset
 from edgetune.data.images import as_input, load, normalise, pixels
 from edgetune.data.inputs import BATCH, Inputs
@@ -37,7 +37,7 @@ from edgetune.quant.lint_view import reader_of
 # For the user to change, and so without digests.
 EXAMPLES = ("classify.py", "classify.cpp")
 INPUTS, TABLE, SCALES = "samples.bin", "table.bin", "int8.scales.json"
-# Calibration images that show what tensors without Q/DQ hold.
+# Training images that show what tensors without Q/DQ hold.
 OBSERVED = 128
 # Samples that take a process each, where a device has trtexec alone: as few as the gates take.
 TRTEXEC_SAMPLES = 100
@@ -323,7 +323,7 @@ def _write_without_qdq(
     progress: Progress,
 ) -> None:
     """Write the quantized network without Q/DQ and the scales of its tensors."""
-    samples = load_manifest(int8.file("calibration.json"), data)[:OBSERVED]
+    samples = choose_samples(data, OBSERVED, "balanced", 0)
 
     def batches() -> Iterator[NDArray[Any]]:
         for frames in pixels(data.root, samples, preprocess, BATCH):

@@ -446,6 +446,7 @@ def on_dla() -> Report:
     """The same from a DLA that takes no Q/DQ, and leaves some layers to the GPU."""
     report = on_device()
     device = report["device"]
+    device["found"]["module"] = "NVIDIA Jetson AGX Orin Developer Kit"
     device |= {"without_qdq": True, "wanted": device["wanted"] | {"dla_core": 0}}
     device["engines"]["fp16"] |= {"gpu_layers": 2, "gpu_names": ["/pool", "/flatten"], "all_layers": 64}
     gates = [f"/blocks.{index}/se/Mul" for index in range(1, 9)]
