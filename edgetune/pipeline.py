@@ -29,6 +29,8 @@ from edgetune.store import Store
 
 TRAINING = ("torch", "torchvision", "pillow", "numpy")
 EXPORTING = (*TRAINING, "onnx", "onnxruntime")
+# Images, decoded once for every stage and call that trains in a run's folder; no artifact.
+DECODED = ".decoded"
 RUNNING = ("numpy", "onnx", "onnxruntime", "pillow")
 
 
@@ -236,7 +238,7 @@ def make_checkpoint(
     return keep(
         name, finetune, model, data, settings,
         uses=_with_extra(recipe, TRAINING), also={"weights": sha256_of(weights) if weights else ""},
-        accelerator=accelerator, weights=weights, progress=progress,
+        accelerator=accelerator, weights=weights, progress=progress, cache=keep.out / DECODED,
     )  # fmt: skip
 
 

@@ -35,7 +35,20 @@ def training_sentence(training: Training) -> str:
     if kept and training.val_top1 is not None:
         kept += f", the best on the validation split ({wording.percent(training.val_top1)})"
     early = "; it stopped early, as nothing got better any more" if training.stopped_early else ""
-    return " ".join(parts) + kept + early + "."
+    return " ".join(parts) + kept + early + "." + _waits(training)
+
+
+def _waits(training: Training) -> str:
+    """Say how long the model waited for data."""
+    told = [
+        (e.waited_seconds, e.seconds) for e in training.epochs if e.waited_seconds is not None and e.seconds
+    ]
+    if not told:
+        return ""
+    share = sum(waited for waited, _ in told) / sum(seconds for _, seconds in told)
+    decoded = training.decode_seconds
+    before = f"; before that, decoding the images took {wording.seconds(decoded)}" if decoded else ""
+    return f" The model waited for data {wording.percent(share, 1)} of the training time{before}."
 
 
 def drop_sentence(accuracy: Accuracy) -> str:

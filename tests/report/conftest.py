@@ -127,7 +127,7 @@ def _epochs(best: float, count: int, seed: int, *, rate: float = 0.45, phases: b
             "loss": 2.1 * 0.55**epoch + 0.31, "train_top1": min(top1 + 0.01, 1.0),
             "val_loss": 1.9 * 0.57**epoch + 0.34, "val_top1": top1,
             "learning_rate": 0.004 * (1 - epoch / (count + 1)), "seconds": 1.6,
-            "images_per_second": 770.0,
+            "images_per_second": 770.0, "waited_seconds": 0.02,
         })  # fmt: skip
     return rows
 
@@ -245,8 +245,9 @@ def quickstart() -> Report:
         "data": {"root": "/home/kim/.cache/edgetune/digits", "classes": digits,
                  "counts": _counts(digits, 122, 21, 36), "broken": [], "duplicates": [], "warnings": []},
         "training": {"strategy": "full", "optimizer": "adamw", "accelerator": "cpu", "seconds": 17.3,
-                     "stopped_early": False, "best_epoch": 9, "val_top1": pretrained[8]["val_top1"],
-                     "parameters": 408_890, "trained_parameters": 408_890, "epochs": pretrained},
+                     "decode_seconds": 0.4, "stopped_early": False, "best_epoch": 9,
+                     "val_top1": pretrained[8]["val_top1"], "parameters": 408_890,
+                     "trained_parameters": 408_890, "epochs": pretrained},
         "transfer": {"images": 360, "split": "test", "pretrained_top1": 0.9917, "scratch_top1": 0.9583,
                      "points": 3.33, "low": 1.4, "high": 6.0, "epochs_pretrained": pretrained,
                      "epochs_scratch": scratch},
