@@ -239,10 +239,13 @@ def _made(
     """
 
     def made(read: _Read) -> tuple[Tensor, Tensor, Tensor]:
-        pixels = accelerator.move(read.pixels)
-        if augment and read.plan:
-            pixels = accelerator.move(augment.apply(pixels, read.plan, accelerator.move(read.plan.numbers)))
-        return read.picks, normalise(pixels, preprocess), accelerator.move(read.labels)
+        with accelerator.guarded():
+            pixels = accelerator.move(read.pixels)
+            if augment and read.plan:
+                pixels = accelerator.move(
+                    augment.apply(pixels, read.plan, accelerator.move(read.plan.numbers))
+                )
+            return read.picks, normalise(pixels, preprocess), accelerator.move(read.labels)
 
     if accelerator.name != "cuda":
         yield from map(made, _ahead(lambda: next(source, None)))
