@@ -14,7 +14,8 @@ import typer
 from edgetune import __version__
 from edgetune.devices import On, build, bundle, device_app, judged_on_device, verify
 from edgetune.errors import EdgetuneError
-from edgetune.lookup import AsJson, Quiet, lint, models_app, print_json, profiles_app, progress_for
+from edgetune.lookup import AsJson, Quiet, lint, models_app, print_json, profiles_app, progress_for, show_made
+from edgetune.trainings import distill
 
 app = typer.Typer(
     name="edgetune",
@@ -159,7 +160,10 @@ def finetune(
     """Fine-tune a network: images and a recipe become a checkpoint."""
     from edgetune.steps import finetune_alone
 
-    _show_artifact(finetune_alone(recipe, out, accelerator, progress_for(quiet)), as_json)
+    show_made(finetune_alone(recipe, out, accelerator, progress_for(quiet)), as_json)
+
+
+app.command(rich_help_panel=STAGES)(distill)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -182,7 +186,7 @@ def export(
     from edgetune.steps import export_alone
 
     settings = section_from("export", {"input": takes, "batch": batch, "dynamic": dynamic, "opset": opset})
-    _show_artifact(export_alone(checkpoint, profile, settings, data, out, progress_for(quiet)), as_json)
+    show_made(export_alone(checkpoint, profile, settings, data, out, progress_for(quiet)), as_json)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -233,7 +237,7 @@ def quantize(
     settings = section_from("quantize", values | {"manifest": str(manifest.absolute()) if manifest else ""})
     given = given_as(preprocess, resize, crop, mean, std, interpolation)
     made = quantize_alone(network, profile, settings, data, out, progress_for(quiet), given, accelerator)
-    _show_artifact(made, as_json)
+    show_made(made, as_json)
 
 
 @app.command(rich_help_panel=STAGES)
@@ -356,16 +360,6 @@ def _show_run(report: dict[str, Any], out: Path, made: tuple[str, ...] | None, a
             typer.echo("nothing had changed: every artifact was reused")
     if report["exit_code"]:
         raise typer.Exit(report["exit_code"])
-
-
-def _show_artifact(artifact: Any, as_json: bool) -> None:
-    if as_json:
-        where = artifact.path / artifact.details.get("file", "")
-        print_json(artifact.model_dump(mode="json") | {"path": str(where), "digest": artifact.digest})
-    else:
-        from edgetune.show import show_artifact
-
-        show_artifact(artifact)
 
 
 def _show_measures(measures: dict[str, Any], as_json: bool) -> None:

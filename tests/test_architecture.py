@@ -22,11 +22,12 @@ FLOORS = (
     ("latency", "device"),
     ("training", "quant"),
     ("report", "stages"),
+    ("learned",),
     ("pipeline",),
     ("steps", "show"),
     ("away",),
     ("lookup",),
-    ("devices",),
+    ("devices", "trainings"),
     ("cli",),
     ("__main__",),
 )

@@ -40,13 +40,14 @@ def assemble(
     measures: Artifact,
     latency: Artifact | None,
     transfer: Artifact | None,
+    distillation: Artifact | None = None,
     *,
     strict: bool,
     command: str,
 ) -> dict[str, Any]:
     """Build the content of report.json, verdict and gates included."""
-    found: dict[str, Any] = {"latency": None, "transfer": None}
-    for part in (measures, latency, transfer):
+    found: dict[str, Any] = {"latency": None, "transfer": None, "distillation": None}
+    for part in (measures, latency, transfer, distillation):
         found |= read_measures(part) if part else {}
     found["size"] = {"fp32_bytes": network.file("model.onnx").stat().st_size,
                      "int8_bytes": int8.file("model.onnx").stat().st_size}  # fmt: skip
@@ -152,7 +153,7 @@ def publish(report: dict[str, Any], out: Path) -> None:
 
 
 def read_measures(artifact: Artifact) -> dict[str, Any]:
-    """Return what a judge (check, bench, transfer) measured."""
+    """Return what a judge (check, bench, transfer, distillation) measured."""
     content: dict[str, Any] = json.loads(artifact.file("measures.json").read_text(encoding="utf-8"))
     return content
 

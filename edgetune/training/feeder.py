@@ -3,6 +3,7 @@
 It knows no optimizer. It may import errors, artifact, recipe, machine, progress, data and this package.
 """
 
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -41,16 +42,35 @@ class Feeder:
         settings: FinetuneSection,
         accelerator: Accelerator,
         progress: Progress,
+        *,
+        view: Preprocess | None = None,
+        views: int | None = None,
     ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            net: what features are computed with.
+            layout: its parts.
+            data: the images.
+            preprocess: how they become its input.
+            settings: batch, seed, augmentation, views.
+            accelerator: where batches go.
+            progress: who is told.
+            view: how training images are cut, where a teacher sees them too; by default as `preprocess` says.
+            views: augmented versions that all epochs take turns with; 0: each epoch makes new ones, and nothing
+                is kept; None: the settings' where only the head learns, else new ones.
+        """
         self._net = net
         self._head = layout.head
         self._data = data
         self._preprocess = preprocess
+        self._view = view or preprocess
+        self._views = views
         self._settings = settings
         self._accelerator = accelerator
         self._progress = progress
         chosen = knobs(settings.augment)
-        self._augment = build_augment(chosen, preprocess.size_px)
+        self._augment = build_augment(chosen, self._view.size_px)
         self._mix = build_mix(chosen, len(data.classes))
         # A GPU outruns one process that augments; on the CPU more processes would only take its cores.
         self._workers = min(MOST_WORKERS, cores() - 1) if accelerator.name == "cuda" else 0
@@ -64,7 +84,8 @@ class Feeder:
         """
         if phase.head_only and self._mix:
             self._progress.line("MixUp and CutMix mix images: a head that learns from features goes without")
-        return (self._features() if phase.head_only else None) or Feeds(
+        views = self._views if self._views is not None else self._settings.views if phase.head_only else 0
+        return (self._features(views) if phase.head_only and views else None) or Feeds(
             image_feed(
                 self._train,
                 self._settings.batch,
@@ -72,31 +93,38 @@ class Feeder:
                 seed=self._settings.seed,
                 augment=self._augment,
                 mix=None if phase.head_only else self._mix,
-                views=self._settings.views if phase.head_only else 0,
+                views=views,
                 workers=self._workers,
             ),
             self._ordered(self._val),
         )
 
+    def in_order(self, views: int, preprocess: Preprocess) -> list[Feed]:
+        """Return the training images in order, one feed for each view, scaled as another preprocessing says."""
+        return [self._ordered(replace(self._train, preprocess=preprocess), augmented=True)] * views
+
     @cached_property
     def _train(self) -> Images:
-        return Images(self._decode("train", crop=self._augment is None), self.labels, self._preprocess)
+        pixels = self._decode("train", self._view, crop=self._augment is None)
+        return Images(pixels, self.labels, self._view)
 
     @cached_property
     def _val(self) -> Images:
-        return Images(self._decode("val", crop=True), _labels(self._data, "val"), self._preprocess)
+        return Images(
+            self._decode("val", self._preprocess, crop=True), _labels(self._data, "val"), self._preprocess
+        )
 
-    def _decode(self, split: str, crop: bool) -> Pixels:
+    def _decode(self, split: str, preprocess: Preprocess, crop: bool) -> Pixels:
         """Decode a split: one tensor where images are cropped and fit into memory, else one by one."""
         samples = self._data.splits[split]
-        cache = ImageCache(self._data.root, self._preprocess)
+        cache = ImageCache(self._data.root, preprocess)
         self._progress.begin(f"decode {split}", total=len(samples))
         try:
             cache.fill(samples, self._progress)
         finally:
             self._progress.end()
-        decoded = _Decoded(cache, self._data, split, self._preprocess.size_px if crop else None)
-        if crop and len(samples) * self._preprocess.channels * self._preprocess.size_px**2 <= CACHE_BYTES:
+        decoded = _Decoded(cache, self._data, split, preprocess.size_px if crop else None)
+        if crop and len(samples) * preprocess.channels * preprocess.size_px**2 <= CACHE_BYTES:
             return torch.from_numpy(np.stack([decoded[index] for index in range(len(samples))]))
         return decoded
 
@@ -111,11 +139,10 @@ class Feeder:
             workers=self._workers,
         )
 
-    def _features(self) -> Feeds | None:
+    def _features(self, views: int) -> Feeds | None:
         """Compute features once; None where they are too large to be kept."""
         head = self._net.get_submodule(self._head)
-        views = self._settings.views if self._augment else 1
-        feeds = [self._ordered(self._train, augmented=True)] * views
+        feeds = self.in_order(views if self._augment else 1, self._view)
         train = compute_features(self._net, head, feeds, self._accelerator, self._progress)
         if train is None:
             self._progress.line("features are too large to be kept: they are computed anew in each epoch")
