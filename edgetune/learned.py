@@ -4,12 +4,14 @@ One function for each artifact; the pipeline calls them. It may import everythin
 """
 
 import importlib.util
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from edgetune.artifact import Artifact, sha256_of
-from edgetune.data.folders import Dataset
+from edgetune.data.folders import Dataset, save_dataset
 from edgetune.data.unlabelled import gather
-from edgetune.errors import ConfigError, EdgetuneError
+from edgetune.errors import ConfigError, EdgetuneError, nearest
 from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection, Recipe, TeacherSection
 from edgetune.store import Store
@@ -45,8 +47,10 @@ def check_teacher(recipe: Recipe) -> None:
     if distil.unlabelled and not recipe.resolve(distil.unlabelled).is_dir():
         raise ConfigError(f"distill.unlabelled: no folder {recipe.resolve(distil.unlabelled)}")
     teacher, where = distil.teacher, recipe.resolve(distil.teacher.path)
+    _check_layers(recipe.model.name, distil.features, "student")
     try:
         if teacher.name:
+            _check_layers(teacher.name, distil.features.values(), "teacher")
             row = model_row(teacher.name)
             preprocess_for(teacher.name, teacher.channels or row.preprocess.channels, teacher.size_px)
             weights = weights_path(_teacher_recipe(recipe, teacher))
@@ -70,6 +74,18 @@ def check_teacher(recipe: Recipe) -> None:
     except EdgetuneError as error:
         hint = error.hint.replace("model.size_px", "distill.teacher.size_px")
         raise type(error)(f"distill.teacher: {error.message}", hint=hint) from error
+
+
+def _check_layers(name: str, layers: Iterable[str], whose: str) -> None:
+    """Refuse layers that a network does not have: a teacher may have hours to learn before they are asked."""
+    from edgetune.models import layer_names
+
+    known = layer_names(name) if layers else ()
+    for layer in layers:
+        if layer not in known:
+            raise ConfigError(
+                f"distill.features: the {whose} ({name}) has no layer {layer!r}", hint=nearest(layer, known)
+            )
 
 
 def _refuse_said_twice(teacher: TeacherSection, artifact: Artifact) -> None:
@@ -117,12 +133,34 @@ def make_transfer(keep: Store, checkpoint: Artifact, scratch: Artifact, data: Da
     return keep("transfer", transfer, checkpoint, scratch, data, uses=TRAINING)
 
 
+def look_at_unlabelled(recipe: Recipe, out: Path, progress: Progress) -> Dataset | None:
+    """Read the images that have no labels, all of them, and write down what was found.
+
+    Raises:
+        ConfigError: none that can be read.
+    """
+    if recipe.distill is None or not recipe.distill.unlabelled:
+        return None
+    folder, manifest = recipe.resolve(recipe.distill.unlabelled), out / "unlabelled.json"
+    try:
+        found = gather(folder, progress, most=0, known=manifest if manifest.is_file() else None)
+    except ConfigError as error:
+        raise ConfigError(f"distill.unlabelled: {error.message}", hint=error.hint) from error
+    save_dataset(replace(found, classes=found.classes or ("",)), manifest)
+    for warning in found.warnings:
+        progress.line(f"warning: {warning}")
+    return found
+
+
 def make_teacher(
     keep: Store, recipe: Recipe, data: Dataset, accelerator: str, progress: Progress
 ) -> Artifact | None:
     """Read, fine-tune or wrap up the teacher that a recipe names, or find the one of an earlier call."""
     if recipe.distill is None:
         return None
+    from edgetune.training.distil import check_loss
+
+    check_loss(recipe.distill, len(data.classes))
     teacher = recipe.distill.teacher
     where = recipe.resolve(teacher.path)
     if teacher.path and where.is_dir():
@@ -144,15 +182,14 @@ def make_teacher(
 
 
 def make_distilled(
-    keep: Store, recipe: Recipe, teacher: Artifact, data: Dataset, accelerator: str, progress: Progress,
-    name: str = "checkpoint",
+    keep: Store, recipe: Recipe, teacher: Artifact, data: Dataset, unlabelled: Dataset | None, accelerator: str,
+    progress: Progress, name: str = "checkpoint",
 ) -> Artifact:  # fmt: skip
     """Distill the student, or find the checkpoint of an earlier call."""
     from edgetune.stages.distill import distill
 
     assert recipe.distill is not None
-    weights, folder = weights_path(recipe), recipe.distill.unlabelled
-    unlabelled = _unlabelled(recipe.resolve(folder), progress) if folder else None
+    weights = weights_path(recipe)
     settings = recipe.finetune.model_copy(update={"scratch_baseline": False})
     model = recipe.model.model_copy(update={"weights": "file"}) if weights else recipe.model
     # Which teacher it is, its digest says; the baseline is another artifact.
@@ -196,17 +233,6 @@ def _teacher_recipe(recipe: Recipe, teacher: TeacherSection) -> Recipe:
     settings = teacher.finetune or FinetuneSection()
     model = teacher.model if teacher.name else recipe.model
     return recipe.model_copy(update={"model": model, "finetune": settings})
-
-
-def _unlabelled(folder: Path, progress: Progress) -> Dataset:
-    """Read all images of a folder, in classes or not."""
-    try:
-        found = gather(folder, progress, most=0)
-    except ConfigError as error:
-        raise ConfigError(f"distill.unlabelled: {error.message}", hint=error.hint) from error
-    for warning in found.warnings:
-        progress.line(f"warning: {warning}")
-    return found
 
 
 def _with_extra(recipe: Recipe, libraries: tuple[str, ...]) -> tuple[str, ...]:

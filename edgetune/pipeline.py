@@ -14,6 +14,7 @@ from edgetune.errors import ConfigError, MissingTool
 from edgetune.learned import (
     TRAINING,
     check_teacher,
+    look_at_unlabelled,
     make_alone,
     make_checkpoint,
     make_distillation,
@@ -152,11 +153,12 @@ def run(
         manifest = manifest_path(recipe)
         if manifest is not None:
             load_manifest(manifest, data)
+        unlabelled = look_at_unlabelled(recipe, out, progress)
         teacher = make_teacher(keep, recipe, data, accelerator, progress)
         if teacher is None:
             checkpoint = make_checkpoint(keep, recipe, data, accelerator, progress)
         else:
-            checkpoint = make_distilled(keep, recipe, teacher, data, accelerator, progress)
+            checkpoint = make_distilled(keep, recipe, teacher, data, unlabelled, accelerator, progress)
         # What transfer buys is counted without a teacher.
         alone = make_alone(keep, recipe, data, accelerator, progress) if teacher else checkpoint
         scratch = make_scratch(keep, recipe, data, accelerator, progress)

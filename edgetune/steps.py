@@ -52,9 +52,10 @@ def distill_alone(recipe: Path, out: Path | None, accelerator: str, progress: Pr
             hint="distill: {teacher: {path: runs/large/checkpoint}}, or {teacher: {name: resnet50, finetune: {}}}",
         )
     with _begun(loaded, out, accelerator, progress) as (keep, data, name):
+        unlabelled = learned.look_at_unlabelled(loaded, keep.out, progress)
         teacher = learned.make_teacher(keep, loaded, data, accelerator, progress)
         assert teacher is not None
-        return learned.make_distilled(keep, loaded, teacher, data, accelerator, progress, name)
+        return learned.make_distilled(keep, loaded, teacher, data, unlabelled, accelerator, progress, name)
 
 
 @contextmanager

@@ -227,6 +227,11 @@ def _better(row: ModelRow, net: nn.Module, state: State) -> str:
     return f"they fit {best!r} better ({scores[best]} of {body} tensors match)"
 
 
+def layer_names(name: str) -> tuple[str, ...]:
+    """Return the names of a network's layers, from the input to the output as far as they are registered so."""
+    return tuple(layer for layer, _ in skeleton(model_row(name)).named_modules() if layer)
+
+
 def skeleton(row: ModelRow) -> nn.Module:
     """Build a network for its names and shapes only, without memory for its weights where that goes."""
     try:

@@ -123,7 +123,8 @@ def distill(
         )
         course = train(student, task, progress)
     training = training_told(course, task, begun.net, time.perf_counter() - began)
-    return write_checkpoint(begun, data, into, training, distillation=_told(taught, distil, lesson, learned))
+    parents, told_of = {"teacher": teacher.digest}, _told(taught, distil, lesson, learned)
+    return write_checkpoint(begun, data, into, training, parents, distillation=told_of)
 
 
 class _Lesson:

@@ -1,6 +1,6 @@
 """What a student learns from a teacher: its answers, their shape, its features; mixed with labels or without.
 
-It knows no teacher and no files. It may import recipe, and this package's features (for the type), losses and
+It knows no teacher and no files. It may import errors, recipe, and this package's features (for the type), losses and
 student.
 """
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgetune.errors import ConfigError
 from edgetune.recipe import DistillSection, FinetuneSection
 from edgetune.training.features import Batch
 from edgetune.training.losses import objective
@@ -87,6 +88,19 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "soft": soft_targets,
     "standardised": standardised,
 }
+
+
+def check_loss(distil: DistillSection, classes: int) -> None:
+    """Refuse a loss that tells nothing of so many classes.
+
+    Raises:
+        ConfigError: standardised logits of two classes.
+    """
+    if distil.loss == "standardised" and classes < 3:
+        raise ConfigError(
+            "distill.loss: standardised logits of two classes tell no more than their order",
+            hint="loss: soft",
+        )
 
 
 def distilling(

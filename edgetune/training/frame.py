@@ -209,7 +209,12 @@ def training_told(course: Course, task: Task, net: nn.Module, seconds: float) ->
 
 
 def write_checkpoint(
-    begun: Begun, data: Dataset, into: Path, training: dict[str, Any], **details: Any
+    begun: Begun,
+    data: Dataset,
+    into: Path,
+    training: dict[str, Any],
+    parents: dict[str, str] | None = None,
+    **details: Any,
 ) -> Artifact:
     """Write the network as it is now as a `checkpoint` artifact: model.safetensors and data.json.
 
@@ -218,6 +223,7 @@ def write_checkpoint(
         data: the images it was trained with.
         into: a folder.
         training: of `training_told`.
+        parents: digests of what it was made from.
         details: more of what the artifact's description tells.
     """
     save_network(begun.net, into / MODEL_FILE)
@@ -229,5 +235,11 @@ def write_checkpoint(
         "training": training,
         **details,
     }
-    made = Artifact(kind="checkpoint", classes=data.classes, preprocess=begun.preprocess, details=told)
+    made = Artifact(
+        kind="checkpoint",
+        classes=data.classes,
+        preprocess=begun.preprocess,
+        parents=parents or {},
+        details=told,
+    )
     return made.write(into)
