@@ -50,7 +50,6 @@ def check_teacher(recipe: Recipe) -> None:
     _check_layers(recipe.model.name, distil.features, "student")
     try:
         if teacher.name:
-            _check_layers(teacher.name, distil.features.values(), "teacher")
             row = model_row(teacher.name)
             preprocess_for(teacher.name, teacher.channels or row.preprocess.channels, teacher.size_px)
             weights = weights_path(_teacher_recipe(recipe, teacher))
@@ -74,6 +73,8 @@ def check_teacher(recipe: Recipe) -> None:
     except EdgetuneError as error:
         hint = error.hint.replace("model.size_px", "distill.teacher.size_px")
         raise type(error)(f"distill.teacher: {error.message}", hint=hint) from error
+    if teacher.name:
+        _check_layers(teacher.name, distil.features.values(), "teacher")
 
 
 def _check_layers(name: str, layers: Iterable[str], whose: str) -> None:

@@ -20,7 +20,7 @@ from edgetune.progress import Progress, Silent
 from edgetune.recipe import DistillSection, FinetuneSection, ModelSection
 from edgetune.training.accelerator import choose_accelerator
 from edgetune.training.answers import kept_answers
-from edgetune.training.distil import TEMPERATURES, UNLABELLED, Answers, distilling
+from edgetune.training.distil import TEMPERATURES, UNLABELLED, Answers, check_loss, distilling
 from edgetune.training.features import Batch
 from edgetune.training.feeder import Feeder
 from edgetune.training.frame import (
@@ -88,11 +88,7 @@ def distill(
     began = time.perf_counter()
     progress = progress or Silent()
     target = choose_accelerator(accelerator)
-    if distil.loss == "standardised" and len(data.classes) < 3:
-        raise ConfigError(
-            "distill.loss: standardised logits of two classes tell no more than their order",
-            hint="loss: soft",
-        )
+    check_loss(distil, len(data.classes))
     into.mkdir(parents=True, exist_ok=True)
     learned = with_unlabelled(data, unlabelled, progress)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if target.name == "cuda" else []):
@@ -102,6 +98,8 @@ def distill(
         mark = fingerprint(
             begun, data, settings, teacher.digest, unlabelled.digest if unlabelled else "", _learning(distil)
         )
+        # The projections begin with random weights.
+        torch.manual_seed(settings.seed)
         student = Student(begun.net, begun.preprocess, distil.features, taught.shapes)
         _check_features(student, begun)
         lesson = _Lesson(taught, begun.preprocess, settings, distil, unlabelled is not None, progress)
@@ -215,6 +213,8 @@ def _learning(distil: DistillSection) -> dict[str, Any]:
 
 def _check_features(student: Student, begun: Begun) -> None:
     """Refuse to match layers that never learn."""
+    if not student.layers:
+        return
     for phase in begun.phases:
         set_phase(student, student.layout(begun.layout), phase)
         side = begun.preprocess.size_px

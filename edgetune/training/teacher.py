@@ -85,13 +85,12 @@ def load_teacher(
         raise ArtifactError(
             f"{artifact.path}: does not say how inputs are preprocessed", hint="make it again"
         )
+    net = None
     if artifact.kind == "onnx":
         answer, parameters = _onnx(artifact, preprocess, layers)
-        cost = None
     else:
         net = load_network(artifact, module)
-        parameters, cost = sum(p.numel() for p in net.parameters()), operations(net, preprocess)
-        answer = _torch(net, accelerator, layers)
+        answer, parameters = _torch(net, accelerator, layers), sum(p.numel() for p in net.parameters())
     side = preprocess.size_px
     noise = torch.rand((2, preprocess.channels, side, side), generator=torch.Generator().manual_seed(0))
     try:
@@ -102,12 +101,14 @@ def load_teacher(
         ) from error
     _check_logits(artifact, answers[LOGITS])
     shapes = {name: tuple(found.shape) for name, found in answers.items()}
+    cost = operations(net, preprocess) if net is not None else None
     return Teacher(answer, preprocess, artifact.classes, shapes, artifact.digest, parameters, cost)
 
 
 def _torch(net: nn.Module, accelerator: Accelerator, layers: Sequence[str]) -> Callable[[Tensor], Answers]:
     accelerator.place(net).eval().requires_grad_(False)
-    catcher = Catcher(net, dict.fromkeys(layers), "teacher")
+    layers = tuple(dict.fromkeys(layers))
+    catcher = Catcher(net, layers, "teacher")
 
     @torch.no_grad()
     def answer(images: Tensor) -> Answers:
