@@ -26,7 +26,7 @@ from edgetune.lookup import (
     profiles_app,
     progress_for,
 )
-from edgetune.single import bench, check, export, finetune, quantize
+from edgetune.single import bench, check, distill, export, finetune, quantize
 
 app = typer.Typer(
     name="edgetune",
@@ -144,7 +144,7 @@ def init(
     typer.echo(f"next: edgetune run {shlex.quote(str(out))}")
 
 
-for verb in (finetune, export, quantize, check, bench):
+for verb in (finetune, distill, export, quantize, check, bench):
     app.command(rich_help_panel=STAGES)(verb)
 
 

@@ -33,6 +33,17 @@ def progress_for(quiet: bool) -> Any:
     return Silent() if quiet else Terminal()
 
 
+def show_made(artifact: Any, as_json: bool) -> None:
+    """Print what a stage made."""
+    if as_json:
+        where = artifact.path / artifact.details.get("file", "")
+        print_json(artifact.model_dump(mode="json") | {"path": str(where), "digest": artifact.digest})
+    else:
+        from edgetune.show import show_artifact
+
+        show_artifact(artifact)
+
+
 @profiles_app.command("list")
 def profiles_list(as_json: AsJson = False) -> None:
     """List the shipped profiles."""

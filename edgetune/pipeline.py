@@ -3,7 +3,6 @@
 It knows the order of the stages and nothing of how they work. It may import everything but the cli.
 """
 
-import importlib.util
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,19 @@ from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.calibration import load_manifest, load_preset
 from edgetune.data.folders import Dataset, save_dataset, scan
 from edgetune.errors import ConfigError, MissingTool
+from edgetune.learned import (
+    TRAINING,
+    check_teacher,
+    look_at_unlabelled,
+    make_alone,
+    make_checkpoint,
+    make_distillation,
+    make_distilled,
+    make_scratch,
+    make_teacher,
+    make_transfer,
+    weights_path,
+)
 from edgetune.machine import cores, cpu_name, has_vnni
 from edgetune.profile import (
     LEAST_OPSET,
@@ -24,13 +36,10 @@ from edgetune.profile import (
     merged_gates,
 )
 from edgetune.progress import Progress, Silent
-from edgetune.recipe import FinetuneSection, Recipe
+from edgetune.recipe import Recipe
 from edgetune.store import Store
 
-TRAINING = ("torch", "torchvision", "pillow", "numpy")
 EXPORTING = (*TRAINING, "onnx", "onnxruntime")
-# Images, decoded once for every stage and call that trains in a run's folder; no artifact.
-DECODED = ".decoded"
 RUNNING = ("numpy", "onnx", "onnxruntime", "pillow")
 
 
@@ -79,6 +88,7 @@ def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None
             raise ConfigError(f"quantize.manifest: no file {manifest}")
         if not recipe.resolve(recipe.data.path).is_dir():
             raise ConfigError(f"data.path: no folder {recipe.resolve(recipe.data.path)}")
+        check_teacher(recipe)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}", hint="check its permissions") from error
     _check_opset(recipe.export.opset, target)
@@ -113,13 +123,6 @@ def check_accelerator(accelerator: str) -> None:
                 "--accelerator cuda: torch sees no CUDA GPU here",
                 hint="use --accelerator auto, or see what edgetune doctor says about the driver",
             )
-
-
-def weights_path(recipe: Recipe) -> Path | None:
-    """Return the file that `model.weights` names, None for `default` and `none`."""
-    if recipe.model.weights in ("default", "none"):
-        return None
-    return recipe.resolve(recipe.model.weights)
 
 
 def manifest_path(recipe: Recipe) -> Path | None:
@@ -162,7 +165,14 @@ def run(
         manifest = manifest_path(recipe)
         if manifest is not None:
             load_manifest(manifest, data)
-        checkpoint = make_checkpoint(keep, recipe, data, accelerator, progress)
+        unlabelled = look_at_unlabelled(recipe, out, progress)
+        teacher = make_teacher(keep, recipe, data, accelerator, progress)
+        if teacher is None:
+            checkpoint = make_checkpoint(keep, recipe, data, accelerator, progress)
+        else:
+            checkpoint = make_distilled(keep, recipe, teacher, data, unlabelled, accelerator, progress)
+        # What transfer buys is counted without a teacher.
+        alone = make_alone(keep, recipe, data, accelerator, progress) if teacher else checkpoint
         scratch = make_scratch(keep, recipe, data, accelerator, progress)
         network = make_onnx(keep, recipe, checkpoint, target.runtime, data, progress)
         int8 = None
@@ -171,7 +181,8 @@ def run(
         else:
             int8 = make_int8(keep, recipe, network, target, data, accelerator, progress)
         measures = make_check(keep, recipe, checkpoint, network, int8, data, progress)
-        transfer = make_transfer(keep, checkpoint, scratch, data) if scratch else None
+        transfer = make_transfer(keep, alone, scratch, data) if scratch and alone else None
+        distilled = make_distillation(keep, teacher, alone, checkpoint, data, accelerator, progress)
         latency = (
             make_bench(keep, recipe, target, network, int8, progress) if target.is_host and int8 else None
         )
@@ -185,6 +196,7 @@ def run(
             measures,
             latency,
             transfer,
+            distilled,
             strict=strict,
             command=command,
         )
@@ -223,43 +235,6 @@ def look(recipe: Recipe, out: Path, progress: Progress) -> Dataset:
     for warning in data.warnings:
         progress.line(f"warning: {warning}")
     return data
-
-
-def make_checkpoint(
-    keep: Store, recipe: Recipe, data: Dataset, accelerator: str, progress: Progress, name: str = "checkpoint"
-) -> Artifact:
-    """Fine-tune, or find the checkpoint of an earlier call."""
-    from edgetune.stages.finetune import finetune
-
-    weights = weights_path(recipe)
-    settings = recipe.finetune.model_copy(update={"scratch_baseline": False})
-    # A file of weights counts by its content, not by how its path is written.
-    model = recipe.model.model_copy(update={"weights": "file"}) if weights else recipe.model
-    return keep(
-        name, finetune, model, data, settings,
-        uses=_with_extra(recipe, TRAINING), also={"weights": sha256_of(weights) if weights else ""},
-        accelerator=accelerator, weights=weights, progress=progress, cache=keep.out / DECODED,
-    )  # fmt: skip
-
-
-def make_scratch(
-    keep: Store, recipe: Recipe, data: Dataset, accelerator: str, progress: Progress
-) -> Artifact | None:
-    """Train the same network from random weights with the same epochs, where the recipe asks for it."""
-    if not recipe.finetune.scratch_baseline:
-        return None
-    # A frozen backbone of random weights would learn nothing: from scratch, everything learns.
-    settings: FinetuneSection = recipe.finetune.model_copy(update={"strategy": "full"})
-    model = recipe.model.model_copy(update={"weights": "none"})
-    bare = recipe.model_copy(update={"finetune": settings, "model": model})
-    return make_checkpoint(keep, bare, data, accelerator, progress, "scratch")
-
-
-def make_transfer(keep: Store, checkpoint: Artifact, scratch: Artifact, data: Dataset) -> Artifact:
-    """Say what the pretrained weights bought, or find the earlier comparison."""
-    from edgetune.stages.transfer import transfer
-
-    return keep("transfer", transfer, checkpoint, scratch, data, uses=TRAINING)
 
 
 def make_onnx(
@@ -332,9 +307,3 @@ def make_bench(
         # A noisy measurement that leaves a gate unjudged is worth another try.
         reusable=lambda made: not wanted or made.details.get("trusted", True),
     )  # fmt: skip
-
-
-def _with_extra(recipe: Recipe, libraries: tuple[str, ...]) -> tuple[str, ...]:
-    if recipe.model.name.startswith("timm:") and importlib.util.find_spec("timm"):
-        return (*libraries, "timm")
-    return libraries

@@ -5,9 +5,9 @@ no library. It may import errors and artifact only.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgetune.errors import ConfigError
 from edgetune.yaml import Document, load_yaml, validate
@@ -127,6 +127,94 @@ class FinetuneSection(Section):
     scratch_baseline: bool = False
 
 
+class PreprocessSection(Section):
+    """How images become inputs of an ONNX file: a preset, and parts that take its parts' place.
+
+    Attributes:
+        preset: `imagenet`, `imagenet-bicubic`, `zero-one`, `minus-one-one` or `zero-255`.
+        resize_px: of the shorter side.
+        size_px: side of the square that is cut out of the middle.
+        mean: of values from 0 to 1, for all channels or for each.
+        std: as `mean`.
+        interpolation: of the resizing.
+    """
+
+    preset: str = ""
+    resize_px: Annotated[int, Field(gt=0, le=8192)] | None = None
+    size_px: Annotated[int, Field(gt=0, le=8192)] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] | None = None
+
+
+class TeacherSection(ModelSection):
+    """What a student learns from: a network of `edgetune models list`, or what lies at a path.
+
+    Attributes:
+        name: a row of `edgetune models list`, or `timm:NAME`; `weights`, `channels`, `adapter` and `size_px`
+            go with it, as in `model`.
+        path: instead of a name: the folder of a checkpoint or of an exported network, or an ONNX file.
+        preprocess: how images become inputs of an ONNX file.
+        classes: names of the logits of an ONNX file or of `weights`, in their order.
+        finetune: how it learns the data's classes first, as in `finetune`; without it, it must know them.
+    """
+
+    name: str = ""
+    path: str = ""
+    preprocess: PreprocessSection | None = None
+    classes: tuple[str, ...] = ()
+    finetune: FinetuneSection | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.name) == bool(self.path):
+            raise ValueError("needs a name (edgetune models list) or a path, one of the two")
+        only = {"path": ("weights", "channels", "adapter", "size_px", "finetune"), "name": ("preprocess",)}
+        for key in only["path" if self.path else "name"]:
+            if key in self.model_fields_set:
+                raise ValueError(f"{key} does not go with a {'path' if self.path else 'name'}")
+        return self
+
+    @property
+    def model(self) -> ModelSection:
+        """The network as `model` would name it."""
+        return ModelSection.model_validate({key: getattr(self, key) for key in ModelSection.model_fields})
+
+
+class DistillSection(Section):
+    """How the network of `model` learns from a teacher, besides what `finetune` says.
+
+    Attributes:
+        teacher: what it learns from.
+        loss: `soft` matches the teacher's softened answers, `standardised` their shape alone, whatever the
+            size of the logits (for three classes and more).
+        temperature: softens both; None: 4 for `soft`, 2 for `standardised`.
+        labels: weight of the images' own labels, beside the teacher's answers; 0: none, 1: labels alone.
+        features: layers to be matched, `student layer: teacher layer`.
+        feature_weight: of that, beside labels and answers.
+        views: augmented views of each image whose answers are computed once and kept; 0: each epoch makes
+            new views, and the teacher answers in every step. Takes the place of `finetune.views`.
+        unlabelled: a folder of more images to learn from, in classes or not.
+        baseline: also train the student alone with the same budget, and say what the teacher bought.
+    """
+
+    teacher: TeacherSection
+    loss: Literal["soft", "standardised"] = "soft"
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    labels: Share = 0.1
+    features: dict[str, str] = {}
+    feature_weight: Annotated[float, Field(gt=0)] = 1.0
+    views: Annotated[int, Field(ge=0, le=64)] = 4
+    unlabelled: str = ""
+    baseline: bool = True
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if self.labels == 1 and not self.features:
+            raise ValueError("labels: 1 leaves nothing of the teacher to learn from")
+        return self
+
+
 class ExportSection(Section):
     """The ONNX file.
 
@@ -230,6 +318,7 @@ class Recipe(Section):
     data: DataSection
     model: ModelSection
     finetune: FinetuneSection = FinetuneSection()
+    distill: DistillSection | None = None
     export: ExportSection = ExportSection()
     quantize: QuantizeSection = QuantizeSection()
     check: CheckSection = CheckSection()

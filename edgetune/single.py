@@ -1,4 +1,4 @@
-"""Verbs for one stage at a time: `finetune`, `export`, `quantize`, `check`, `bench`.
+"""Verbs for one stage at a time: `finetune`, `distill`, `export`, `quantize`, `check`, `bench`.
 
 Everything heavy is imported inside the verbs, so that --help answers at once.
 """
@@ -9,7 +9,16 @@ from typing import Annotated, Any
 import typer
 
 from edgetune.devices import On, judged_on_device
-from edgetune.lookup import Accelerator, ArtifactFolder, AsJson, ProfileName, Quiet, print_json, progress_for
+from edgetune.lookup import (
+    Accelerator,
+    ArtifactFolder,
+    AsJson,
+    ProfileName,
+    Quiet,
+    print_json,
+    progress_for,
+    show_made,
+)
 
 DataFolder = Annotated[
     Path | None, typer.Option("--data", help="Class folders; default: where the artifact's images lay.")
@@ -34,7 +43,27 @@ def finetune(
     """Fine-tune a network: images and a recipe become a checkpoint."""
     from edgetune.steps import finetune_alone
 
-    _show_artifact(finetune_alone(recipe, out, accelerator, progress_for(quiet)), as_json)
+    show_made(finetune_alone(recipe, out, accelerator, progress_for(quiet)), as_json)
+
+
+def distill(
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe; only its data, model, finetune and distill sections count.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The folder; default: runs/NAME/checkpoint. The teacher lies beside it."
+        ),
+    ] = None,
+    accelerator: Accelerator = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Distill a teacher into a smaller network: images, a teacher and a recipe become a checkpoint."""
+    from edgetune.steps import distill_alone
+
+    show_made(distill_alone(recipe, out, accelerator, progress_for(quiet)), as_json)
 
 
 def export(
@@ -56,7 +85,7 @@ def export(
     from edgetune.steps import export_alone
 
     settings = section_from("export", {"input": takes, "batch": batch, "dynamic": dynamic, "opset": opset})
-    _show_artifact(export_alone(checkpoint, profile, settings, data, out, progress_for(quiet)), as_json)
+    show_made(export_alone(checkpoint, profile, settings, data, out, progress_for(quiet)), as_json)
 
 
 def quantize(
@@ -106,7 +135,7 @@ def quantize(
     settings = section_from("quantize", values | {"manifest": str(manifest.absolute()) if manifest else ""})
     given = given_as(preprocess, resize, crop, mean, std, interpolation)
     made = quantize_alone(network, profile, settings, data, out, progress_for(quiet), given, accelerator)
-    _show_artifact(made, as_json)
+    show_made(made, as_json)
 
 
 def check(
@@ -154,16 +183,6 @@ def bench(
         judged_on_device(models, on, "time", as_json, quiet, here)
         return
     _show_measures(bench_alone(models, preset, threads, provider, progress_for(quiet)), as_json)
-
-
-def _show_artifact(artifact: Any, as_json: bool) -> None:
-    if as_json:
-        where = artifact.path / artifact.details.get("file", "")
-        print_json(artifact.model_dump(mode="json") | {"path": str(where), "digest": artifact.digest})
-    else:
-        from edgetune.show import show_artifact
-
-        show_artifact(artifact)
 
 
 def _show_measures(measures: dict[str, Any], as_json: bool) -> None:

@@ -1,15 +1,16 @@
-"""One stage at a time, on artifacts: what `edgetune finetune|export|quantize|check|bench` do.
+"""One stage at a time, on artifacts: what `edgetune finetune|distill|export|quantize|check|bench` do.
 
 The same stages and the same store as in a run, so a stage run alone is found again by `edgetune run`. It
 may import everything but the cli.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgetune import pipeline
+from edgetune import learned, pipeline
 from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.folders import Dataset, load_dataset, scan
 from edgetune.data.preprocess import Given
@@ -34,16 +35,43 @@ from edgetune.store import Store
 def finetune_alone(recipe: Path, out: Path | None, accelerator: str, progress: Progress) -> Artifact:
     """Run the first stage of a recipe."""
     loaded = load_recipe(recipe)
-    target = load_target(loaded.profile)
-    pipeline.preflight(loaded, target, accelerator)
-    folder = out or Path("runs") / loaded.name / "checkpoint"
+    with _begun(loaded, out, accelerator, progress) as (keep, data, name):
+        return learned.make_checkpoint(keep, loaded, data, accelerator, progress, name)
+
+
+def distill_alone(recipe: Path, out: Path | None, accelerator: str, progress: Progress) -> Artifact:
+    """Make a recipe's teacher and distill its student.
+
+    Raises:
+        ConfigError: the recipe has no teacher.
+    """
+    loaded = load_recipe(recipe)
+    if loaded.distill is None:
+        raise ConfigError(
+            f"{recipe}: distill: missing; nothing says who teaches",
+            hint="distill: {teacher: {path: runs/large/checkpoint}}, or {teacher: {name: resnet50, finetune: {}}}",
+        )
+    with _begun(loaded, out, accelerator, progress) as (keep, data, name):
+        unlabelled = learned.look_at_unlabelled(loaded, keep.out, progress)
+        teacher = learned.make_teacher(keep, loaded, data, accelerator, progress)
+        assert teacher is not None
+        return learned.make_distilled(keep, loaded, teacher, data, unlabelled, accelerator, progress, name)
+
+
+@contextmanager
+def _begun(
+    recipe: Recipe, out: Path | None, accelerator: str, progress: Progress
+) -> Iterator[tuple[Store, Dataset, str]]:
+    """Check a recipe and read its images; gives the store, the images and the artifact's name."""
+    pipeline.preflight(recipe, load_target(recipe.profile), accelerator)
+    folder = out or Path("runs") / recipe.name / "checkpoint"
     with Store(folder.parent, progress.line).locked() as keep:
         known = folder / "data.json"
-        root = loaded.resolve(loaded.data.path)
-        data = scan(loaded.data, root, known if known.is_file() else None, progress)
+        root = recipe.resolve(recipe.data.path)
+        data = scan(recipe.data, root, known if known.is_file() else None, progress)
         for warning in data.warnings:
             progress.line(f"warning: {warning}")
-        return pipeline.make_checkpoint(keep, loaded, data, accelerator, progress, folder.name)
+        yield keep, data, folder.name
 
 
 def export_alone(

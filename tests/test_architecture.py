@@ -23,6 +23,7 @@ FLOORS = (
     ("latency",),
     ("training", "quant"),
     ("report", "stages"),
+    ("learned",),
     ("pipeline",),
     ("steps", "show"),
     ("away",),

@@ -40,13 +40,14 @@ def assemble(
     measures: Artifact,
     latency: Artifact | None,
     transfer: Artifact | None,
+    distillation: Artifact | None = None,
     *,
     strict: bool,
     command: str,
 ) -> dict[str, Any]:
     """Build the content of report.json, verdict and gates included."""
-    found: dict[str, Any] = {"latency": None, "transfer": None}
-    for part in (measures, latency, transfer):
+    found: dict[str, Any] = {"latency": None, "transfer": None, "distillation": None}
+    for part in (measures, latency, transfer, distillation):
         found |= read_measures(part) if part else {}
     roles = {"checkpoint": checkpoint, "onnx": network} | ({"int8": int8} if int8 else {})
     told: dict[str, Any] = int8.details if int8 else {}
@@ -156,7 +157,7 @@ def publish(report: dict[str, Any], out: Path) -> None:
 
 
 def read_measures(artifact: Artifact) -> dict[str, Any]:
-    """Return what a judge (check, bench, transfer) measured."""
+    """Return what a judge (check, bench, transfer, distillation) measured."""
     content: dict[str, Any] = json.loads(artifact.file("measures.json").read_text(encoding="utf-8"))
     return content
 

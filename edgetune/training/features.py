@@ -45,7 +45,8 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: on the accelerator.
-        targets: class numbers [N], or shares [N, K] where inputs are mixed; on the accelerator.
+        targets: class numbers [N], below 0 where there is none, or shares [N, K] where inputs are mixed; on the
+            accelerator.
         picks: the inputs' numbers in their split [N], on the CPU.
         view: which augmented version of them this is; the same number gives the same version.
     """

@@ -4,6 +4,7 @@ It knows no optimizer. It may import errors, artifact, recipe, machine, progress
 """
 
 import time
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -40,19 +41,38 @@ class Feeder:
         accelerator: Accelerator,
         progress: Progress,
         cache: Path,
+        *,
+        view: Preprocess | None = None,
+        views: int | None = None,
     ) -> None:
-        """Args as of the training; cache: folder of the decoded images."""
+        """Prepare; nothing is read yet.
+
+        Args:
+            net: what features are computed with.
+            layout: its parts.
+            data: the images.
+            preprocess: how they become its input.
+            settings: batch, seed, augmentation, views.
+            accelerator: where batches go.
+            progress: who is told.
+            cache: folder of the decoded images.
+            view: how training images are cut, where a teacher sees them too; by default as `preprocess` says.
+            views: augmented versions that all epochs take turns with; 0: each epoch makes new ones, and nothing
+                is kept; None: the settings' where only the head learns, else new ones.
+        """
         self._net = net
         self._head = layout.head
         self._data = data
         self._preprocess = preprocess
+        self._view = view or preprocess
+        self._views = views
         self._settings = settings
         self._accelerator = accelerator
         self._progress = progress
         self._cache = cache
         self.decode_seconds = 0.0
         chosen = knobs(settings.augment)
-        self._augment = build_augment(chosen, preprocess.size_px)
+        self._augment = build_augment(chosen, self._view.size_px)
         self._mix = build_mix(chosen, len(data.classes))
         self.labels = _labels(data, "train")
 
@@ -64,7 +84,8 @@ class Feeder:
         """
         if phase.head_only and self._mix:
             self._progress.line("MixUp and CutMix mix images: a head that learns from features goes without")
-        return (self._features() if phase.head_only else None) or Feeds(
+        views = self._views if self._views is not None else self._settings.views if phase.head_only else 0
+        return (self._features(views) if phase.head_only and views else None) or Feeds(
             image_feed(
                 self._train,
                 self._settings.batch,
@@ -72,26 +93,30 @@ class Feeder:
                 seed=self._settings.seed,
                 augment=self._augment,
                 mix=None if phase.head_only else self._mix,
-                views=self._settings.views if phase.head_only else 0,
+                views=views,
                 decodes=isinstance(self._train.pixels, Undecoded),
             ),
             self._ordered(self._val),
         )
 
+    def in_order(self, views: int, preprocess: Preprocess) -> list[Feed]:
+        """Return the training images in order, one feed for each view, scaled as another preprocessing says."""
+        return [self._ordered(replace(self._train, preprocess=preprocess), augmented=True)] * views
+
     @cached_property
     def _train(self) -> Images:
-        return self._images("train")
+        return self._images("train", self._view)
 
     @cached_property
     def _val(self) -> Images:
-        return self._images("val")
+        return self._images("val", self._preprocess)
 
-    def _images(self, split: str) -> Images:
+    def _images(self, split: str, preprocess: Preprocess) -> Images:
         began = time.perf_counter()
         samples = self._data.splits[split]
-        pixels = decoded(self._cache, split, self._data.root, samples, self._preprocess, self._progress)
+        pixels = decoded(self._cache, split, self._data.root, samples, preprocess, self._progress)
         self.decode_seconds += time.perf_counter() - began
-        return Images(pixels, _labels(self._data, split), self._preprocess)
+        return Images(pixels, _labels(self._data, split), preprocess)
 
     def _ordered(self, images: Images, augmented: bool = False) -> Feed:
         return image_feed(
@@ -104,11 +129,10 @@ class Feeder:
             decodes=isinstance(images.pixels, Undecoded),
         )
 
-    def _features(self) -> Feeds | None:
+    def _features(self, views: int) -> Feeds | None:
         """Compute features once; None where they are too large to be kept."""
         head = self._net.get_submodule(self._head)
-        views = self._settings.views if self._augment else 1
-        feeds = [self._ordered(self._train, augmented=True)] * views
+        feeds = self.in_order(views if self._augment else 1, self._view)
         train = compute_features(self._net, head, feeds, self._accelerator, self._progress, self._cache)
         if train is None:
             self._progress.line("features are too large to be kept: they are computed anew in each epoch")

@@ -222,7 +222,7 @@ def learn(
     """Take an epoch's steps.
 
     Returns:
-        Mean training loss, training accuracy (None where targets are mixed), the head's last learning rate.
+        Mean training loss, training accuracy (None where targets are mixed or missing), the head's last learning rate.
 
     Raises:
         StageError: the loss is no number.
@@ -230,7 +230,7 @@ def learn(
     set_phase(course.net, task.layout, phase)
     runs = _runs(course.net, task, feeds)
     steps = feeds.train.steps * task.epochs
-    total, right, seen, mixed, rate = 0.0, 0, 0, False, 0.0
+    total, right, seen, labelled, rate = 0.0, 0, 0, 0, 0.0
     for number, batch in enumerate(feeds.train.batches(epoch), start=1):
         rate = peak_rate(task.settings) * scheduled(course.step, steps, task.settings.warmup)
         for group in course.optimizer.param_groups:
@@ -242,10 +242,11 @@ def learn(
         count = len(batch.targets)
         total += loss * count
         seen += count
-        mixed = batch.targets.ndim > 1
-        right += 0 if mixed else int((logits.argmax(1) == batch.targets).sum())
+        if batch.targets.ndim == 1:
+            right += int((logits.argmax(1) == batch.targets).sum())
+            labelled += int((batch.targets >= 0).sum())
         progress.advance(count, loss=loss)
-    return total / seen, None if mixed else right / seen, rate
+    return total / seen, right / labelled if labelled else None, rate
 
 
 def _step(course: Course, task: Task, runs: nn.Module, batch: Batch) -> tuple[Tensor, float]:

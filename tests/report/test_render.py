@@ -86,7 +86,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages without charts, which take most of the time and have tests of their own."""
-    for name in ("transfer_chart", "class_chart", "latency_chart"):
+    for name in ("transfer_chart", "distillation_chart", "class_chart", "latency_chart"):
         monkeypatch.setattr(charts, name, lambda _: "<svg></svg>")
     for name in ("layer_chart", "settling_chart"):
         monkeypatch.setattr(charts_int8, name, lambda _: "<svg></svg>")
@@ -232,8 +232,8 @@ def test_any_names_are_only_text(samples: Samples, quick: None, names: list[str]
 
 @pytest.mark.parametrize("gone", [
     "schema_version", "edgetune", "made_at", "name", "command", "verdict", "recipe", "profile", "machine",
-    "data", "training", "transfer", "artifacts", "parity", "accuracy", "layers", "calibration", "quantization",
-    "latency", "size", "gates", "left_to_do", "reproduce",
+    "data", "training", "transfer", "distillation", "artifacts", "parity", "accuracy", "layers", "calibration",
+    "quantization", "latency", "size", "gates", "left_to_do", "reproduce",
 ])  # fmt: skip
 def test_every_part_may_be_missing(samples: Samples, quick: None, gone: str) -> None:
     report = samples["jetson"]() | {"quantization": samples["quickstart"]()["quantization"]}
