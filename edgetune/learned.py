@@ -199,9 +199,9 @@ def make_distilled(
     distil = recipe.distill.model_copy(
         update={"teacher": TeacherSection(name="teacher"), "unlabelled": "", "baseline": True}
     )
+    libraries = (*TRAINING, "onnxruntime") if teacher.kind == "onnx" else TRAINING
     return keep(
-        name, distill, teacher, model, data, settings, distil, unlabelled,
-        uses=(*_with_extra(recipe, TRAINING), "onnxruntime"),
+        name, distill, teacher, model, data, settings, distil, unlabelled, uses=_with_extra(recipe, libraries),
         also={"weights": sha256_of(weights) if weights else ""},
         accelerator=accelerator, weights=weights, progress=progress, cache=keep.out / DECODED,
     )  # fmt: skip

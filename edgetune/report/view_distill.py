@@ -120,7 +120,7 @@ def way_sentence(found: Distillation) -> str:
     if found.unlabelled:
         parts.append(wording.count(found.unlabelled, "image") + " without labels beside them")
     sentence = ", ".join(parts)
-    return f"{sentence[0].upper()}{sentence[1:]}."
+    return f"{sentence[0].upper()}{sentence[1:]}: the training loss is made of these."
 
 
 def curves(found: Distillation) -> list[tuple[str, Sequence[tuple[int, float | None]]]]:

@@ -76,7 +76,7 @@ def test_how_it_was_distilled() -> None:
     )
     assert view.way_sentence(found) == (
         "Standardised logits at temperature 2, 1 matched layer, without labels, new views in every epoch, 12 images "
-        "without labels beside them."
+        "without labels beside them: the training loss is made of these."
     )
 
 
