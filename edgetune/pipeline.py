@@ -4,6 +4,7 @@ It knows the order of the stages and nothing of how they work. It may import eve
 """
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -206,9 +207,10 @@ def look(recipe: Recipe, out: Path, progress: Progress) -> Dataset:
 
 
 def make_checkpoint(
-    keep: Store, recipe: Recipe, data: Dataset, accelerator: str, progress: Progress, name: str = "checkpoint"
-) -> Artifact:
-    """Fine-tune, or find the checkpoint of an earlier call."""
+    keep: Store, recipe: Recipe, data: Dataset, accelerator: str, progress: Progress,
+    name: str = "checkpoint", watch: Callable[[list[dict[str, Any]]], None] | None = None,
+) -> Artifact:  # fmt: skip
+    """Fine-tune, or find the checkpoint of an earlier call; `watch` looks on, see `finetune`."""
     from edgetune.stages.finetune import finetune
 
     weights = weights_path(recipe)
@@ -218,7 +220,7 @@ def make_checkpoint(
     return keep(
         name, finetune, model, data, settings,
         uses=_with_extra(recipe, TRAINING), also={"weights": sha256_of(weights) if weights else ""},
-        accelerator=accelerator, weights=weights, progress=progress,
+        accelerator=accelerator, weights=weights, watch=watch, progress=progress,
     )  # fmt: skip
 
 

@@ -5,9 +5,17 @@ no library. It may import errors and artifact only.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from edgetune.errors import ConfigError
 from edgetune.yaml import Document, load_yaml, validate
@@ -221,6 +229,63 @@ class Gates(Section):
     energy_mj: Annotated[float, Field(gt=0)] | None = None
 
 
+class Span(Section):
+    """The values between two ends.
+
+    Attributes:
+        low: lower end, included.
+        high: upper end, included.
+        log: spread evenly over the powers, as learning rates are; `low` must then be above 0.
+        step: distance of neighbouring values; None: any value, or any whole number where the key takes no other.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    step: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log needs a low above 0, not {self.low:g}")
+        if self.log and self.step is not None:
+            raise ValueError("log and step do not go together")
+        return self
+
+
+Choices = Annotated[tuple[str | int | float | bool | None, ...], Field(min_length=1)]
+Axis = Annotated[
+    Annotated[Span, Tag("range")] | Annotated[Choices, Tag("list")],
+    Discriminator(lambda value: "range" if isinstance(value, dict | Span) else "list"),
+]
+
+
+class TuneSection(Section):
+    """What `edgetune tune` searches, and what for.
+
+    Attributes:
+        objective: `top1` (validation accuracy of the trained network), or `int8` (of its INT8 version).
+        latency_ms: median of the INT8 network on this machine that the best one must keep to, with `int8`.
+        space: by dotted name of a key (`finetune.learning_rate`), either a list of values or a range
+            `{low: 1e-4, high: 1e-2, log: true}`; empty: learning rate, strategy, augmentation, weight decay, and
+            what is distilled with, where the recipe distils.
+        seed: of the search.
+    """
+
+    objective: Literal["top1", "int8"] = "top1"
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    space: dict[str, Axis] = {}
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _latency_is_of_int8(self) -> Self:
+        if self.latency_ms is not None and self.objective != "int8":
+            raise ValueError("latency_ms goes with objective: int8")
+        return self
+
+
 class Recipe(Section):
     """What to make."""
 
@@ -235,6 +300,7 @@ class Recipe(Section):
     check: CheckSection = CheckSection()
     bench: BenchSection = BenchSection()
     gates: Gates = Gates()
+    tune: TuneSection = TuneSection()
     folder: Path = Field(default=Path(), exclude=True)
 
     def resolve(self, path: str) -> Path:

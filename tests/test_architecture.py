@@ -23,10 +23,10 @@ FLOORS = (
     ("training", "quant"),
     ("report", "stages"),
     ("pipeline",),
-    ("steps", "show"),
+    ("steps", "show", "tuning"),
     ("away",),
     ("lookup",),
-    ("devices",),
+    ("devices", "searches"),
     ("cli",),
     ("__main__",),
 )

@@ -25,7 +25,7 @@ from edgetune.recipe import FinetuneSection, ModelSection
 from edgetune.training.accelerator import choose_accelerator
 from edgetune.training.checkpoint import CUSTOM, MODEL_FILE, save_network
 from edgetune.training.feeder import Feeder
-from edgetune.training.loop import Course, Task, train
+from edgetune.training.loop import Course, Task, Watch, train
 from edgetune.training.losses import objective
 from edgetune.training.strategies import STRATEGIES, Layout, peak_rate
 
@@ -43,6 +43,7 @@ def finetune(
     module: nn.Module | None = None,
     preprocess: Preprocess | None = None,
     weights: Path | None = None,
+    watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Train a network on the training split and keep the epoch that is best on the validation split.
@@ -61,6 +62,7 @@ def finetune(
             `full` trains all of it, `feature-extractor` its last linear layer, which must make the logits.
         preprocess: how images become the input of `module`.
         weights: the file that `model.weights` names, where that is relative to something else.
+        watch: told the history after each epoch; what it raises ends the training.
         progress: who is told how far it is.
 
     Returns:
@@ -97,6 +99,7 @@ def finetune(
             accelerator=target,
             folder=into / RESUME_FOLDER,
             fingerprint=_fingerprint(model, data, settings, preprocess, net),
+            watch=watch,
         )
         course = train(net, task, progress)
     save_network(net, into / MODEL_FILE)
@@ -105,6 +108,7 @@ def finetune(
         "model": model.model_dump(mode="json"),
         "channels": preprocess.channels,
         "classes": len(data.classes),
+        "settings": settings.model_dump(mode="json"),
         "training": _training(course, task, time.perf_counter() - began),
     }
     made = Artifact(kind="checkpoint", classes=data.classes, preprocess=preprocess, details=details)
