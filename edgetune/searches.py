@@ -33,9 +33,13 @@ def tune(
     """
     from edgetune.tuning.tune import tune as search
 
-    folder = out or None
     found = search(
-        recipe, trials, folder, profile=profile, accelerator=accelerator,
+        recipe, trials, out, profile=profile, accelerator=accelerator,
         command=shlex.join(["edgetune", *sys.argv[1:]]), progress=progress_for(quiet),
     )  # fmt: skip
-    print_json(found) if as_json else print(found["winner"])
+    if as_json:
+        print_json(found)
+    else:
+        from edgetune.show import show_search
+
+        show_search(found, out or Path("runs") / found["name"] / "tune")

@@ -16,6 +16,7 @@ from edgetune.profile import JetPack, Mode, Profile, Target
 
 # Places named of one reason; --json names all.
 SHOWN = 3
+SHOWN_TRIALS = 5
 MARKS = {"ok": "ok", "missing": "MISSING", "optional": "optional", "warning": "warning"}
 
 
@@ -192,6 +193,32 @@ def _show_latency(latency: dict[str, Any], console: Console) -> None:
     console.print(f"{latency['engine']}, {latency['threads']} threads, batch {latency['batch']}")
     if not latency.get("trusted", True):
         console.print(f"not to be trusted: {latency['why']}")
+
+
+def show_search(found: dict[str, Any], folder: Path) -> None:
+    """Show what `edgetune tune` found: the best trials, the winner, what decides."""
+    from edgetune.report.schema_tune import read_search
+    from edgetune.report.tune import decides_most, result, run_command, sentences, short, value_of
+
+    typed, console = read_search(found), _console()
+    best = sorted(typed.trials, key=lambda trial: -(trial.top1 or 0.0))[:SHOWN_TRIALS]
+    timed = any(trial.latency_ms is not None for trial in best)
+    rows = [
+        (
+            f"{trial.number}{'*' if typed.winner and trial.number == typed.winner.number else ''}", result(trial),
+            *([f"{trial.latency_ms:.3g}" if trial.latency_ms is not None else "-"] if timed else []),
+            *(value_of(trial.values.get(key)) for key in typed.space),
+        )
+        for trial in best
+    ]  # fmt: skip
+    _show_rows(
+        ("trial", "val", *(["INT8 ms"] if timed else []), *map(short, typed.space)), rows, right=("trial",)
+    )
+    for sentence in [*sentences(typed), *decides_most(typed)]:
+        console.print(sentence)
+    console.print(f"report: {folder / 'tune.html'}", soft_wrap=True)
+    if typed.winner:
+        console.print(f"next: {run_command(typed, folder)}", soft_wrap=True)
 
 
 def show_engines(made: dict[str, Any]) -> None:

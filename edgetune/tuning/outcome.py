@@ -61,7 +61,7 @@ def _trial(trial: FrozenTrial) -> dict[str, Any]:
     attributes = trial.user_attrs
     return {
         "number": trial.number,
-        "state": trial.state.name.lower(),
+        "state": "failed" if studies.reason(trial) else trial.state.name.lower(),
         "values": attributes.get("values", {}),
         "top1": trial.value if trial.state.name == "COMPLETE" else None,
         "curve": [[step, value] for step, value in sorted(trial.intermediate_values.items())],

@@ -25,7 +25,10 @@ CLOSED = {
     "tune": "it is the search itself",
 }
 # Relative ones begin at the recipe's folder, so they change where the recipe is written elsewhere.
-PATHS = ("data.path", "model.weights", "quantize.manifest")
+PATHS = (
+    "data.path", "model.weights", "quantize.manifest", "distill.teacher.path", "distill.teacher.weights",
+    "distill.unlabelled",
+)  # fmt: skip
 NO_PATH = ("default", "none", "")
 
 
@@ -101,9 +104,13 @@ def default_axes(recipe: Recipe) -> dict[str, Axis]:
     }
     distil = getattr(recipe, "distill", None)
     if distil is not None:
-        # Hinton et al. 2015 (arXiv:1503.02531) tried temperatures of 1 to 20; above 8 little changed.
-        found = {"temperature": Span(low=1.0, high=8.0, log=True), "weight": Span(low=0.1, high=1.0)}
-        axes |= {f"distill.{name}": axis for name, axis in found.items() if hasattr(distil, name)}
+        # Hinton et al. 2015 (arXiv:1503.02531) tried temperatures of 1 to 20; beyond 8 little changes.
+        axes |= {
+            "distill.temperature": Span(low=1.0, high=8.0, log=True),
+            "distill.labels": Span(low=0.0, high=0.9),
+        }
+        if getattr(distil, "features", None):
+            axes["distill.feature_weight"] = Span(low=0.1, high=10.0, log=True)
     return axes
 
 
@@ -166,7 +173,11 @@ def write_recipe(draft: Draft, settings: dict[str, Any], head: list[str], path: 
             if not isinstance(here.get(name), CommentedMap):
                 here[name] = CommentedMap()
             here = here[name]
-        here[last] = value
+        if last in here:
+            here[last] = value
+        else:
+            # In front: behind the last key stands what belongs to the next section.
+            here.insert(0, last, value)
     text = io.StringIO()
     editor.dump(content, text)
     lines = [*(f"# {line}" for line in head), text.getvalue()]

@@ -118,23 +118,16 @@ def open_study(folder: Path, about: dict[str, Any], epochs: int) -> optuna.Study
     )
 
 
-def begin_trial(
-    study: optuna.Study, folder: Path, space: Space, most: int, seed: int, limit_ms: float | None
-) -> Ticket | None:
+def begin_trial(study: optuna.Study, folder: Path, space: Space, most: int, seed: int) -> Ticket | None:
     """Take the next trial; None where as many as wanted are done or under way. Within `turn`."""
     reap(study, folder)
     if len([t for t in study.get_trials(deepcopy=False) if counts(t)]) >= most:
         return None
     number = len(study.get_trials(deepcopy=False))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # Seeded by the number of trials, not once: a search that goes on proposes what it would have anyway.
-        study.sampler = optuna.samplers.TPESampler(
-            seed=seed * 100_003 + number, constant_liar=True,
-            constraints_func=None if limit_ms is None else lambda t: (_excess(t, limit_ms),),
-        )  # fmt: skip
-        trial = study.ask()
-        values = {key: _suggest(trial, key, axis, key in space.whole) for key, axis in space.axes.items()}
+    # Seeded by the number of trials, not once: a search that goes on proposes what it would have anyway.
+    study.sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + number, constant_liar=True)
+    trial = study.ask()
+    values = {key: _suggest(trial, key, axis, key in space.whole) for key, axis in space.axes.items()}
     name = str(trial.user_attrs.get("folder", f"{trial.number:04d}"))
     trial.set_user_attr("folder", name)
     trial.set_user_attr("values", values)
@@ -146,7 +139,7 @@ def begin_trial(
     return Ticket(trial, values, place, lock)
 
 
-def run_trial(study: optuna.Study, ticket: Ticket, work: Work) -> FrozenTrial:
+def run_trial(study: optuna.Study, ticket: Ticket, work: Work, limit_ms: float | None = None) -> FrozenTrial:
     """Do a trial's work and tell the study what came of it.
 
     A setting that cannot be trained with is a failed trial. What is no fault of the settings (a full disk) is
@@ -172,6 +165,8 @@ def run_trial(study: optuna.Study, ticket: Ticket, work: Work) -> FrozenTrial:
             trial.report(entry["val_top1"], entry["epoch"])
         for name, figure in outcome.figures.items():
             trial.set_user_attr(name, figure)
+        if limit_ms is not None:
+            trial.set_constraint("latency_ms", outcome.figures["latency_ms"] - limit_ms)
         return study.tell(trial, outcome.value)
     except optuna.TrialPruned:
         return study.tell(trial, state=TrialState.PRUNED)
@@ -179,7 +174,8 @@ def run_trial(study: optuna.Study, ticket: Ticket, work: Work) -> FrozenTrial:
         if isinstance(error.__cause__, OSError):
             raise
         trial.set_user_attr("error", error.message)
-        return study.tell(trial, state=TrialState.FAIL)
+        # As a pruned one, the sampler learns to keep away; a failed one it would not look at.
+        return study.tell(trial, state=TrialState.PRUNED)
     finally:
         os.close(ticket.lock)
 
@@ -210,11 +206,10 @@ def counts(trial: FrozenTrial) -> bool:
 
 def reason(trial: FrozenTrial) -> str:
     """Say why a trial failed for good; empty where it did not."""
-    if trial.state != TrialState.FAIL:
-        return ""
     tries = trial.user_attrs.get("tries", 1)
-    killed = f"its process was killed {tries} times; memory may not do" if tries >= MOST_TRIES else ""
-    return str(trial.user_attrs.get("error", killed))
+    if trial.state == TrialState.FAIL and tries >= MOST_TRIES:
+        return f"its process was killed {tries} times; memory may not do"
+    return str(trial.user_attrs.get("error", ""))
 
 
 def alive(study: optuna.Study) -> int:

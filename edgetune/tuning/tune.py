@@ -89,12 +89,12 @@ def _search(search: Search, study: optuna.Study, trials: int) -> None:
     seed, limit_ms = search.draft.recipe.tune.seed, search.limit_ms
     while True:
         with studies.turn(search.out):
-            ticket = studies.begin_trial(study, search.out, search.space, trials, seed, limit_ms)
+            ticket = studies.begin_trial(study, search.out, search.space, trials, seed)
         if ticket is None:
             return
         began = time.perf_counter()
         search.progress.line(f"trial {ticket.trial.number}: {_said(ticket.values)}")
-        done = studies.run_trial(study, ticket, partial(work, search))
+        done = studies.run_trial(study, ticket, partial(work, search), limit_ms)
         with studies.turn(search.out):
             best = studies.best_of(study, limit_ms)
             _tidy(search.out, study, best)
@@ -106,7 +106,7 @@ def _search(search: Search, study: optuna.Study, trials: int) -> None:
 
 def _conclude(search: Search, study: optuna.Study, command: str) -> dict[str, Any]:
     """Test the winner where nothing is under way any more, write its recipe and the report. Within `turn`."""
-    from edgetune.report.search import publish
+    from edgetune.report.tune import publish
 
     best, running = studies.best_of(study, search.limit_ms), studies.alive(study)
     winner = _winner(search, study, best, over=not running) if best else None
@@ -136,7 +136,7 @@ def _winner(search: Search, study: optuna.Study, best: FrozenTrial, *, over: boo
     ]
     write_recipe(search.draft, changed, head, search.out / BEST)
     return {
-        "number": best.number, "values": values, "changed": {key: [own[key], values[key]] for key in changed},
+        "number": best.number, "values": values, "changed": {key: {"was": own[key]} for key in changed},
         "val": {"images": images, "top1": top1, **interval._asdict()}, "recipe": BEST,
         **(_tested(search, best) if over else {"test": None, "looks": []}),
     }  # fmt: skip
@@ -223,6 +223,5 @@ def _result(trial: FrozenTrial) -> str:
     if trial.state.name == "COMPLETE":
         ms = trial.user_attrs.get("latency_ms")
         return f"{100 * (trial.value or 0.0):.1f}%" + (f", {ms:.3g} ms" if ms else "")
-    if trial.state.name == "PRUNED":
-        return f"stopped after epoch {trial.last_step}, it was behind"
-    return f"failed: {studies.reason(trial)}"
+    why = studies.reason(trial)
+    return f"failed: {why}" if why else f"stopped after epoch {trial.last_step}, it was behind"
