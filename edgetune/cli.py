@@ -15,7 +15,7 @@ from edgetune import __version__
 from edgetune.devices import On, build, bundle, device_app, judged_on_device, verify
 from edgetune.errors import EdgetuneError
 from edgetune.lookup import AsJson, Quiet, lint, models_app, print_json, profiles_app, progress_for
-from edgetune.searches import tune
+from edgetune.searches import compare, tune
 
 app = typer.Typer(
     name="edgetune",
@@ -323,6 +323,7 @@ app.command(rich_help_panel=AWAY)(verify)
 app.add_typer(device_app, name="device", rich_help_panel=AWAY)
 app.command(rich_help_panel=LOOK)(lint)
 app.command(rich_help_panel=ONE_GO)(tune)
+app.command(rich_help_panel=LOOK)(compare)
 
 
 @app.command(rich_help_panel=LOOK)

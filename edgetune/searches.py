@@ -43,3 +43,27 @@ def tune(
         from edgetune.show import show_search
 
         show_search(found, out or Path("runs") / found["name"] / "tune")
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or of checkpoints.", metavar="RUN...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for compare.html.")] = Path(
+        "runs/compare"
+    ),
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Class folders; default: where the runs' images lay.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Does it pay? Learning curves of runs side by side, and what each gains, with intervals over seeds."""
+    from edgetune.steps import compare_runs
+
+    command = shlex.join(["edgetune", *sys.argv[1:]])
+    found = compare_runs(runs, out, data, command, progress_for(quiet))
+    if as_json:
+        print_json(found)
+    else:
+        from edgetune.show import show_comparison
+
+        show_comparison(found, out)

@@ -221,6 +221,21 @@ def show_search(found: dict[str, Any], folder: Path) -> None:
         console.print(f"next: {run_command(typed, folder)}", soft_wrap=True)
 
 
+def show_comparison(found: dict[str, Any], folder: Path) -> None:
+    """Show what `edgetune compare` found."""
+    from edgetune.report.compare import columns, rows, sentences
+    from edgetune.report.schema_compare import read_comparison
+
+    typed, console = read_comparison(found), _console()
+    titles = columns(typed)
+    _show_rows(titles, rows(typed), right=titles[1:5])
+    for sentence in sentences(typed):
+        console.print(sentence)
+    for warning in typed.warnings:
+        console.print(f"note: {warning}")
+    console.print(f"report: {folder / 'compare.html'}", soft_wrap=True)
+
+
 def show_engines(made: dict[str, Any]) -> None:
     """Show the engines that were built, what they are made of, and what went wrong."""
     rows = []

@@ -237,6 +237,8 @@ def _refuse_fractions(key: str, span: Span, document: Document) -> None:
 def _refuse_closed(key: str, document: Document) -> None:
     section, last = key.split(".")[0], key.split(".")[-1]
     why = CLOSED.get(section) or ("the luckiest seed is no better one" if last == "seed" else "")
+    if key.startswith("distill.teacher"):
+        why = "trials learn from the same teacher"
     if why:
         raise ConfigError(
             f"{_place(key, document)}: {key} is not searched: {why}",

@@ -1,6 +1,7 @@
 """One trial: the first stages of a run with some settings changed, judged on the validation split.
 
-A trial works in the study's store and is given no test split at all. It may import everything below the cli
+A trial works in the study's store. Nothing that it does judges by the test split, and what exports and quantizes
+is not given it. It may import everything below the cli
 but steps.
 """
 
@@ -88,12 +89,13 @@ def _make(search: Search, recipe: Recipe, folder: Path, watch: Watch | None = No
     """Make what a trial is judged by, or find it."""
     # One store for all trials: what images were decoded into lies in its folder, beside them.
     keep, name = Store(search.out), folder.relative_to(search.out).as_posix()
-    data, bars = replace(search.data, splits={**search.data.splits, "test": ()}), _Bars(search.progress)
+    data, bars = search.data, _Bars(search.progress)
     checkpoint = pipeline.make_checkpoint(
         keep, recipe, data, search.accelerator, bars, f"{name}/checkpoint", watch
     )
     if recipe.tune.objective != "int8":
         return {"checkpoint": checkpoint}
+    data = replace(data, splits={**data.splits, "test": ()})
     network = pipeline.make_onnx(keep, recipe, checkpoint, search.target.runtime, data, bars, f"{name}/onnx")
     int8 = pipeline.make_int8(
         keep, recipe, network, search.target, data, search.accelerator, bars, f"{name}/int8"
