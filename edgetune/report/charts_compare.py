@@ -65,7 +65,7 @@ def charts(found: Compared) -> dict[str, list[tuple[str, str]]]:
     drawn = [(title, curve_chart(found, looks, name, label, x)) for title, name, label, x in curves]
     ends = [
         ("Test accuracy", end_chart(found, looks)),
-        ("Test accuracy against training images", size_chart(found, looks)),
+        ("Test accuracy against training images", size_chart(found)),
     ]
     return {"curves": [c for c in drawn if c[1]], "ends": [c for c in ends if c[1]]}
 
@@ -134,7 +134,7 @@ def end_chart(found: Compared, looks: dict[str, Look]) -> str:
         return svg(canvas, "ends", f"Test accuracy: {said}. Figures in the table.")
 
 
-def size_chart(found: Compared, looks: dict[str, Look]) -> str:
+def size_chart(found: Compared) -> str:
     """Draw test accuracy against the number of training images, where kinds were trained with several."""
     kinds: dict[str, list[Group]] = {}
     for group in found.groups:

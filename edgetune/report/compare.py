@@ -13,8 +13,6 @@ from edgetune.report.render import write_page
 from edgetune.report.schema_compare import Against, Compared, Group, Tested, read_comparison
 
 SCHEMA_VERSION = 1
-# Below this, what is measured is hardly chance (Fisher's usual one in twenty).
-CHANCE = 0.05
 
 
 def publish(compared: dict[str, Any], folder: Path) -> None:
@@ -69,16 +67,8 @@ def sentences(found: Compared) -> list[str]:
 
 def columns(found: Compared) -> list[str]:
     """Return the titles of the table of all groups."""
-    return [
-        "Training",
-        "Seeds",
-        "Epochs",
-        "Time",
-        "Val top-1",
-        "Test top-1",
-        f"Against {found.reference}",
-        "As good after",
-    ]
+    against = f"Against {found.reference}"
+    return ["Training", "Seeds", "Epochs", "Time", "Val top-1", "Test top-1", against, "As good after"]
 
 
 def rows(found: Compared) -> list[list[str]]:
@@ -103,26 +93,15 @@ def tested(test: Tested | None) -> str:
 
 def gain(against: Against) -> str:
     """Return points above the reference with the interval that there is."""
+    low, high, over = against.low, against.high, "images"
     if against.seeds_low is not None:
-        low, high, over = against.seeds_low, against.seeds_high, "over seeds"
-    else:
-        low, high, over = against.low, against.high, "over images"
-    text = f"{_signed(against.points)} points ({wording.points(low, 1)} to {wording.points(high, 1)} {over}"
+        low, high, over = against.seeds_low, against.seeds_high, "seeds"
+    text = (
+        f"{_signed(against.points)} points ({wording.points(low, 1)} to {wording.points(high, 1)} over {over}"
+    )
     if against.p_value is not None:
         text += f", p {wording.number(against.p_value, 2)}"
     return text + ")"
-
-
-def certain(against: Against) -> bool:
-    """Tell whether a gain or loss is more than chance."""
-    low, high = (
-        (against.seeds_low, against.seeds_high)
-        if against.seeds_low is not None
-        else (against.low, against.high)
-    )
-    if against.p_value is not None:
-        return against.p_value < CHANCE
-    return low is not None and high is not None and (low > 0 or high < 0)
 
 
 def _after(group: Group) -> str:

@@ -42,7 +42,6 @@ class Training(NamedTuple):
     def settings(self) -> dict[str, Any]:
         """Everything the training depends on but its seed and its images."""
         details = self.checkpoint.details
-        told = details["training"]
         # An earlier edgetune did not write the settings down; such a training is like no other.
         known = details.get("settings") or {"digest": self.checkpoint.digest}
         model = {f"model.{key}": value for key, value in details["model"].items()}
@@ -151,10 +150,9 @@ def _label(members: list[Training], groups: list[list[Training]]) -> str:
     alike = [other[0] for other in groups if other[0].kind == one.kind and other is not members]
     if not alike:
         return one.kind
-    settings, parts = one.settings, []
-    for key in settings:
-        if any(other.settings.get(key) != settings[key] for other in alike):
-            parts.append(f"{key.rpartition('.')[2]} {_value(settings[key])}")
+    settings = one.settings
+    unlike = [key for key in settings if any(o.settings.get(key) != settings[key] for o in alike)]
+    parts = [f"{key.rpartition('.')[2]} {_value(settings[key])}" for key in unlike]
     if any(_count(other, "train") != _count(one, "train") for other in alike):
         parts.append(f"{_count(one, 'train')} images")
     elif not parts:
@@ -199,7 +197,8 @@ def _test(found: list[list[bool]]) -> dict[str, Any] | None:
     over = mean_interval(each)
     low, high = over or wilson(sum(found[0]), len(found[0]))
     return {
-        "images": len(found[0]), "each": each.tolist(), "top1": float(each.mean()), "over": "seeds" if over else "images",
+        "images": len(found[0]), "each": each.tolist(), "top1": float(each.mean()),
+        "over": "seeds" if over else "images",
         "low": max(0.0, low), "high": min(1.0, high),
     }  # fmt: skip
 
