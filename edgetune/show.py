@@ -202,10 +202,11 @@ def show_search(found: dict[str, Any], folder: Path) -> None:
 
     typed, console = read_search(found), _console()
     best = sorted(typed.trials, key=lambda trial: -(trial.top1 or 0.0))[:SHOWN_TRIALS]
+    won = typed.winner.number if typed.winner else None
     timed = any(trial.latency_ms is not None for trial in best)
     rows = [
         (
-            f"{trial.number}{'*' if typed.winner and trial.number == typed.winner.number else ''}", result(trial),
+            f"{trial.number}{'*' if trial.number == won else ''}", result(trial, typed.latency_ms),
             *([f"{trial.latency_ms:.3g}" if trial.latency_ms is not None else "-"] if timed else []),
             *(value_of(trial.values.get(key)) for key in typed.space),
         )

@@ -47,22 +47,29 @@ def networks(found: Compared) -> str:
 
 def sentences(found: Compared) -> list[str]:
     """Say what each kind of training gains over the reference, and how early."""
-    lines = []
     reference = next((group for group in found.groups if group.label == found.reference), None)
-    for group in found.groups:
-        if group.against is None or reference is None:
-            continue
-        text = f"{_begin(group.label)}: {gain(group.against)} against {reference.label}"
-        if group.reached:
-            share = wording.percent(found.reference_top1)
-            text += (
-                f"; the {share} that {reference.label} reaches at best on the validation images "
-                f"it has after {wording.count(group.reached.epoch, 'epoch')}, "
-                f"{wording.seconds(group.reached.seconds)} (all of {reference.label}: "
-                f"{wording.count(reference.epochs, 'epoch')}, {wording.seconds(reference.seconds)})"
-            )
-        lines.append(text + ".")
-    return lines
+    return [
+        _sentence(group, reference, found) for group in found.groups if reference and group is not reference
+    ]
+
+
+def _sentence(group: Group, reference: Group, found: Compared) -> str:
+    text = f"“{group.label}” "
+    if group.against and group.against.points is not None:
+        points = group.against.points
+        side = "above" if points >= 0 else "below"
+        text += (
+            f"ends {wording.points(abs(points), 1)} points {side} “{reference.label}” on "
+            f"{wording.count(group.against.images, 'test image')} ({_interval(group.against)}). It "
+        )
+    best = f"the best validation accuracy of “{reference.label}” ({wording.percent(found.reference_top1)})"
+    if group.reached is None:
+        return text + f"never comes to {best}."
+    took = f"{wording.count(reference.epochs, 'epoch')} and {wording.seconds(reference.seconds)}"
+    return text + (
+        f"comes to {best} in {wording.count(group.reached.epoch, 'epoch')} and "
+        f"{wording.seconds(group.reached.seconds)}; all of “{reference.label}” took {took}."
+    )
 
 
 def columns(found: Compared) -> list[str]:
@@ -93,15 +100,16 @@ def tested(test: Tested | None) -> str:
 
 def gain(against: Against) -> str:
     """Return points above the reference with the interval that there is."""
+    return f"{_signed(against.points)} points ({_interval(against)})"
+
+
+def _interval(against: Against) -> str:
+    """Return the interval over seeds, where there is none the one over images."""
     low, high, over = against.low, against.high, "images"
     if against.seeds_low is not None:
         low, high, over = against.seeds_low, against.seeds_high, "seeds"
-    text = (
-        f"{_signed(against.points)} points ({wording.points(low, 1)} to {wording.points(high, 1)} over {over}"
-    )
-    if against.p_value is not None:
-        text += f", p {wording.number(against.p_value, 2)}"
-    return text + ")"
+    text = f"{wording.points(low, 1)} to {wording.points(high, 1)} over {over}"
+    return text if against.p_value is None else f"{text}, p {wording.number(against.p_value, 2)}"
 
 
 def _after(group: Group) -> str:
@@ -112,7 +120,3 @@ def _after(group: Group) -> str:
 
 def _signed(value: float | None) -> str:
     return f"+{wording.points(value, 1)}" if value is not None and value > 0 else wording.points(value, 1)
-
-
-def _begin(text: str) -> str:
-    return text[:1].upper() + text[1:]

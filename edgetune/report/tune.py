@@ -136,10 +136,11 @@ def decides_most(found: Searched) -> list[str]:
     return [f"What decides: {named}."] if rows else []
 
 
-def result(trial: Trial) -> str:
+def result(trial: Trial, limit_ms: float | None) -> str:
     """Say what came of a trial."""
     if trial.state == "complete":
-        return wording.percent(trial.top1)
+        slow = limit_ms is not None and trial.latency_ms is not None and trial.latency_ms > limit_ms
+        return wording.percent(trial.top1) + (", too slow" if slow else "")
     if trial.state == "pruned":
         return f"stopped in epoch {trial.curve[-1][0] if trial.curve else '?'}, {wording.percent(trial.last)}"
     return f"failed: {trial.error}" if trial.state == "failed" else "under way"

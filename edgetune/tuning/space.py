@@ -70,7 +70,10 @@ class Draft(NamedTuple):
         for key, value in settings.items():
             location = tuple(key.split("."))
             values = _with(values, location, value)
-            lines[location] = self.document.line(("tune", "space", key))
+            line = self.document.line(("tune", "space", key))
+            lines[location] = line
+            for depth in range(1, len(location)):
+                lines.setdefault(location[:depth], line)
         return _recipe(Document(self.document.path, values, lines))
 
 
