@@ -172,7 +172,7 @@ def slice_chart(found: Searched, key: str) -> str:
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.xaxis.set_minor_locator(NullLocator())
         _accuracies(axes, [100 * (t.top1 or 0) for t in shown])
-        axes.set_xlabel(key)
+        axes.set_xlabel(middle(key, 50))
         axes.grid(axis="x", visible=False)
         return svg(
             canvas,
@@ -195,9 +195,9 @@ def front_chart(found: Searched) -> str:
         _hollow(axes, [(t.latency_ms or 0, 100 * (t.top1 or 0)) for t in over])
         edge = [trial for number in found.front if (trial := found.trial(number))]
         line = [(t.latency_ms or 0, 100 * (t.top1 or 0)) for t in edge]
-        axes.step(
-            *zip(*line, strict=True), where="post", color=SECOND, linewidth=1.4, alpha=0.7, label="front"
-        )
+        if line:
+            x, y = zip(*line, strict=True)
+            axes.step(x, y, where="post", color=SECOND, linewidth=1.4, alpha=0.7, label="front")
         if limit is not None:
             axes.axvline(
                 limit, color=WRONG, linewidth=1.3, linestyle=(0, (4, 2)), label=f"limit {milliseconds(limit)}"
@@ -216,7 +216,8 @@ def front_chart(found: Searched) -> str:
 
 
 def _dots(axes: Axes, points: Sequence[tuple[float, float]], label: str) -> None:
-    axes.plot(*zip(*points, strict=True), "o", color=SECOND, markersize=5, label=label or "_")
+    if points:
+        axes.plot(*zip(*points, strict=True), "o", color=SECOND, markersize=5, label=label or "_")
 
 
 def _hollow(axes: Axes, points: Sequence[tuple[float, float]]) -> None:

@@ -5,6 +5,7 @@ After a wanted change: GOLDEN=write pytest tests/report, then read the differenc
 
 import json
 import os
+import random
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -78,6 +79,16 @@ def test_what_is_said_of_each_group() -> None:
     assert "4.6 points below “from scratch” on 153 test images (−9.9 to 0.4 over images, p 0.12)" in said[2]
     assert said[2].endswith("It never comes to the best validation accuracy of “from scratch” (71.0%).")
     assert said[3].startswith("“distilled” comes to")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_value_may_be_missing(tmp_path: Path, seed: int) -> None:
+    dice, found = random.Random(seed), a_comparison()
+    for part in [*found["groups"], found]:
+        for key in dice.sample(sorted(set(part) - {"groups"}), dice.randint(0, 3)):
+            part[key] = None
+    publish(found, tmp_path)
+    assert "</html>" in (tmp_path / "compare.html").read_text()
 
 
 @pytest.mark.parametrize("width", [180, 60])
