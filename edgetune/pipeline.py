@@ -14,13 +14,24 @@ from edgetune.data.calibration import load_manifest, load_preset
 from edgetune.data.folders import Dataset, save_dataset, scan
 from edgetune.errors import ConfigError, MissingTool
 from edgetune.machine import cores, cpu_name, has_vnni
-from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime, Target, load_target, merged_gates
+from edgetune.profile import (
+    LEAST_OPSET,
+    STRONG_OPSET,
+    Runtime,
+    Target,
+    check_input,
+    check_int8,
+    load_target,
+    merged_gates,
+)
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import FinetuneSection, Recipe
 from edgetune.store import Store
 
 TRAINING = ("torch", "torchvision", "pillow", "numpy")
 EXPORTING = (*TRAINING, "onnx", "onnxruntime")
+# Images, decoded once for every stage and call that trains in a run's folder; no artifact.
+DECODED = ".decoded"
 RUNNING = ("numpy", "onnx", "onnxruntime", "pillow")
 
 
@@ -72,6 +83,7 @@ def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}", hint="check its permissions") from error
     _check_opset(recipe.export.opset, target)
+    check_input(recipe.export.input, target.runtime)
     check_accelerator(accelerator)
 
 
@@ -128,6 +140,8 @@ def run(
 ) -> Run:
     """Fine-tune, export, quantize, check, time and report; what is unchanged is not made again.
 
+    For a target without INT8 nothing is quantized, and FP32 is what is judged.
+
     Args:
         recipe: what to make.
         target: where it must run.
@@ -152,10 +166,16 @@ def run(
         checkpoint = make_checkpoint(keep, recipe, data, accelerator, progress)
         scratch = make_scratch(keep, recipe, data, accelerator, progress)
         network = make_onnx(keep, recipe, checkpoint, target.runtime, data, progress)
-        int8 = make_int8(keep, recipe, network, target, data, accelerator, progress)
+        int8 = None
+        if target.no_int8:
+            progress.line(f"nothing is quantized: {target.no_int8}; FP16 is what runs there")
+        else:
+            int8 = make_int8(keep, recipe, network, target, data, accelerator, progress)
         measures = make_check(keep, recipe, checkpoint, network, int8, data, progress)
         transfer = make_transfer(keep, checkpoint, scratch, data) if scratch else None
-        latency = make_bench(keep, recipe, target, network, int8, progress) if target.is_host else None
+        latency = (
+            make_bench(keep, recipe, target, network, int8, progress) if target.is_host and int8 else None
+        )
         report = assemble(
             recipe,
             target,
@@ -220,7 +240,7 @@ def make_checkpoint(
     return keep(
         name, finetune, model, data, settings,
         uses=_with_extra(recipe, TRAINING), also={"weights": sha256_of(weights) if weights else ""},
-        accelerator=accelerator, weights=weights, watch=watch, progress=progress,
+        accelerator=accelerator, weights=weights, watch=watch, progress=progress, cache=keep.out / DECODED,
     )  # fmt: skip
 
 
@@ -259,6 +279,7 @@ def make_int8(
     progress: Progress, name: str = "int8",
 ) -> Artifact:  # fmt: skip
     """Quantize, or find the INT8 file of an earlier call."""
+    check_int8(target)
     from edgetune.quant.ladder import Limits
     from edgetune.stages.quantize import quantize
 
@@ -283,10 +304,10 @@ def make_int8(
 
 
 def make_check(
-    keep: Store, recipe: Recipe, checkpoint: Artifact, network: Artifact, int8: Artifact, data: Dataset,
+    keep: Store, recipe: Recipe, checkpoint: Artifact, network: Artifact, int8: Artifact | None, data: Dataset,
     progress: Progress, name: str = "check",
 ) -> Artifact:  # fmt: skip
-    """Compare the three networks on the test split, or find the earlier comparison."""
+    """Compare the networks on the test split, or find the earlier comparison."""
     from edgetune.stages.check import check
 
     return keep(

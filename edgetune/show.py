@@ -191,6 +191,12 @@ def _show_latency(latency: dict[str, Any], console: Console) -> None:
     columns = ("network", "p50 ms", "p90 ms", "p99 ms", "spread", "runs", "memory MB")
     _show_rows(columns, rows, right=columns[1:])
     console.print(f"{latency['engine']}, {latency['threads']} threads, batch {latency['batch']}")
+    for name, model in latency["models"].items():
+        placed = model.get("operators") or {}
+        if len(placed) > 1:
+            console.print(
+                f"{name}: operators by provider: {', '.join(f'{n} {p}' for p, n in placed.items())}"
+            )
     if not latency.get("trusted", True):
         console.print(f"not to be trusted: {latency['why']}")
 

@@ -108,12 +108,12 @@ def quantize_alone(
 
 
 def check_alone(
-    checkpoint: Path, network: Path, int8: Path, data: Path | None, settings: CheckSection, out: Path | None,
-    progress: Progress,
+    checkpoint: Path, network: Path, int8: Path | None, data: Path | None, settings: CheckSection,
+    out: Path | None, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Compare three artifacts on the test split."""
+    """Compare three artifacts on the test split; two where there is no INT8."""
     trained = Artifact.load(checkpoint, "checkpoint")
-    exported, quantized = Artifact.load(network, "onnx"), Artifact.load(int8, "qdq")
+    exported, quantized = Artifact.load(network, "onnx"), Artifact.load(int8, "qdq") if int8 else None
     recipe = _recipe(data).model_copy(update={"check": settings})
     folder = out or checkpoint.parent / "check"
     with Store(folder.parent, progress.line).locked() as keep:
@@ -122,8 +122,8 @@ def check_alone(
     return read_measures(made)
 
 
-def three_of(folders: Sequence[Path]) -> tuple[Path, Path, Path]:
-    """Return checkpoint, network and INT8 of a run, or as they are named.
+def three_of(folders: Sequence[Path]) -> tuple[Path, Path, Path | None]:
+    """Return checkpoint, network and INT8 of a run, or as they are named; None where a run has no INT8.
 
     Raises:
         ConfigError: neither one folder nor three.
@@ -131,7 +131,7 @@ def three_of(folders: Sequence[Path]) -> tuple[Path, Path, Path]:
     """
     if len(folders) == 1:
         roles = roles_of(folders[0])
-        return roles["checkpoint"], roles["onnx"], roles["int8"]
+        return roles["checkpoint"], roles["onnx"], roles.get("int8")
     if len(folders) != 3:
         raise ConfigError(
             f"{len(folders)} folders",
@@ -145,18 +145,20 @@ def roles_of(run: Path) -> dict[str, Path]:
     return {entry["role"]: run / entry["path"] for entry in current_report(run)["artifacts"]}
 
 
-def bench_alone(models: Sequence[Path], preset: str, threads: int, progress: Progress) -> dict[str, Any]:
+def bench_alone(
+    models: Sequence[Path], preset: str, threads: int, provider: str, progress: Progress
+) -> dict[str, Any]:
     """Time any networks on this machine, in turns."""
     from edgetune.stages.bench import bench_models
 
     if len(models) == 1 and (models[0] / "report.json").is_file():
         roles = roles_of(models[0])
-        models = [roles["onnx"], roles["int8"]]
+        models = [roles[role] for role in ("onnx", "int8") if role in roles]
     paths = {_label(path, models): _onnx_file(path) for path in models}
     if len(paths) < len(models):
         raise ConfigError("the same network is named twice")
     settings = section_from("bench", {"preset": preset})
-    return {"latency": bench_models(paths, settings.preset, threads or cores(), progress=progress)}
+    return {"latency": bench_models(paths, settings.preset, threads or cores(), provider, progress=progress)}
 
 
 def compare_runs(

@@ -18,8 +18,9 @@ FLOORS = (
     ("store", "yaml", "machine"),
     ("recipe",),
     ("profile",),
+    ("device",),
     ("data", "models", "engines"),
-    ("latency", "device"),
+    ("latency",),
     ("training", "quant"),
     ("report", "stages"),
     ("pipeline",),
@@ -27,6 +28,7 @@ FLOORS = (
     ("away",),
     ("lookup",),
     ("devices", "searches"),
+    ("single",),
     ("cli",),
     ("__main__",),
 )

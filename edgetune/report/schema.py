@@ -93,6 +93,7 @@ class Epoch(Part):
     val_top1: float | None = None
     learning_rate: float | None = None
     seconds: float | None = None
+    waited_seconds: float | None = None
     images_per_second: float | None = None
 
 
@@ -103,6 +104,7 @@ class Training(Part):
     optimizer: str = ""
     accelerator: str = ""
     seconds: float | None = None
+    decode_seconds: float | None = None
     stopped_early: bool = False
     best_epoch: int | None = None
     val_top1: float | None = None

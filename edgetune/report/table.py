@@ -39,16 +39,15 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
     if typed.gates:
         console.print()
         console.print(_gates(typed, console))
-        for gate in typed.gates:
-            if gate.why:
-                _say(console, Text(f"{gate.title or gate.name}: {gate.why}"))
+        for titles, why in view.whys(typed):
+            _say(console, Text(f"{titles}: {why}"))
     compared = view.comparison(typed)
     if compared:
         console.print()
         console.print(_comparison(compared, console, "FP32", "INT8", "INT8 against FP32"))
     if typed.device:
         console.print()
-        _say(console, Text(f"On the device: {typed.device.worth.sentence}"))
+        _say(console, Text(f"On the device{view_device.where(typed.device)}: {typed.device.worth.sentence}"))
         _say(console, Text(typed.device.diagnosis.sentence))
         console.print()
         there = view_device.brief(typed.device)

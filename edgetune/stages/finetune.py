@@ -31,6 +31,7 @@ from edgetune.training.strategies import STRATEGIES, Layout, peak_rate
 
 DATA_FILE = "data.json"
 RESUME_FOLDER = ".resume"
+CACHE_FOLDER = ".decoded"
 
 
 def finetune(
@@ -45,6 +46,7 @@ def finetune(
     weights: Path | None = None,
     watch: Watch | None = None,
     progress: Progress | None = None,
+    cache: Path | None = None,
 ) -> Artifact:
     """Train a network on the training split and keep the epoch that is best on the validation split.
 
@@ -64,6 +66,8 @@ def finetune(
         weights: the file that `model.weights` names, where that is relative to something else.
         watch: told the history after each epoch; what it raises ends the training.
         progress: who is told how far it is.
+        cache: folder of decoded images, found again by whoever names it; None: `.decoded` in `into`, no part
+            of the artifact.
 
     Returns:
         A `checkpoint` artifact: model.safetensors and data.json.
@@ -89,7 +93,9 @@ def finetune(
         phases = STRATEGIES[settings.strategy](settings, len(layout.groups))
         head = layout.head if any(phase.head_only for phase in phases) else ""
         _check_logits(net, preprocess, len(data.classes), head)
-        feeder = Feeder(net, layout, data, preprocess, settings, target, progress)
+        feeder = Feeder(
+            net, layout, data, preprocess, settings, target, progress, cache or into / CACHE_FOLDER
+        )
         task = Task(
             layout=layout,
             phases=phases,
@@ -109,7 +115,7 @@ def finetune(
         "channels": preprocess.channels,
         "classes": len(data.classes),
         "settings": settings.model_dump(mode="json"),
-        "training": _training(course, task, time.perf_counter() - began),
+        "training": _training(course, task, time.perf_counter() - began, feeder.decode_seconds),
     }
     made = Artifact(kind="checkpoint", classes=data.classes, preprocess=preprocess, details=details)
     return made.write(into)
@@ -221,7 +227,7 @@ def _fingerprint(
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _training(course: Course, task: Task, seconds: float) -> dict[str, Any]:
+def _training(course: Course, task: Task, seconds: float, decode_seconds: float) -> dict[str, Any]:
     """Say how the training went, for the report."""
     best = course.history[course.best_epoch - 1]
     learning = sum(p.numel() for name, p in course.net.named_parameters() if name in course.names)
@@ -231,6 +237,7 @@ def _training(course: Course, task: Task, seconds: float) -> dict[str, Any]:
         "peak_learning_rate": peak_rate(task.settings),
         "accelerator": task.accelerator.name,
         "seconds": round(seconds, 2),
+        "decode_seconds": round(decode_seconds, 2),
         "stopped_early": len(course.history) < task.epochs,
         "best_epoch": course.best_epoch,
         "val_top1": best["val_top1"],

@@ -3,26 +3,23 @@
 It knows no optimizer. It may import errors, artifact, recipe, machine, progress, data and this package.
 """
 
+import time
 from functools import cached_property
+from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from edgetune.artifact import Preprocess
 from edgetune.data.augment import build_augment, build_mix, knobs
+from edgetune.data.cache import Undecoded, decoded
 from edgetune.data.folders import Dataset
-from edgetune.data.images import CACHE_BYTES, ImageCache, center_crop
-from edgetune.machine import cores
 from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection
 from edgetune.training.accelerator import Accelerator
-from edgetune.training.features import Feed, Images, Pixels, compute_features, feature_feed, image_feed
+from edgetune.training.features import Feed, Images, compute_features, feature_feed, image_feed
 from edgetune.training.loop import Feeds
 from edgetune.training.strategies import Layout, Phase
-
-MOST_WORKERS = 8
 
 
 class Feeder:
@@ -30,6 +27,7 @@ class Feeder:
 
     Attributes:
         labels: of the training split [N].
+        decode_seconds: spent on decoding images before they were needed.
     """
 
     def __init__(
@@ -41,7 +39,9 @@ class Feeder:
         settings: FinetuneSection,
         accelerator: Accelerator,
         progress: Progress,
+        cache: Path,
     ) -> None:
+        """Args as of the training; cache: folder of the decoded images."""
         self._net = net
         self._head = layout.head
         self._data = data
@@ -49,11 +49,11 @@ class Feeder:
         self._settings = settings
         self._accelerator = accelerator
         self._progress = progress
+        self._cache = cache
+        self.decode_seconds = 0.0
         chosen = knobs(settings.augment)
         self._augment = build_augment(chosen, preprocess.size_px)
         self._mix = build_mix(chosen, len(data.classes))
-        # A GPU outruns one process that augments; on the CPU more processes would only take its cores.
-        self._workers = min(MOST_WORKERS, cores() - 1) if accelerator.name == "cuda" else 0
         self.labels = _labels(data, "train")
 
     def __call__(self, phase: Phase) -> Feeds:
@@ -73,32 +73,25 @@ class Feeder:
                 augment=self._augment,
                 mix=None if phase.head_only else self._mix,
                 views=self._settings.views if phase.head_only else 0,
-                workers=self._workers,
+                decodes=isinstance(self._train.pixels, Undecoded),
             ),
             self._ordered(self._val),
         )
 
     @cached_property
     def _train(self) -> Images:
-        return Images(self._decode("train", crop=self._augment is None), self.labels, self._preprocess)
+        return self._images("train")
 
     @cached_property
     def _val(self) -> Images:
-        return Images(self._decode("val", crop=True), _labels(self._data, "val"), self._preprocess)
+        return self._images("val")
 
-    def _decode(self, split: str, crop: bool) -> Pixels:
-        """Decode a split: one tensor where images are cropped and fit into memory, else one by one."""
+    def _images(self, split: str) -> Images:
+        began = time.perf_counter()
         samples = self._data.splits[split]
-        cache = ImageCache(self._data.root, self._preprocess)
-        self._progress.begin(f"decode {split}", total=len(samples))
-        try:
-            cache.fill(samples, self._progress)
-        finally:
-            self._progress.end()
-        decoded = _Decoded(cache, self._data, split, self._preprocess.size_px if crop else None)
-        if crop and len(samples) * self._preprocess.channels * self._preprocess.size_px**2 <= CACHE_BYTES:
-            return torch.from_numpy(np.stack([decoded[index] for index in range(len(samples))]))
-        return decoded
+        pixels = decoded(self._cache, split, self._data.root, samples, self._preprocess, self._progress)
+        self.decode_seconds += time.perf_counter() - began
+        return Images(pixels, _labels(self._data, split), self._preprocess)
 
     def _ordered(self, images: Images, augmented: bool = False) -> Feed:
         return image_feed(
@@ -108,7 +101,7 @@ class Feeder:
             seed=self._settings.seed,
             shuffled=False,
             augment=self._augment if augmented else None,
-            workers=self._workers,
+            decodes=isinstance(images.pixels, Undecoded),
         )
 
     def _features(self) -> Feeds | None:
@@ -116,11 +109,13 @@ class Feeder:
         head = self._net.get_submodule(self._head)
         views = self._settings.views if self._augment else 1
         feeds = [self._ordered(self._train, augmented=True)] * views
-        train = compute_features(self._net, head, feeds, self._accelerator, self._progress)
+        train = compute_features(self._net, head, feeds, self._accelerator, self._progress, self._cache)
         if train is None:
             self._progress.line("features are too large to be kept: they are computed anew in each epoch")
             return None
-        val = compute_features(self._net, head, [self._ordered(self._val)], self._accelerator, self._progress)
+        val = compute_features(
+            self._net, head, [self._ordered(self._val)], self._accelerator, self._progress, self._cache
+        )
         if val is None:
             return None
         batch, seed = self._settings.batch, self._settings.seed
@@ -129,19 +124,6 @@ class Feeder:
             feature_feed(val, self._val.labels, batch, self._accelerator, seed=seed, shuffled=False),
             features=True,
         )
-
-
-class _Decoded:
-    """A split's images by number; those beyond the cache's limit are decoded at each call."""
-
-    def __init__(self, cache: ImageCache, data: Dataset, split: str, crop_px: int | None) -> None:
-        self._cache = cache
-        self._samples = data.splits[split]
-        self._crop_px = crop_px
-
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        pixels = self._cache.get(self._samples[index])
-        return pixels if self._crop_px is None else center_crop(pixels, self._crop_px)
 
 
 def _labels(data: Dataset, split: str) -> torch.Tensor:

@@ -8,7 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection
 from edgetune.training.accelerator import Accelerator
 from edgetune.training.evaluate import Score, score
-from edgetune.training.features import Batch, Feed
+from edgetune.training.features import Batch, Feed, Waits
 from edgetune.training.resume import (
     State,
     fill_optimizer,
@@ -171,6 +171,8 @@ def begin(net: nn.Module, task: Task) -> Course:
 def run_epoch(course: Course, task: Task, phase: Phase, feeds: Feeds, progress: Progress) -> None:
     """Train for one epoch, evaluate, and remember whether it was the best."""
     epoch = len(course.history) + 1
+    waits = Waits()
+    feeds = replace(feeds, train=waits.around(feeds.train), val=waits.around(feeds.val))
     began = time.perf_counter()
     progress.begin(f"epoch {epoch}/{task.epochs}", total=feeds.train.images)
     try:
@@ -192,6 +194,7 @@ def run_epoch(course: Course, task: Task, phase: Phase, feeds: Feeds, progress: 
             "val_top1": found.top1,
             "learning_rate": rate,
             "seconds": round(seconds, 3),
+            "waited_seconds": round(waits.seconds, 3),
             "images_per_second": round(feeds.train.images / (learned - began), 1),
         }
     )

@@ -13,8 +13,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from edgetune.profile import load_target
 from edgetune.quant.lint import examine, repair
 from edgetune.quant.lint_fix import FIXES
+from edgetune.quant.lint_view import reader_of
 from edgetune.quant.quantizer import quantize_model
-from edgetune.stages.lint import reader_of
 
 Nets = Callable[..., Any]
 ORIN = "jetson-agx-orin-64gb"

@@ -127,7 +127,7 @@ def _epochs(best: float, count: int, seed: int, *, rate: float = 0.45, phases: b
             "loss": 2.1 * 0.55**epoch + 0.31, "train_top1": min(top1 + 0.01, 1.0),
             "val_loss": 1.9 * 0.57**epoch + 0.34, "val_top1": top1,
             "learning_rate": 0.004 * (1 - epoch / (count + 1)), "seconds": 1.6,
-            "images_per_second": 770.0,
+            "images_per_second": 770.0, "waited_seconds": 0.02,
         })  # fmt: skip
     return rows
 
@@ -245,8 +245,9 @@ def quickstart() -> Report:
         "data": {"root": "/home/kim/.cache/edgetune/digits", "classes": digits,
                  "counts": _counts(digits, 122, 21, 36), "broken": [], "duplicates": [], "warnings": []},
         "training": {"strategy": "full", "optimizer": "adamw", "accelerator": "cpu", "seconds": 17.3,
-                     "stopped_early": False, "best_epoch": 9, "val_top1": pretrained[8]["val_top1"],
-                     "parameters": 408_890, "trained_parameters": 408_890, "epochs": pretrained},
+                     "decode_seconds": 0.4, "stopped_early": False, "best_epoch": 9,
+                     "val_top1": pretrained[8]["val_top1"], "parameters": 408_890,
+                     "trained_parameters": 408_890, "epochs": pretrained},
         "transfer": {"images": 360, "split": "test", "pretrained_top1": 0.9917, "scratch_top1": 0.9583,
                      "points": 3.33, "low": 1.4, "high": 6.0, "epochs_pretrained": pretrained,
                      "epochs_scratch": scratch},
@@ -442,8 +443,20 @@ def on_device() -> Report:
     return with_device(report, device, Gates(latency_p99_ms=5.0, energy_mj=10.0), strict=False)
 
 
+def on_dla() -> Report:
+    """The same from a DLA that takes no Q/DQ, and leaves some layers to the GPU."""
+    report = on_device()
+    device = report["device"]
+    device["found"]["module"] = "NVIDIA Jetson AGX Orin Developer Kit"
+    device |= {"without_qdq": True, "wanted": device["wanted"] | {"dla_core": 0}}
+    device["engines"]["fp16"] |= {"gpu_layers": 2, "gpu_names": ["/pool", "/flatten"], "all_layers": 64}
+    gates = [f"/blocks.{index}/se/Mul" for index in range(1, 9)]
+    device["engines"]["int8"] |= {"gpu_layers": 8, "gpu_names": gates, "all_layers": 64}
+    return report
+
+
 SAMPLES: dict[str, Callable[[], Report]] = {
-    "quickstart": quickstart, "jetson": jetson, "failed": failed, "on-device": on_device
+    "quickstart": quickstart, "jetson": jetson, "failed": failed, "on-device": on_device, "on-dla": on_dla
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def printed(report: dict[str, Any], width: int = 60, *, encoding: str = "utf-8",
         return raw.getvalue().decode(encoding)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "jetson", "failed", "on-device"])
+@pytest.mark.parametrize("name", ["quickstart", "jetson", "failed", "on-device", "on-dla"])
 @pytest.mark.parametrize("width", [60, 100])
 def test_says_what_it_said(samples: Samples, name: str, width: int) -> None:
     text = re.sub(r" +$", "", printed(samples[name](), width), flags=re.MULTILINE)

@@ -113,7 +113,7 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(
     course = train(resumed, make_task(resumed, "cut", epochs=6, **settings), said)
     assert same(straight, resumed)
     assert course.best_epoch == whole.best_epoch
-    timeless = {"seconds", "images_per_second"}
+    timeless = {"seconds", "waited_seconds", "images_per_second"}
     strip = [{k: v for k, v in entry.items() if k not in timeless} for entry in course.history]
     assert strip == [{k: v for k, v in entry.items() if k not in timeless} for entry in whole.history]
     going_on = [line for line in said.lines if line.startswith("going on")]
