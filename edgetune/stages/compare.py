@@ -237,9 +237,10 @@ def _curve(training: Training) -> tuple[list[int], list[float], list[float], lis
     unlabelled = (training.checkpoint.details.get("distillation") or {}).get("unlabelled", 0)
     images = np.arange(1, len(epochs) + 1) * (_count(training, "train") + unlabelled)
     spent = np.cumsum([entry["seconds"] for entry in epochs])
-    # What came before the first epoch (decoding, features of a frozen network) was waited for as well. After a
-    # kill only the last call's share of it is known.
-    before = max(0.0, told.get("seconds", 0.0) - float(spent[-1]))
+    # The features of a frozen network, a teacher's answers: they were waited for as well. Not so decoding, which
+    # an earlier run may have done. After a kill only the last call's share is known.
+    known = told.get("seconds", 0.0) - told.get("decode_seconds", 0.0)
+    before = max(0.0, known - float(spent[-1]))
     return (
         [entry["epoch"] for entry in epochs],
         images.astype(float).tolist(),
