@@ -40,7 +40,8 @@ def made(
         {"epoch": i, "val_top1": share, "val_loss": 1.0, "seconds": 1.0} for i, share in enumerate(shares, 1)
     ]
     told = {
-        "strategy": strategy, "accelerator": accelerator, "seconds": 5.0 + len(epochs), "decode_seconds": 3.0, "epochs": epochs,
+        "strategy": strategy, "accelerator": accelerator, "epochs": epochs,
+        "seconds": 5.0 + len(epochs), "decode_seconds": 3.0,
         "val_top1": max(shares), "trained_parameters": 7,
     }  # fmt: skip
     settings = {"strategy": strategy, "learning_rate": rate, "seed": seed}
