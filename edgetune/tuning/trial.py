@@ -64,7 +64,13 @@ def work(search: Search, values: dict[str, Any], folder: Path, watch: Watch) -> 
     """
     recipe = search.draft.changed(values)
     pipeline.preflight(recipe, search.target, search.accelerator)
-    made = _make(search, recipe, folder, watch)
+
+    def look_on(history: list[dict[str, Any]]) -> None:
+        # Behind or not, after the last epoch there is nothing left to spare.
+        if len(history) < recipe.finetune.epochs:
+            watch(history)
+
+    made = _make(search, recipe, folder, look_on)
     training = made["checkpoint"].details["training"]
     history = training["epochs"]
     figures = {

@@ -5,6 +5,7 @@ everything below the cli but steps.
 """
 
 import json
+import os
 import shutil
 import time
 from functools import partial
@@ -63,6 +64,11 @@ def tune(
         StageError: every trial failed, none keeps to the latency, or the disk is full.
     """
     progress = progress or Silent()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            "edgetune tune is not started by torchrun: its processes share the trials, not a training",
+            hint="start the same command once for each GPU, with CUDA_VISIBLE_DEVICES",
+        )
     draft = Draft.load(path)
     recipe = draft.recipe
     target = load_target(profile or recipe.profile)
@@ -208,10 +214,12 @@ def _nothing(study: optuna.Study, limit_ms: float | None) -> StageError:
 
 def _tidy(out: Path, study: optuna.Study, best: FrozenTrial | None) -> None:
     """Remove what ended trials left behind, the best one's aside: all of it can be made again."""
-    everything = study.get_trials(deepcopy=False)
-    ended = [t for t in everything if t.state.is_finished() and (best is None or t.number != best.number)]
-    kept = {t.user_attrs.get("folder") for t in everything if t not in ended}
-    for name in {t.user_attrs.get("folder") for t in ended} - kept - {None}:
+    ended: set[str | None] = set()
+    kept: set[str | None] = set()
+    for trial in study.get_trials(deepcopy=False):
+        won = best is not None and trial.number == best.number
+        (ended if trial.state.is_finished() and not won else kept).add(trial.user_attrs.get("folder"))
+    for name in ended - kept - {None}:
         shutil.rmtree(out / "trials" / str(name), ignore_errors=True)
 
 

@@ -44,7 +44,8 @@ def arithmetic(values: dict[str, Any], folder: Path, watch: Watch) -> Outcome:
         history.append(
             {"epoch": epoch, "val_top1": max(0.1, top * (1 - 0.5**epoch)), "val_loss": 1.0, "seconds": 2.0}
         )
-        watch(history)
+        if epoch < 6:
+            watch(history)
     return Outcome(history[-1]["val_top1"], history, {"val_loss": 1.0, "epoch": 6, "seconds": 12.0})
 
 

@@ -127,6 +127,15 @@ def test_latency_is_this_machine_s(written: Write, tmp_path: Path) -> None:
         tune(path, 1, tmp_path / "study", profile="jetson-orin-nano-8gb", accelerator="cpu")
 
 
+def test_torchrun_is_not_how_it_is_shared(
+    written: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="not started by torchrun") as caught:
+        tune(written(SMALL, ONE), 1, tmp_path / "study", accelerator="cpu")
+    assert "CUDA_VISIBLE_DEVICES" in caught.value.hint
+
+
 def test_without_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "edgetune.tuning.study")
     monkeypatch.setitem(sys.modules, "optuna", None)
