@@ -26,6 +26,7 @@ from edgetune.lookup import (
     profiles_app,
     progress_for,
 )
+from edgetune.searches import compare, tune
 from edgetune.single import bench, check, distill, export, finetune, quantize
 
 app = typer.Typer(
@@ -189,6 +190,8 @@ app.command(rich_help_panel=AWAY)(build)
 app.command(rich_help_panel=AWAY)(verify)
 app.add_typer(device_app, name="device", rich_help_panel=AWAY)
 app.command(rich_help_panel=LOOK)(lint)
+app.command(rich_help_panel=ONE_GO)(tune)
+app.command(rich_help_panel=LOOK)(compare)
 
 
 @app.command(rich_help_panel=LOOK)

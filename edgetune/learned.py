@@ -4,9 +4,10 @@ One function for each artifact; the pipeline calls them. It may import everythin
 """
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.folders import Dataset, save_dataset
@@ -16,8 +17,10 @@ from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection, Recipe, TeacherSection
 from edgetune.store import Store
 
-# Decoded images, for all trainings of a run.
-DECODED = ".decoded"
+# Decoded images, and what a teacher says of them, for all trainings of a run.
+DECODED, ANSWERS = ".decoded", "answers"
+# Told the history before the first epoch and after each; what it raises ends the training.
+Watch = Callable[[list[dict[str, Any]]], None]
 TRAINING = ("torch", "torchvision", "pillow", "numpy")
 # What a run's own artifacts may teach with.
 TEACHERS = ("checkpoint", "onnx")
@@ -100,9 +103,10 @@ def _refuse_said_twice(teacher: TeacherSection, artifact: Artifact) -> None:
 
 
 def make_checkpoint(
-    keep: Store, recipe: Recipe, data: Dataset, accelerator: str, progress: Progress, name: str = "checkpoint"
-) -> Artifact:
-    """Fine-tune, or find the checkpoint of an earlier call."""
+    keep: Store, recipe: Recipe, data: Dataset, accelerator: str, progress: Progress,
+    name: str = "checkpoint", watch: Watch | None = None,
+) -> Artifact:  # fmt: skip
+    """Fine-tune, or find the checkpoint of an earlier call; `watch` looks on, see `finetune`."""
     from edgetune.stages.finetune import finetune
 
     weights = weights_path(recipe)
@@ -112,7 +116,7 @@ def make_checkpoint(
     return keep(
         name, finetune, model, data, settings,
         uses=_with_extra(recipe, TRAINING), also={"weights": sha256_of(weights) if weights else ""},
-        accelerator=accelerator, weights=weights, progress=progress, cache=keep.out / DECODED,
+        accelerator=accelerator, weights=weights, watch=watch, progress=progress, cache=keep.out / DECODED,
     )  # fmt: skip
 
 
@@ -186,9 +190,9 @@ def make_teacher(
 
 def make_distilled(
     keep: Store, recipe: Recipe, teacher: Artifact, data: Dataset, unlabelled: Dataset | None, accelerator: str,
-    progress: Progress, name: str = "checkpoint",
+    progress: Progress, name: str = "checkpoint", watch: Watch | None = None,
 ) -> Artifact:  # fmt: skip
-    """Distill the student, or find the checkpoint of an earlier call."""
+    """Distill the student, or find the checkpoint of an earlier call; `watch` looks on, see `finetune`."""
     from edgetune.stages.distill import distill
 
     assert recipe.distill is not None
@@ -203,7 +207,8 @@ def make_distilled(
     return keep(
         name, distill, teacher, model, data, settings, distil, unlabelled, uses=_with_extra(recipe, libraries),
         also={"weights": sha256_of(weights) if weights else ""},
-        accelerator=accelerator, weights=weights, progress=progress, cache=keep.out / DECODED,
+        accelerator=accelerator, weights=weights, answers=keep.out / ANSWERS, watch=watch, progress=progress,
+        cache=keep.out / DECODED,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ The same stages and the same store as in a run, so a stage run alone is found ag
 may import everything but the cli.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune import learned, pipeline
-from edgetune.artifact import Artifact, sha256_of
+from edgetune.artifact import ARTIFACT_FILE, Artifact, sha256_of
 from edgetune.data.folders import Dataset, load_dataset, scan
 from edgetune.data.preprocess import Given
 from edgetune.errors import ArtifactError, ConfigError
@@ -186,6 +187,63 @@ def bench_alone(
         raise ConfigError("the same network is named twice")
     settings = section_from("bench", {"preset": preset})
     return {"latency": bench_models(paths, settings.preset, threads or cores(), provider, progress=progress)}
+
+
+def compare_runs(
+    runs: Sequence[Path], out: Path, data: Path | None, command: str, progress: Progress
+) -> dict[str, Any]:
+    """Set the trainings of runs side by side, and write compare.html and compare.json.
+
+    Args:
+        runs: folders of runs, each with one or more checkpoints, or of checkpoints.
+        out: where the page goes, and what each network answers to the test images.
+        data: where the images lie now; default: where they lay.
+        command: what the user typed.
+        progress: told of every network.
+
+    Raises:
+        ConfigError: a run is named twice, classes differ, or images have changed.
+        ArtifactError: no run, or one that is not finished.
+    """
+    from edgetune.report.compare import publish
+    from edgetune.stages.compare import Training, answers, compare
+
+    found = [(name, Artifact.load(path, "checkpoint")) for run in runs for name, path in _checkpoints(run)]
+    paths = [checkpoint.path.resolve() for _, checkpoint in found]
+    twice = next((str(path) for path in paths if paths.count(path) > 1), "")
+    if twice:
+        raise ConfigError(f"{twice}: named twice")
+    trainings, right = [], []
+    with Store(out, progress.line).locked() as keep:
+        for name, checkpoint in found:
+            images = find_data(checkpoint, data, progress)
+            trainings.append(Training(name, checkpoint, images))
+            if images.splits["test"]:
+                place = f"answers/{checkpoint.digest[:16]}"
+                made = keep(place, answers, checkpoint, images, uses=learned.TRAINING)
+                right.append(json.loads(made.file("right.json").read_text(encoding="utf-8")))
+            else:
+                right.append(None)
+        compared = compare(trainings, right) | {"command": command}
+        publish(compared, out)
+    return compared
+
+
+def _checkpoints(run: Path) -> list[tuple[str, Path]]:
+    """Return names and folders of a run's checkpoints, or the folder itself where it is one."""
+    if (run / ARTIFACT_FILE).is_file():
+        return [(str(run), run)]
+    unfinished = sorted(path.name for path in run.glob("*.partial")) if run.is_dir() else []
+    if unfinished:
+        raise ArtifactError(
+            f"{run}: not finished ({', '.join(unfinished)})", hint="the same edgetune run goes on with it"
+        )
+    described = sorted(run.glob(f"*/{ARTIFACT_FILE}")) if run.is_dir() else []
+    kinds = {file.parent: Artifact.load(file.parent).kind for file in described}
+    found = [path for path, kind in kinds.items() if kind == "checkpoint" and path.name != "teacher"]
+    if not found:
+        raise ArtifactError(f"{run}: no run with a checkpoint", hint="edgetune run RECIPE makes one")
+    return [(str(run) if len(found) == 1 else f"{run}/{path.name}", path) for path in found]
 
 
 def current_report(out: Path) -> dict[str, Any]:

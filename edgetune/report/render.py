@@ -104,6 +104,26 @@ def html(report: Report) -> str:
     return template.render(report=report, charts=drawn, worst=worst, recipe=recipe)
 
 
+def write_page(template: str, content: dict[str, Any], file: Path, **given: Any) -> None:
+    """Write a page of its own, `file`.html, and the JSON that it shows, `file`.json.
+
+    Args:
+        template: of `templates/`.
+        content: plain values.
+        file: without an ending.
+        given: what the template shows.
+
+    Raises:
+        StageError: the disk is full, or the folder cannot be written.
+    """
+    page = _environment().get_template(template).render(**given)
+    try:
+        write_atomic(file.with_suffix(".html"), page)
+        write_atomic(file.with_suffix(".json"), _json(_storable(content)))
+    except OSError as error:
+        raise disk_error(error, file.with_suffix(".html")) from error
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(

@@ -32,7 +32,7 @@ from edgetune.training.frame import (
     training_told,
     write_checkpoint,
 )
-from edgetune.training.loop import Task, train
+from edgetune.training.loop import Task, Watch, train
 from edgetune.training.strategies import set_phase
 from edgetune.training.student import Student, seen_by, shared_view
 from edgetune.training.teacher import Teacher, in_order, load_teacher
@@ -57,6 +57,7 @@ def distill(
     weights: Path | None = None,
     answers: Path | None = None,
     cache: Path | None = None,
+    watch: Watch | None = None,
     progress: Progress | None = None,
 ) -> Artifact:
     """Train a network on the training split to answer as a teacher does; otherwise as `finetune`.
@@ -75,6 +76,7 @@ def distill(
         teacher_module: your own network, where the teacher's checkpoint was made of one.
         weights: the file that `model.weights` names, where that is relative to something else.
         answers: the folder where the teacher's answers are kept; by default beside `into`.
+        watch: is told the history before the first epoch and after each; what it raises ends the training.
         cache: the folder where decoded images are kept; by default within `into`.
         progress: who is told how far it is.
 
@@ -121,11 +123,14 @@ def distill(
             accelerator=target,
             folder=into / RESUME_FOLDER,
             fingerprint=mark,
+            watch=watch,
         )
         course = train(student, task, progress)
     training = training_told(course, task, begun.net, time.perf_counter() - began, feeder.decode_seconds)
     parents, told_of = {"teacher": teacher.digest}, _told(taught, distil, lesson, learned)
-    return write_checkpoint(begun, data, into, training, parents, distillation=told_of)
+    return write_checkpoint(
+        begun, data, into, training, parents, distillation=told_of, settings=settings.model_dump(mode="json")
+    )
 
 
 class _Lesson:

@@ -60,6 +60,7 @@ def doctor() -> list[dict[str, Any]]:
         _tensorrt(),
         _trtexec(),
         _timm(),
+        _optuna(),
         _cpu(),
         _memory(),
     ]
@@ -166,6 +167,13 @@ def _timm() -> Finding:
     if version == "absent":
         return Finding("timm", "optional", "not here; no timm:NAME models", "pip install timm")
     return Finding("timm", "ok", version)
+
+
+def _optuna() -> Finding:
+    version = library_versions("optuna")["optuna"]
+    if version == "absent":
+        return Finding("Optuna", "optional", "not here; no edgetune tune", 'pip install "edgetune[tune]"')
+    return Finding("Optuna", "ok", version)
 
 
 def _cpu() -> Finding:

@@ -23,7 +23,7 @@ from edgetune.training.frame import (
     training_told,
     write_checkpoint,
 )
-from edgetune.training.loop import Task, train
+from edgetune.training.loop import Task, Watch, train
 from edgetune.training.losses import objective
 
 
@@ -37,6 +37,7 @@ def finetune(
     module: nn.Module | None = None,
     preprocess: Preprocess | None = None,
     weights: Path | None = None,
+    watch: Watch | None = None,
     progress: Progress | None = None,
     cache: Path | None = None,
 ) -> Artifact:
@@ -56,6 +57,7 @@ def finetune(
             `full` trains all of it, `feature-extractor` its last linear layer, which must make the logits.
         preprocess: how images become the input of `module`.
         weights: the file that `model.weights` names, where that is relative to something else.
+        watch: told the history after each epoch; what it raises ends the training.
         progress: who is told how far it is.
         cache: folder of decoded images, found again by whoever names it; None: `.decoded` in `into`, no part
             of the artifact.
@@ -88,7 +90,8 @@ def finetune(
             accelerator=target,
             folder=into / RESUME_FOLDER,
             fingerprint=fingerprint(begun, data, settings),
+            watch=watch,
         )
         course = train(begun.net, task, progress)
     told = training_told(course, task, begun.net, time.perf_counter() - began, feeder.decode_seconds)
-    return write_checkpoint(begun, data, into, told)
+    return write_checkpoint(begun, data, into, told, settings=settings.model_dump(mode="json"))

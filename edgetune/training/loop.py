@@ -41,6 +41,8 @@ from edgetune.training.strategies import (
 
 # Of logits [N, K] and what they were computed from: a scalar.
 Loss = Callable[[Tensor, Batch], Tensor]
+# Told the history so far, before the first epoch and after each; what it raises ends the training.
+Watch = Callable[[list[dict[str, Any]]], None]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Task:
         accelerator: where it runs.
         folder: for the state that survives a kill.
         fingerprint: of everything that the result depends on; a state with another one is not used.
+        watch: looks on, and may end the training early; the state of the last epoch is then kept.
     """
 
     layout: Layout
@@ -81,6 +84,7 @@ class Task:
     accelerator: Accelerator
     folder: Path
     fingerprint: str
+    watch: Watch | None = None
 
     @property
     def epochs(self) -> int:
@@ -131,6 +135,8 @@ def train(net: nn.Module, task: Task, progress: Progress) -> Course:
     """
     course = begin(net, task)
     restore(course, task, progress)
+    watch = task.watch or (lambda _: None)
+    watch(course.history)
     for phase, first in zip(task.phases, _first_epochs(task.phases), strict=True):
         if course.finished or len(course.history) >= first + phase.epochs - 1:
             continue
@@ -138,6 +144,7 @@ def train(net: nn.Module, task: Task, progress: Progress) -> Course:
         while len(course.history) < first + phase.epochs - 1 and not course.finished:
             run_epoch(course, task, phase, feeds, progress)
             save_state(task.folder, state_of(course), len(course.history), task.fingerprint)
+            watch(course.history)
     net.load_state_dict(course.best, strict=False)
     return course
 
