@@ -129,7 +129,8 @@ def _conclude(search: Search, study: optuna.Study, command: str) -> dict[str, An
 
 def _winner(search: Search, study: optuna.Study, best: FrozenTrial, *, over: bool) -> dict[str, Any]:
     recipe, values = search.draft.recipe, best.user_attrs["values"]
-    own = {key: value_at(recipe, key) for key in values}
+    # What a default stands for, not the 0 or nothing that stands for the default.
+    own = as_it_is(recipe, search.space) or {key: value_at(recipe, key) for key in values}
     changed = {key: value for key, value in values.items() if value != own[key]}
     top1, images = best.value or 0.0, len(search.data.splits["val"])
     interval = wilson(round(top1 * images), images)
