@@ -119,14 +119,17 @@ def default_axes(recipe: Recipe) -> dict[str, Axis]:
 
 def as_it_is(recipe: Recipe, space: Space) -> dict[str, Any] | None:
     """Return the recipe's own values of what is searched; None where one lies outside."""
+    from edgetune.training.distil import TEMPERATURES
     from edgetune.training.strategies import decay, peak_rate
 
     found = {key: value_at(recipe, key) for key in space.axes}
-    # What these two stand for where they are left to edgetune.
+    # What these stand for where they are left to edgetune.
     if not found.get("finetune.learning_rate", 1.0):
         found["finetune.learning_rate"] = peak_rate(recipe.finetune)
     if found.get("finetune.weight_decay", 0.0) is None:
         found["finetune.weight_decay"] = decay(recipe.finetune)
+    if recipe.distill and not found.get("distill.temperature", 1.0):
+        found["distill.temperature"] = TEMPERATURES[recipe.distill.loss]
     return found if all(_inside(found[key], axis) for key, axis in space.axes.items()) else None
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 
-from edgetune import pipeline
+from edgetune import learned, pipeline
 from edgetune.artifact import write_atomic
 from edgetune.data.folders import Dataset
 from edgetune.errors import ConfigError, MissingTool, StageError
@@ -23,6 +23,7 @@ from edgetune.latency.statistics import wilson
 from edgetune.profile import Target, load_target
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import Recipe, Span
+from edgetune.store import Store
 from edgetune.tuning import study as studies
 from edgetune.tuning.outcome import outcome
 from edgetune.tuning.space import Draft, Space, as_it_is, described, space_of, value_at, write_recipe
@@ -80,6 +81,8 @@ def tune(
     mine = as_it_is(recipe, space)
     with studies.turn(out):
         data = pipeline.look(recipe, out, progress)
+        # Before any trial: two processes must not make it at once.
+        learned.make_teacher(Store(out, progress.line), recipe, data, accelerator, progress)
         study = studies.open_study(out, _about(draft, space, target, data), recipe.finetune.epochs)
         if mine is None:
             progress.line("the recipe's own settings lie outside the space: they are no trial")
