@@ -95,7 +95,7 @@ def main() -> None:
         data = subset(args.data, Path(folder) / "images", args.images)
         teacher = ResNet(depth, len(data.classes))
         taught = finetune(
-            CUSTOM, data, FinetuneSection(strategy="full", epochs=2, batch=BATCH, learning_rate=3e-3),
+            CUSTOM, data, FinetuneSection(strategy="full", epochs=10, batch=BATCH, learning_rate=3e-3),
             into=Path(folder) / "teacher", accelerator="cpu", module=teacher, preprocess=CIFAR10,
         )  # fmt: skip
         print("| kept views | epochs | | CPU s | wall s | times as fast (CPU) | could be | top-1, val |")

@@ -74,10 +74,12 @@ def cost_sentence(found: Distillation) -> str:
         more = distilled.seconds - alone.seconds
         word = "more" if more >= 0 else "less"
         each = ""
-        if found.gain and found.gain.points and found.gain.points > 0 and more > 0:
-            each = f", {wording.seconds(more / found.gain.points)} for each point"
+        gain = found.gain
+        # A gain that may be none has no price.
+        if gain and gain.points and gain.low is not None and gain.low > 0 and more > 0:
+            each = f", {wording.seconds(more / gain.points)} for each point"
         parts.append(f"It took {wording.seconds(abs(more))} {word} of training{each}{_asking(found)}")
-        parts[-1] += ", and costs nothing at inference: it is the same network."
+        parts[-1] += ", and it costs nothing at inference: it is the same network."
         if teacher.seconds is not None:
             parts.append(f"The teacher's own training took {wording.seconds(teacher.seconds)}.")
     ratio = _ratio(teacher.operations, distilled.operations) or _ratio(
@@ -95,12 +97,12 @@ def cost_sentence(found: Distillation) -> str:
 
 def _asking(found: Distillation) -> str:
     if found.views == 0:
-        return ", the teacher answering in every step"
+        return " (the teacher answered in every step)"
     if found.asked_earlier:
         return " (the teacher had answered earlier)"
     if found.asking_seconds is None:
         return ""
-    return f", {wording.seconds(found.asking_seconds)} of it for the teacher's answers"
+    return f" (the teacher's answers took {wording.seconds(found.asking_seconds)})"
 
 
 def way_sentence(found: Distillation) -> str:
