@@ -102,6 +102,7 @@ def test_another_range_only_quantizes_again(copy: tuple[Path, Path]) -> None:
     assert done.made == ("int8", "check", "bench")
 
 
+@pytest.mark.slow
 def test_a_changed_image_makes_all_of_it_again(copy: tuple[Path, Path]) -> None:
     images, out = copy
     victim = next((images / "red").iterdir())
@@ -109,6 +110,7 @@ def test_a_changed_image_makes_all_of_it_again(copy: tuple[Path, Path]) -> None:
     assert "checkpoint" in go(recipe(images), out).made
 
 
+@pytest.mark.slow
 def test_a_corrupt_artifact_is_made_again_and_equal(copy: tuple[Path, Path]) -> None:
     images, out = copy
     digest = Artifact.load(out / "onnx").digest
@@ -153,6 +155,7 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(finished: tuple[Path, Reci
     assert not list(out.glob("*.partial"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["jetson-orin-nano-8gb@6.2", "jetson-agx-orin-64gb:MAXN@7.2"])
 def test_a_jetson_is_judged_as_far_as_it_can_be(copy: tuple[Path, Path], target: str) -> None:
     images, out = copy
@@ -289,6 +292,7 @@ def test_a_gpu_where_none_is(class_folders: Path, tmp_path: Path) -> None:
         go(recipe(class_folders), tmp_path / "run", accelerator="tpu")
 
 
+@pytest.mark.slow
 def test_scratch_says_what_transfer_bought(class_folders: Path, tmp_path: Path) -> None:
     made = recipe(
         class_folders, finetune={"strategy": "full", "epochs": 1, "batch": 8, "scratch_baseline": True}

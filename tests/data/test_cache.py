@@ -326,6 +326,7 @@ def test_an_unreadable_image_is_named_and_leaves_nothing_half_done(tmp_path: Pat
     remade(tmp_path / "c", images)
 
 
+@pytest.mark.slow
 def test_processes_wait_for_each_other_and_share_one_file(tmp_path: Path, images: Any) -> None:
     code = """
 import pickle, sys

@@ -140,6 +140,7 @@ def test_the_lines_in_the_text_are_what_trtexec_takes(
     assert all(query["h2dMs"] > 0 for query in times), "copies are timed as well"
 
 
+@pytest.mark.slow
 def test_the_program_works_there_with_a_newer_python(
     packed: Callable[..., Path], on_device: Run, quick: Callable[[Path], None]
 ) -> None:

@@ -139,6 +139,7 @@ def test_difference_of_means() -> None:
     assert mean_difference(np.array([0.9, 0.9]), np.array([0.7, 0.7])) == pytest.approx((0.2, 0.2))
 
 
+@pytest.mark.slow
 def test_bootstrap_sees_that_neighbouring_rounds_resemble_each_other() -> None:
     noise, covers, single = np.random.default_rng(5), [], []
     for trial in range(120):

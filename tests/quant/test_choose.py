@@ -93,6 +93,7 @@ def test_auto_clips_outliers_that_no_layer_looks_at_and_keeps_those_that_count(n
     assert counted.ranges["x"][1] == 400
 
 
+@pytest.mark.slow
 def test_picks_are_at_least_as_true_to_each_layer_as_any_one_estimator(net: Nets) -> None:
     graph, inputs = branched(net)
     plan = placement.place(graph)
@@ -165,6 +166,7 @@ def test_zeros_and_constants_are_no_obstacle_and_are_told(net: Nets) -> None:
         assert any("one and the same value" in text and "zeros_out" in text for text in found.warnings)
 
 
+@pytest.mark.slow
 def test_twice_gives_the_same(net: Nets) -> None:
     once, again = (found_for(*branched(net), "auto")[1] for _ in range(2))
     assert once.ranges == again.ranges
@@ -204,6 +206,7 @@ def test_too_few_images_are_told(net: Nets) -> None:
     assert any("one image" in text for text in single.warnings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rendering", ["weak", "cpu"])
 def test_auto_is_no_worse_at_the_outputs_than_one_estimator_for_all(
     net: Nets, kit: Any, rendering: str, monkeypatch: pytest.MonkeyPatch

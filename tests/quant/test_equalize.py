@@ -178,6 +178,7 @@ def test_weights_that_two_nodes_share_part(net: Nets) -> None:
     st.integers(0, 2**32 - 1),
     st.booleans(),
 )
+@pytest.mark.slow
 def test_any_network_computes_the_same(net: Nets, kinds: list[str], seed: int, several: bool) -> None:
     n = net()
     made_here = [uneven(n, "x", seed=seed)]

@@ -419,6 +419,7 @@ def build(n: Any, steps: list[str]) -> str:
     return n.conv(t)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(STEPS), min_size=1, max_size=5), st.sampled_from(["weak", "strong"]))
 def test_nothing_is_wrong_with_what_the_quantizer_writes(net: Nets, steps: list[str], typing: str) -> None:

@@ -137,6 +137,7 @@ def pairs(model: ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type in PAIRS]
 
 
+@pytest.mark.slow
 @RELAXED
 @given(st.lists(st.sampled_from(STEPS), max_size=6), st.booleans(), st.sampled_from([1, 3, "N"]))
 @pytest.mark.parametrize("how", HOWS)
@@ -163,6 +164,7 @@ def test_names_shapes_and_types_stay(
         assert np.isfinite(b).all()
 
 
+@pytest.mark.slow
 @RELAXED
 @given(st.lists(st.sampled_from(STEPS), max_size=6), st.booleans())
 @pytest.mark.parametrize("how", ["weak", "strong"])
@@ -223,6 +225,7 @@ def rounded_weights(graph: Graph) -> ModelProto:
     return made
 
 
+@pytest.mark.slow
 @RELAXED
 @given(st.lists(st.sampled_from(STEPS), max_size=6), st.booleans())
 def test_any_network_without_qdq(net: Nets, kit: SimpleNamespace, kinds: list[str], head: bool) -> None:
@@ -240,6 +243,7 @@ def test_any_network_without_qdq(net: Nets, kit: SimpleNamespace, kinds: list[st
     kit.check_scales(made, scales, paired)
 
 
+@pytest.mark.slow
 @RELAXED
 @given(st.lists(st.sampled_from(STEPS), max_size=6), st.booleans())
 def test_fp16_is_everywhere_but_where_it_must_not_be(

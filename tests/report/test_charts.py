@@ -55,6 +55,7 @@ def test_every_stand_in_becomes_a_variable(any_report: dict[str, Any]) -> None:
         assert "var(--second)" in chart
 
 
+@pytest.mark.slow
 def test_someone_s_own_settings_have_no_say(samples: Any) -> None:
     before = drawn(samples["quickstart"]())
     with mpl.rc_context(
@@ -100,6 +101,7 @@ def test_slow_runs_do_not_squeeze_the_chart_and_are_counted(samples: Any) -> Non
     assert max(float(tick) for tick in ticks if re.fullmatch(r"[\d.]+", tick)) < 1
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_may_be_missing(spoiled: st.SearchStrategy[dict[str, Any]], data: st.DataObject) -> None:

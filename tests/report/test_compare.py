@@ -39,6 +39,7 @@ def test_the_page_is_whole_and_asks_for_nothing(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "compare.json").read_text())["groups"] == found["groups"]
 
 
+@pytest.mark.slow
 def test_only_several_seeds_are_shaded() -> None:
     found = a_comparison()
     shaded = charts_compare.charts(read_comparison(found))["curves"][0][1].count("opacity: 0.16")
@@ -81,6 +82,7 @@ def test_what_is_said_of_each_group() -> None:
     assert said[3].startswith("“distilled” comes to")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_any_value_may_be_missing(tmp_path: Path, seed: int) -> None:
     dice, found = random.Random(seed), a_comparison()

@@ -219,6 +219,7 @@ def test_hostile_names_are_only_text(samples: Samples) -> None:
         assert character not in text
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.text(max_size=40), min_size=3, max_size=3))
 def test_any_names_are_only_text(samples: Samples, quick: None, names: list[str]) -> None:
@@ -252,6 +253,7 @@ def test_missing_stages_are_said_to_be_missing(samples: Samples) -> None:
     assert Page(draw({})).tags["section"] >= 4
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_may_be_missing(
@@ -266,6 +268,7 @@ def test_any_value_may_be_missing(
     print_summary(report, Console(width=60, quiet=True))
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_stay_small_and_readable(samples: Samples) -> None:
     names = [f"n{index:08d} a class of many" for index in range(1000)]
     report = samples["quickstart"]()
@@ -319,6 +322,7 @@ def test_layers_for_a_device_are_planned(samples: Samples) -> None:
     assert "Runs in" in Page(draw(samples["quickstart"]())).texts
 
 
+@pytest.mark.slow
 def test_write_report_leaves_three_whole_files(any_report: Report, tmp_path: Path) -> None:
     any_report["parity"]["int8_vs_fp32"]["sqnr_db"] = math.inf
     any_report["extra"] = {"z": (1, 2), "a": math.nan, "path": "undecodable \udcff"}

@@ -47,6 +47,7 @@ def test_the_page_is_whole_and_asks_for_nothing(tmp_path: Path) -> None:
     assert set(re.findall(r'(?:url\(|href=")#([^")]+)', text)) <= set(ids)
 
 
+@pytest.mark.slow
 def test_charts_are_svg_with_a_label() -> None:
     typed = read_search(a_search())
     drawn = charts_tune.search_charts(typed) + charts_tune.setting_charts(typed, 3)
@@ -90,6 +91,7 @@ def test_a_search_where_all_failed_has_a_page(tmp_path: Path) -> None:
     assert "the loss is no finite number" in page(found, tmp_path)
 
 
+@pytest.mark.slow
 def test_names_are_only_text(tmp_path: Path) -> None:
     found = a_search()
     found["name"] = "<b>bold</b>\u202e"

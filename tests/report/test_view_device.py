@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -163,6 +164,7 @@ def test_a_bundle_alone_has_a_page_of_its_own(samples: Samples) -> None:
     assert "Training" not in text
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(deadline=None, max_examples=10)
 def test_holes_are_left_out_and_never_a_crash(samples: Samples, data: st.DataObject) -> None:

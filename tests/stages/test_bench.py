@@ -118,6 +118,7 @@ def test_presets_of_the_recipe_are_those_of_the_protocol() -> None:
     assert set(PRESETS) == {"quick", "standard"}
 
 
+@pytest.mark.slow
 def test_peak_memory_is_the_child_s_own(tmp_path: Path) -> None:
     ballast = np.ones(600 * 2**20 // 8)
     peak = memory.peak_memory_bytes(network(tmp_path / "m.onnx"), 1)
@@ -131,6 +132,7 @@ def test_memory_is_in_megabytes_of_a_million(tmp_path: Path, monkeypatch: pytest
     assert found["models"]["m"]["peak_memory_mb"] == 85.5
 
 
+@pytest.mark.slow
 def test_a_larger_network_has_a_larger_peak(tmp_path: Path) -> None:
     small, large = (
         memory.peak_memory_bytes(network(tmp_path / f"{size}.onnx", size), 1) for size in (8, 2**20)

@@ -151,6 +151,7 @@ def test_a_checkpoint_is_whole_and_says_how_it_was_made(data: Dataset, tmp_path:
     assert load_dataset(made.file("data.json"), data.root).digest == data.digest
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_checkpoint(data: Dataset, tmp_path: Path) -> None:
     torch.manual_seed(1)
     first = train(data, tmp_path / "first")
@@ -193,6 +194,7 @@ def test_features_of_augmented_views(data: Dataset, tmp_path: Path, preset: str)
     ("name", "strategy"),
     [("custom", "feature-extractor"), (SMALL.name, "feature-extractor"), (SMALL.name, "gradual")],
 )
+@pytest.mark.slow
 def test_features_too_large_to_keep_change_nothing(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, strategy: str, name: str
 ) -> None:

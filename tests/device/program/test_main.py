@@ -91,6 +91,7 @@ def test_it_builds_compares_and_times(bundled: Bundled, on_device: Run, quick: Q
     assert not [file.name for file in (folder / "results").iterdir() if "partial" in file.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [pytest.param("8.5.2", marks=pytest.mark.slow), "10.3.0"])
 def test_a_dla_gets_its_engines(bundled: Bundled, on_device: Run, quick: Quick, version: str) -> None:
     folder = bundled("jetson-agx-orin-64gb@" + {"8.5.2": "5.1", "10.3.0": "6.2"}[version], dla_core=0)
@@ -118,6 +119,7 @@ def test_a_dla_bundle_without_its_scales_is_refused(bundled: Bundled, on_device:
     assert "int8.scales.json: not the file that was bundled" in done.stderr
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(bundled: Bundled, on_device: Run, quick: Quick) -> None:
     folder = bundled()
     quick(folder)
