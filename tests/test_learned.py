@@ -228,6 +228,7 @@ finetune: {{strategy: full, epochs: 1, batch: 8}}
     assert Artifact.load(out, "checkpoint").parents == {"teacher": taught.digest}
 
 
+@pytest.mark.slow
 def test_a_teacher_by_weights_or_from_another_run(
     class_folders: Path, tmp_path: Path, trained: Callable[[int], Path]
 ) -> None:

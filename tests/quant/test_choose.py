@@ -55,6 +55,7 @@ def outlying(net: Nets, weight: float) -> tuple[Graph, np.ndarray]:
     return graph, inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", [SIGNED, UNSIGNED])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_quantized_tensor_has_a_range_and_a_group_has_one(net: Nets, method: str, grid: Grid) -> None:
@@ -173,6 +174,7 @@ def test_twice_gives_the_same(net: Nets) -> None:
     assert once.estimators == again.estimators
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_how_ranges_settle_is_recorded_at_doubling_counts(net: Nets, method: str) -> None:
     _, found = found_for(*branched(net), method)

@@ -37,6 +37,7 @@ def test_tensorrt_rounds_weights_to_the_same_integers(net: Nets, kit: SimpleName
     assert seen == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["plain", "auto"])
 def test_rounded_by_its_scales_it_gives_what_qdq_gives(net: Nets, kit: SimpleNamespace, method: str) -> None:
     n = net(size=16)

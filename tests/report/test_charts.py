@@ -30,6 +30,7 @@ def drawn(report: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_charts_are_svg_with_text_and_a_label(any_report: dict[str, Any]) -> None:
     for name, chart in drawn(any_report).items():
         root = ElementTree.fromstring(chart)
@@ -43,12 +44,14 @@ def test_charts_are_svg_with_text_and_a_label(any_report: dict[str, Any]) -> Non
         assert "matplotlib" not in chart
 
 
+@pytest.mark.slow
 def test_charts_share_no_id(any_report: dict[str, Any]) -> None:
     every = [i for chart in drawn(any_report).values() for i in re.findall(r' id="([^"]+)"', chart)]
     assert len(every) > 10
     assert len(every) == len(set(every))
 
 
+@pytest.mark.slow
 def test_every_stand_in_becomes_a_variable(any_report: dict[str, Any]) -> None:
     for chart in drawn(any_report).values():
         assert "#0100" not in chart
@@ -92,6 +95,7 @@ def test_class_names_are_text_and_shortened_in_the_middle() -> None:
     assert "<i>" not in chart
 
 
+@pytest.mark.slow
 def test_slow_runs_do_not_squeeze_the_chart_and_are_counted(samples: Any) -> None:
     report = samples["quickstart"]()
     report["latency"]["models"]["fp32"]["samples_ms"][0] = 8000.0

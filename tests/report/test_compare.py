@@ -60,6 +60,7 @@ def test_charts_are_svg_with_a_label_and_colours_of_their_own() -> None:
         assert {"var(--first)", "var(--second)", "var(--wrong)", "var(--fifth)"} <= colours
 
 
+@pytest.mark.slow
 def test_without_test_images_and_with_one_size_there_are_curves_alone() -> None:
     found = a_comparison()
     for group in found["groups"]:

@@ -200,10 +200,12 @@ def test_key_figures_are_shown(samples: Samples) -> None:
         assert words in shown
 
 
+@pytest.mark.slow
 def test_the_same_report_is_the_same_page(any_report: Report) -> None:
     assert html(read_report(any_report)) == draw(any_report)
 
 
+@pytest.mark.slow
 def test_hostile_names_are_only_text(samples: Samples) -> None:
     text = html(read_report(with_classes(samples, HOSTILE)))
     page = Page(text)
@@ -292,6 +294,7 @@ def test_a_thousand_classes_stay_small_and_readable(samples: Samples) -> None:
     assert any("the 20 of 1,000 classes" in words for words in page.texts)
 
 
+@pytest.mark.slow
 def test_the_page_counts_flips_that_it_does_not_list(samples: Samples) -> None:
     report = samples["failed"]()
     near = report["parity"]["int8_vs_fp32"]
@@ -354,6 +357,7 @@ def test_json_keeps_every_value(value: Any) -> None:
     assert json.loads(_json(_storable({"value": value}))) == {"value": value}
 
 
+@pytest.mark.slow
 def test_no_folder_is_a_stage_error(any_report: Report, tmp_path: Path) -> None:
     with pytest.raises(StageError, match="gone"):
         write_report(any_report, tmp_path / "gone")

@@ -105,6 +105,7 @@ def test_names_are_only_text(tmp_path: Path) -> None:
     assert "\u202e" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_any_value_may_be_missing(tmp_path: Path, seed: int) -> None:
     dice, found = random.Random(seed), a_search(trials=6)
