@@ -17,7 +17,7 @@ from typing import Any
 from machine import heading
 
 import edgetune
-from edgetune import pipeline
+from edgetune import learned, pipeline
 from edgetune.progress import Silent
 from edgetune.store import Store
 
@@ -55,7 +55,7 @@ def main() -> None:
         out = Path(folder)
         keep = Store(out)
         data = timed("scan", lambda: pipeline.look(recipe, out, quiet))
-        trained = timed("finetune", lambda: pipeline.make_checkpoint(keep, recipe, data, "auto", quiet))
+        trained = timed("finetune", lambda: learned.make_checkpoint(keep, recipe, data, "auto", quiet))
         exported = timed(
             "export", lambda: pipeline.make_onnx(keep, recipe, trained, target.runtime, data, quiet)
         )

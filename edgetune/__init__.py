@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgetune.recipe import Recipe, load_recipe, recipe_from
     from edgetune.stages.bench import bench
     from edgetune.stages.check import check
+    from edgetune.stages.distill import distill
     from edgetune.stages.export import export
     from edgetune.stages.finetune import finetune
     from edgetune.stages.init import init
@@ -40,6 +41,7 @@ __all__ = [
     "Target",
     "bench",
     "check",
+    "distill",
     "export",
     "finetune",
     "init",
@@ -56,7 +58,7 @@ __all__ = [
     "scan",
 ]
 
-_STAGES = ("bench", "check", "export", "finetune", "init", "lint", "predict", "quantize")
+_STAGES = ("bench", "check", "distill", "export", "finetune", "init", "lint", "predict", "quantize")
 _HOME = {
     **dict.fromkeys(("Artifact", "Preprocess"), "artifact"),
     **dict.fromkeys(("Dataset", "scan"), "data.folders"),

@@ -22,6 +22,8 @@ ARTIFACT_FILE = "artifact.json"
 KEY_FILE = "key"
 # Where an artifact's data lay and when its files changed: kept and verified, but no part of its content.
 PROVENANCE_FILES = ("data.json",)
+# A distribution whose files another one brings as well.
+_INSTEAD = {"onnxruntime": "onnxruntime-gpu"}
 
 
 class Preprocess(BaseModel):
@@ -212,7 +214,7 @@ def library_versions(*names: str) -> dict[str, str]:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "absent"
+            found[name] = library_versions(_INSTEAD[name])[_INSTEAD[name]] if name in _INSTEAD else "absent"
     return found
 
 

@@ -20,21 +20,28 @@ SAMPLES = 500
 
 
 def bundle_run(
-    run: Path, out: Path | None, data: Path | None, samples: int, progress: Progress
+    run: Path,
+    out: Path | None,
+    data: Path | None,
+    samples: int,
+    progress: Progress,
+    dla_core: int | None = None,
 ) -> dict[str, Any]:
-    """Pack a finished run for the device that it was made for.
+    """Pack a finished run for the device that it was made for, its GPU or one of its DLAs.
 
     Raises:
-        ConfigError: it was made for this machine itself.
+        ConfigError: it was made for this machine itself, or the device has no such DLA.
         ArtifactError: there is no finished run.
     """
     from edgetune.stages.bundle import bundle
 
     report, roles = current_report(run), roles_of(run)
-    network, int8 = Artifact.load(roles["onnx"], "onnx"), Artifact.load(roles["int8"], "qdq")
+    network = Artifact.load(roles["onnx"], "onnx")
+    int8 = Artifact.load(roles["int8"], "qdq") if "int8" in roles else None
     return bundle(
         network, int8, find_data(network, data, progress), load_target(report["profile"]["label"]),
-        name=report["name"], samples=samples, into=out or run / "bundle", progress=progress,
+        name=report["name"], samples=samples, into=out or run / "bundle", dla_core=dla_core,
+        progress=progress,
     )  # fmt: skip
 
 
@@ -148,8 +155,8 @@ def probe_device(url: str) -> dict[str, Any]:
     """
     import tempfile
 
+    from edgetune.device.packing import write_program
     from edgetune.device.remote import probe
-    from edgetune.stages.bundle import write_program
 
     with tempfile.TemporaryDirectory() as scratch:
         program = Path(scratch) / "edgetune.pyz"

@@ -3,7 +3,6 @@
 Everything heavy is imported inside the verbs, so that --help answers at once.
 """
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,8 @@ Bundle = Annotated[Path, typer.Argument(help="The folder that edgetune bundle wr
 Url = Annotated[
     str,
     typer.Argument(
-        help="ssh://USER@HOST:PORT/FOLDER; the folder is the bundle's there, by default ~/edgetune/BUNDLE.",
+        help="ssh://USER@HOST:PORT/FOLDER; the folder is the bundle's there, by default ~/edgetune/BUNDLE, "
+        "of a run ~/edgetune/RUN-bundle.",
         metavar="URL",
     ),
 ]
@@ -34,20 +34,28 @@ def bundle(
         Path | None, typer.Option("--data", help="Class folders; default: where the run's images lay.")
     ] = None,
     samples: Annotated[int, typer.Option(min=0, help="Test images to verify on, at most; 0: all.")] = 500,
+    dla: Annotated[
+        int | None,
+        typer.Option(
+            "--dla", min=0, help="Build for this DLA core; the GPU runs what it cannot.", metavar="CORE"
+        ),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Pack what a device needs to build, verify and time engines: a folder, and the same as .tar.gz."""
     from edgetune.away import bundle_run
 
-    made = bundle_run(run_folder, out, data, samples, progress_for(quiet))
+    made = bundle_run(run_folder, out, data, samples, progress_for(quiet), dla)
     if as_json:
         print_json(made)
         return
-    engines = " and ".join(made["engines"])
+    engines = " and ".join(made["engines"]) + ("" if dla is None else f" on DLA {dla}")
     typer.echo(f"{made['folder']}: {engines}, {made['samples']} samples, {made['bytes'] / 1e6:.1f} MB")
     typer.echo(f"{made['archive']}: the same in one file")
-    typer.echo(f"next, on the device: python3 {shlex.quote(Path(made['folder']).name + '/edgetune.pyz')}")
+    if made["no_int8"]:
+        typer.echo(f"FP16 alone: {made['no_int8']}")
+    typer.echo(f"next, on the device: {made['start']}")
 
 
 def build(
@@ -69,12 +77,27 @@ def build(
         raise typer.Exit(6)
 
 
-def judged_on_device(folders: list[Path], url: str, only: str, as_json: bool, quiet: bool) -> None:
+def judged_on_device(
+    folders: list[Path], url: str, only: str, as_json: bool, quiet: bool, here: dict[str, Any]
+) -> None:
     """Do one step with a run's engines on a device, and show what is known of them there.
+
+    Args:
+        folders: one, of a run.
+        url: the device.
+        only: the step.
+        as_json: print JSON.
+        quiet: say nothing meanwhile.
+        here: options that say how it is done on this machine; those that are set would not count.
 
     Raises:
         typer.Exit: with 7, a gate failed.
+        typer.BadParameter: an option that does not count on a device.
     """
+    for option in (name for name, value in here.items() if value):
+        raise typer.BadParameter(
+            "is for this machine; on a device the bundle says how", param_hint=f"--{option} with --on"
+        )
     from edgetune.away import one_run, run_on_device
 
     judged, page = run_on_device(one_run(folders), url, strict=False, progress=progress_for(quiet), only=only)
@@ -158,6 +181,28 @@ def device_run(
     _show_results(run(bundle, url, arguments, progress_for(quiet)), as_json)
 
 
+@device_app.command("stop")
+def device_stop(
+    url: Url,
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(help="The bundle at work; default: whichever is there.", metavar="BUNDLE"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop a run on a device, which puts clocks back first; running it again goes on from there."""
+    from edgetune.device.remote import stop
+
+    found = stop(url, bundle)
+    if as_json:
+        print_json(found)
+        return
+    for folder in found["stopped"]:
+        typer.echo(f"{folder}: stopped; edgetune device run goes on from there")
+    if not found["stopped"]:
+        typer.echo(f"{found['folder']}: nothing is at work there")
+
+
 @device_app.command("pull")
 def device_pull(
     bundle: Bundle,
@@ -165,11 +210,12 @@ def device_pull(
         str, typer.Argument(help="Where it was run: URL as above, or a folder copied from there.")
     ],
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Bring a bundle's results back into it."""
     from edgetune.device.remote import pull
 
-    _show_results(pull(bundle, source), as_json)
+    _show_results(pull(bundle, source, progress_for(quiet)), as_json)
 
 
 def _show_results(results: dict[str, Any], as_json: bool) -> None:

@@ -11,6 +11,11 @@ import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+ProfileName = Annotated[
+    str, typer.Option("--profile", help=r"NAME\[:MODE]\[@JETPACK]; see edgetune profiles list.")
+]
+ArtifactFolder = Annotated[Path, typer.Argument(help="A folder that a stage made.")]
 
 profiles_app = typer.Typer(no_args_is_help=True, help="Hardware profiles: where a network must run.")
 models_app = typer.Typer(no_args_is_help=True, help="Networks to start from.")
@@ -26,6 +31,17 @@ def progress_for(quiet: bool) -> Any:
     from edgetune.progress import Silent, Terminal
 
     return Silent() if quiet else Terminal()
+
+
+def show_made(artifact: Any, as_json: bool) -> None:
+    """Print what a stage made."""
+    if as_json:
+        where = artifact.path / artifact.details.get("file", "")
+        print_json(artifact.model_dump(mode="json") | {"path": str(where), "digest": artifact.digest})
+    else:
+        from edgetune.show import show_artifact
+
+        show_artifact(artifact)
 
 
 @profiles_app.command("list")

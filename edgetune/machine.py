@@ -16,6 +16,10 @@ import psutil
 
 from edgetune.artifact import library_versions
 
+# Both packages of ONNX Runtime install the same files: with both, the last one installed counts, and removing
+# one breaks the other.
+RUNTIMES = ("onnxruntime", "onnxruntime-gpu")
+RUNTIME_FOR_GPU = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'onnxruntime-gpu[cuda,cudnn]'"
 LIBRARIES = ("torch", "torchvision", "onnx", "onnxruntime", "numpy", "pillow", "tensorrt", "timm")
 
 # What multiplies int8 at full speed without an intermediate sum that saturates: VNNI on x86-64

@@ -3,7 +3,6 @@
 It knows the order of the stages and nothing of how they work. It may import everything but the cli.
 """
 
-import importlib.util
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,34 @@ from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.calibration import load_manifest, load_preset
 from edgetune.data.folders import Dataset, save_dataset, scan
 from edgetune.errors import ConfigError, MissingTool
+from edgetune.learned import (
+    TRAINING,
+    check_teacher,
+    look_at_unlabelled,
+    make_alone,
+    make_checkpoint,
+    make_distillation,
+    make_distilled,
+    make_scratch,
+    make_teacher,
+    make_transfer,
+    weights_path,
+)
 from edgetune.machine import cores, cpu_name, has_vnni
-from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime, Target, load_target, merged_gates
+from edgetune.profile import (
+    LEAST_OPSET,
+    STRONG_OPSET,
+    Runtime,
+    Target,
+    check_input,
+    check_int8,
+    load_target,
+    merged_gates,
+)
 from edgetune.progress import Progress, Silent
-from edgetune.recipe import FinetuneSection, Recipe
+from edgetune.recipe import Recipe
 from edgetune.store import Store
 
-TRAINING = ("torch", "torchvision", "pillow", "numpy")
 EXPORTING = (*TRAINING, "onnx", "onnxruntime")
 RUNNING = ("numpy", "onnx", "onnxruntime", "pillow")
 
@@ -68,9 +88,11 @@ def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None
             raise ConfigError(f"quantize.manifest: no file {manifest}")
         if not recipe.resolve(recipe.data.path).is_dir():
             raise ConfigError(f"data.path: no folder {recipe.resolve(recipe.data.path)}")
+        check_teacher(recipe)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}", hint="check its permissions") from error
     _check_opset(recipe.export.opset, target)
+    check_input(recipe.export.input, target.runtime)
     check_accelerator(accelerator)
 
 
@@ -103,13 +125,6 @@ def check_accelerator(accelerator: str) -> None:
             )
 
 
-def weights_path(recipe: Recipe) -> Path | None:
-    """Return the file that `model.weights` names, None for `default` and `none`."""
-    if recipe.model.weights in ("default", "none"):
-        return None
-    return recipe.resolve(recipe.model.weights)
-
-
 def manifest_path(recipe: Recipe) -> Path | None:
     """Return the file that `quantize.manifest` names, None where there is none."""
     return recipe.resolve(recipe.quantize.manifest) if recipe.quantize.manifest else None
@@ -126,6 +141,8 @@ def run(
     progress: Progress | None = None,
 ) -> Run:
     """Fine-tune, export, quantize, check, time and report; what is unchanged is not made again.
+
+    For a target without INT8 nothing is quantized, and FP32 is what is judged.
 
     Args:
         recipe: what to make.
@@ -148,13 +165,27 @@ def run(
         manifest = manifest_path(recipe)
         if manifest is not None:
             load_manifest(manifest, data)
-        checkpoint = make_checkpoint(keep, recipe, data, accelerator, progress)
+        unlabelled = look_at_unlabelled(recipe, out, progress)
+        teacher = make_teacher(keep, recipe, data, accelerator, progress)
+        if teacher is None:
+            checkpoint = make_checkpoint(keep, recipe, data, accelerator, progress)
+        else:
+            checkpoint = make_distilled(keep, recipe, teacher, data, unlabelled, accelerator, progress)
+        # What transfer buys is counted without a teacher.
+        alone = make_alone(keep, recipe, data, accelerator, progress) if teacher else checkpoint
         scratch = make_scratch(keep, recipe, data, accelerator, progress)
         network = make_onnx(keep, recipe, checkpoint, target.runtime, data, progress)
-        int8 = make_int8(keep, recipe, network, target, data, accelerator, progress)
+        int8 = None
+        if target.no_int8:
+            progress.line(f"nothing is quantized: {target.no_int8}; FP16 is what runs there")
+        else:
+            int8 = make_int8(keep, recipe, network, target, data, accelerator, progress)
         measures = make_check(keep, recipe, checkpoint, network, int8, data, progress)
-        transfer = make_transfer(keep, checkpoint, scratch, data) if scratch else None
-        latency = make_bench(keep, recipe, target, network, int8, progress) if target.is_host else None
+        transfer = make_transfer(keep, alone, scratch, data) if scratch and alone else None
+        distilled = make_distillation(keep, teacher, alone, checkpoint, data, accelerator, progress)
+        latency = (
+            make_bench(keep, recipe, target, network, int8, progress) if target.is_host and int8 else None
+        )
         report = assemble(
             recipe,
             target,
@@ -165,6 +196,7 @@ def run(
             measures,
             latency,
             transfer,
+            distilled,
             strict=strict,
             command=command,
         )
@@ -205,43 +237,6 @@ def look(recipe: Recipe, out: Path, progress: Progress) -> Dataset:
     return data
 
 
-def make_checkpoint(
-    keep: Store, recipe: Recipe, data: Dataset, accelerator: str, progress: Progress, name: str = "checkpoint"
-) -> Artifact:
-    """Fine-tune, or find the checkpoint of an earlier call."""
-    from edgetune.stages.finetune import finetune
-
-    weights = weights_path(recipe)
-    settings = recipe.finetune.model_copy(update={"scratch_baseline": False})
-    # A file of weights counts by its content, not by how its path is written.
-    model = recipe.model.model_copy(update={"weights": "file"}) if weights else recipe.model
-    return keep(
-        name, finetune, model, data, settings,
-        uses=_with_extra(recipe, TRAINING), also={"weights": sha256_of(weights) if weights else ""},
-        accelerator=accelerator, weights=weights, progress=progress,
-    )  # fmt: skip
-
-
-def make_scratch(
-    keep: Store, recipe: Recipe, data: Dataset, accelerator: str, progress: Progress
-) -> Artifact | None:
-    """Train the same network from random weights with the same epochs, where the recipe asks for it."""
-    if not recipe.finetune.scratch_baseline:
-        return None
-    # A frozen backbone of random weights would learn nothing: from scratch, everything learns.
-    settings: FinetuneSection = recipe.finetune.model_copy(update={"strategy": "full"})
-    model = recipe.model.model_copy(update={"weights": "none"})
-    bare = recipe.model_copy(update={"finetune": settings, "model": model})
-    return make_checkpoint(keep, bare, data, accelerator, progress, "scratch")
-
-
-def make_transfer(keep: Store, checkpoint: Artifact, scratch: Artifact, data: Dataset) -> Artifact:
-    """Say what the pretrained weights bought, or find the earlier comparison."""
-    from edgetune.stages.transfer import transfer
-
-    return keep("transfer", transfer, checkpoint, scratch, data, uses=TRAINING)
-
-
 def make_onnx(
     keep: Store, recipe: Recipe, checkpoint: Artifact, runtime: Runtime, data: Dataset, progress: Progress,
     name: str = "onnx",
@@ -257,6 +252,7 @@ def make_int8(
     progress: Progress, name: str = "int8",
 ) -> Artifact:  # fmt: skip
     """Quantize, or find the INT8 file of an earlier call."""
+    check_int8(target)
     from edgetune.quant.ladder import Limits
     from edgetune.stages.quantize import quantize
 
@@ -281,10 +277,10 @@ def make_int8(
 
 
 def make_check(
-    keep: Store, recipe: Recipe, checkpoint: Artifact, network: Artifact, int8: Artifact, data: Dataset,
+    keep: Store, recipe: Recipe, checkpoint: Artifact, network: Artifact, int8: Artifact | None, data: Dataset,
     progress: Progress, name: str = "check",
 ) -> Artifact:  # fmt: skip
-    """Compare the three networks on the test split, or find the earlier comparison."""
+    """Compare the networks on the test split, or find the earlier comparison."""
     from edgetune.stages.check import check
 
     return keep(
@@ -311,9 +307,3 @@ def make_bench(
         # A noisy measurement that leaves a gate unjudged is worth another try.
         reusable=lambda made: not wanted or made.details.get("trusted", True),
     )  # fmt: skip
-
-
-def _with_extra(recipe: Recipe, libraries: tuple[str, ...]) -> tuple[str, ...]:
-    if recipe.model.name.startswith("timm:") and importlib.util.find_spec("timm"):
-        return (*libraries, "timm")
-    return libraries

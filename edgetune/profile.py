@@ -20,6 +20,10 @@ Confidence = Literal["confirmed", "derived", "unconfirmed"]
 LEAST_OPSET = 13
 # From here on Q/DQ scales may be FP16, which types written into the graph need.
 STRONG_OPSET = 19
+# The TensorRT from which the device program builds INT8, and with which uint8 inputs begin.
+INT8_SINCE = UINT8_SINCE = (8, 5)
+# Of the module's memory, where its profile says nothing: the rest is for the system and the tensors.
+WORKSPACE_SHARE = 0.25
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -46,7 +50,7 @@ class JetPack(Section):
     """
 
     l4t: str
-    tensorrt: str
+    tensorrt: Annotated[str, Field(pattern=r"^\d+(\.\d+)+$")]
     cuda: str
     python: str
     opset_max: Annotated[int, Field(ge=7, le=26)]
@@ -74,11 +78,17 @@ class Runtime(Section):
     tensorrt: str = ""
     opset_max: int = 0
 
+    @property
+    def version(self) -> tuple[int, ...]:
+        """TensorRT's major and minor version; empty for `cpu`."""
+        return tuple(int(part) for part in re.findall(r"\d+", self.tensorrt)[:2])
+
 
 class Profile(Section):
     """One module or machine.
 
     Attributes:
+        int8: whether TensorRT has INT8 kernels for its GPU.
         workspace_mb: memory that a layer of an engine may use beside its tensors, in MiB; None: a quarter of
             the module's.
         optimization_level: how long TensorRT searches, 0 to 5; None: its own default.
@@ -92,6 +102,7 @@ class Profile(Section):
     compute_capability: str = ""
     memory_gb: Positive | None = None
     dla_cores: Annotated[int, Field(ge=0)] = 0
+    int8: bool = True
     workspace_mb: Annotated[int, Field(gt=0)] | None = None
     optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
     modes: dict[str, Mode]
@@ -108,6 +119,10 @@ class Profile(Section):
             raise ValueError(f"default_mode {self.default_mode!r} is none of modes: {', '.join(self.modes)}")
         if self.kind == "host" and self.host is None:
             raise ValueError("a host profile needs host: opset, ir, rendering")
+        strong = any(jetpack.typing == "strong" for jetpack in self.jetpacks.values())
+        if not self.int8 and (self.kind == "host" or strong):
+            # Where types are in the graph, quantizing is what writes the FP16 network.
+            raise ValueError("int8: false is for Jetsons whose engines are weakly typed alone")
         if self.kind == "jetson":
             if self.default_jetpack not in self.jetpacks:
                 raise ValueError(f"default_jetpack {self.default_jetpack!r} is none of jetpacks")
@@ -120,6 +135,11 @@ class Profile(Section):
                 if jetpack.typing == "strong" and jetpack.opset < STRONG_OPSET:
                     raise ValueError(f"jetpacks.{version}.opset: strong typing needs {STRONG_OPSET} or later")
         return self
+
+    @property
+    def workspace(self) -> int:
+        """Memory that a layer of an engine may use beside its tensors, in MiB."""
+        return self.workspace_mb or int((self.memory_gb or 4) * 1024 * WORKSPACE_SHARE)
 
 
 class Target(Section):
@@ -147,6 +167,18 @@ class Target(Section):
             tensorrt=jetpack.tensorrt,
             opset_max=jetpack.opset_max,
         )
+
+    @property
+    def no_int8(self) -> str:
+        """Why no INT8 engine is built for it, as a clause; empty where one is."""
+        profile, version = self.profile, self.runtime.version
+        if not profile.int8:
+            return f"{profile.title} has no INT8 path (compute capability {profile.compute_capability})"
+        if version and version < INT8_SINCE:
+            return (
+                f"JetPack {self.jetpack} has TensorRT {self.runtime.tensorrt}, and INT8 begins with 8.5 here"
+            )
+        return ""
 
     @property
     def is_host(self) -> bool:
@@ -210,6 +242,32 @@ def load_target(spec: str) -> Target:
             hint=f"known: {', '.join(allowed)}",
         )
     return Target(profile=profile, mode=mode, jetpack=jetpack)
+
+
+def check_int8(target: Target) -> None:
+    """Refuse to quantize for a device that has no use for it.
+
+    Raises:
+        ConfigError: with what to do instead.
+    """
+    if target.no_int8:
+        raise ConfigError(
+            f"{target.label}: nothing is quantized for it: {target.no_int8}",
+            hint="its engine runs in FP16 and is built of the exported network: edgetune run, then edgetune bundle",
+        )
+
+
+def check_input(takes: str, runtime: Runtime) -> None:
+    """Refuse networks that take pixels as they are, where TensorRT takes no uint8.
+
+    Raises:
+        ConfigError: with what to do instead.
+    """
+    if takes == "uint8_nhwc" and runtime.version and runtime.version < UINT8_SINCE:
+        raise ConfigError(
+            f"export.input: {takes}, where TensorRT {runtime.tensorrt} takes no uint8 (that begins with 8.5)",
+            hint="leave it out: float32_nchw",
+        )
 
 
 def merged_gates(profile: Gates, recipe: Gates) -> Gates:

@@ -80,7 +80,8 @@ class Terminal:
         if self._bar is None:
             return
         task = self._bar.tasks[0]
-        rate = f"{task.speed:.0f} {task.fields['unit']}s/s" if task.speed else ""
+        unit = task.fields["unit"]
+        rate = f"{task.speed:.0f} {unit}{'' if unit == 'kB' else 's'}/s" if task.speed else ""
         figures = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
         self._bar.update(self._task, advance=count, rate=rate, shown=figures)
 

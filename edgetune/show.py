@@ -16,6 +16,7 @@ from edgetune.profile import JetPack, Mode, Profile, Target
 
 # Places named of one reason; --json names all.
 SHOWN = 3
+SHOWN_TRIALS = 5
 MARKS = {"ok": "ok", "missing": "MISSING", "optional": "optional", "warning": "warning"}
 
 
@@ -190,8 +191,56 @@ def _show_latency(latency: dict[str, Any], console: Console) -> None:
     columns = ("network", "p50 ms", "p90 ms", "p99 ms", "spread", "runs", "memory MB")
     _show_rows(columns, rows, right=columns[1:])
     console.print(f"{latency['engine']}, {latency['threads']} threads, batch {latency['batch']}")
+    for name, model in latency["models"].items():
+        placed = model.get("operators") or {}
+        if len(placed) > 1:
+            console.print(
+                f"{name}: operators by provider: {', '.join(f'{n} {p}' for p, n in placed.items())}"
+            )
     if not latency.get("trusted", True):
         console.print(f"not to be trusted: {latency['why']}")
+
+
+def show_search(found: dict[str, Any], folder: Path) -> None:
+    """Show what `edgetune tune` found: the best trials, the winner, what decides."""
+    from edgetune.report.schema_tune import read_search
+    from edgetune.report.tune import decides_most, result, run_command, sentences, short, value_of
+
+    typed, console = read_search(found), _console()
+    best = sorted(typed.trials, key=lambda trial: -(trial.top1 or 0.0))[:SHOWN_TRIALS]
+    won = typed.winner.number if typed.winner else None
+    timed = any(trial.latency_ms is not None for trial in best)
+    rows = [
+        (
+            f"{trial.number}{'*' if trial.number == won else ''}", result(trial, typed.latency_ms),
+            *([f"{trial.latency_ms:.3g}" if trial.latency_ms is not None else "-"] if timed else []),
+            *(value_of(trial.values.get(key)) for key in typed.space),
+        )
+        for trial in best
+    ]  # fmt: skip
+    _show_rows(
+        ("trial", "val", *(["INT8 ms"] if timed else []), *map(short, typed.space)), rows, right=("trial",)
+    )
+    for sentence in [*sentences(typed), *decides_most(typed)]:
+        console.print(sentence)
+    console.print(f"report: {folder / 'tune.html'}", soft_wrap=True)
+    if typed.winner:
+        console.print(f"next: {run_command(typed, folder)}", soft_wrap=True)
+
+
+def show_comparison(found: dict[str, Any], folder: Path) -> None:
+    """Show what `edgetune compare` found."""
+    from edgetune.report.compare import columns, rows, sentences
+    from edgetune.report.schema_compare import read_comparison
+
+    typed, console = read_comparison(found), _console()
+    titles = columns(typed)
+    _show_rows(titles, rows(typed), right=titles[1:5])
+    for sentence in sentences(typed):
+        console.print(sentence)
+    for warning in typed.warnings:
+        console.print(f"note: {warning}")
+    console.print(f"report: {folder / 'compare.html'}", soft_wrap=True)
 
 
 def show_engines(made: dict[str, Any]) -> None:

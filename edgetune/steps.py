@@ -1,16 +1,18 @@
-"""One stage at a time, on artifacts: what `edgetune finetune|export|quantize|check|bench` do.
+"""One stage at a time, on artifacts: what `edgetune finetune|distill|export|quantize|check|bench` do.
 
 The same stages and the same store as in a run, so a stage run alone is found again by `edgetune run`. It
 may import everything but the cli.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgetune import pipeline
-from edgetune.artifact import Artifact, sha256_of
+from edgetune import learned, pipeline
+from edgetune.artifact import ARTIFACT_FILE, Artifact, sha256_of
 from edgetune.data.folders import Dataset, load_dataset, scan
 from edgetune.data.preprocess import Given
 from edgetune.errors import ArtifactError, ConfigError
@@ -34,16 +36,43 @@ from edgetune.store import Store
 def finetune_alone(recipe: Path, out: Path | None, accelerator: str, progress: Progress) -> Artifact:
     """Run the first stage of a recipe."""
     loaded = load_recipe(recipe)
-    target = load_target(loaded.profile)
-    pipeline.preflight(loaded, target, accelerator)
-    folder = out or Path("runs") / loaded.name / "checkpoint"
+    with _begun(loaded, out, accelerator, progress) as (keep, data, name):
+        return learned.make_checkpoint(keep, loaded, data, accelerator, progress, name)
+
+
+def distill_alone(recipe: Path, out: Path | None, accelerator: str, progress: Progress) -> Artifact:
+    """Make a recipe's teacher and distill its student.
+
+    Raises:
+        ConfigError: the recipe has no teacher.
+    """
+    loaded = load_recipe(recipe)
+    if loaded.distill is None:
+        raise ConfigError(
+            f"{recipe}: distill: missing; nothing says who teaches",
+            hint="distill: {teacher: {path: runs/large/checkpoint}}, or {teacher: {name: resnet50, finetune: {}}}",
+        )
+    with _begun(loaded, out, accelerator, progress) as (keep, data, name):
+        unlabelled = learned.look_at_unlabelled(loaded, keep.out, progress)
+        teacher = learned.make_teacher(keep, loaded, data, accelerator, progress)
+        assert teacher is not None
+        return learned.make_distilled(keep, loaded, teacher, data, unlabelled, accelerator, progress, name)
+
+
+@contextmanager
+def _begun(
+    recipe: Recipe, out: Path | None, accelerator: str, progress: Progress
+) -> Iterator[tuple[Store, Dataset, str]]:
+    """Check a recipe and read its images; gives the store, the images and the artifact's name."""
+    pipeline.preflight(recipe, load_target(recipe.profile), accelerator)
+    folder = out or Path("runs") / recipe.name / "checkpoint"
     with Store(folder.parent, progress.line).locked() as keep:
         known = folder / "data.json"
-        root = loaded.resolve(loaded.data.path)
-        data = scan(loaded.data, root, known if known.is_file() else None, progress)
+        root = recipe.resolve(recipe.data.path)
+        data = scan(recipe.data, root, known if known.is_file() else None, progress)
         for warning in data.warnings:
             progress.line(f"warning: {warning}")
-        return pipeline.make_checkpoint(keep, loaded, data, accelerator, progress, folder.name)
+        yield keep, data, folder.name
 
 
 def export_alone(
@@ -107,12 +136,12 @@ def quantize_alone(
 
 
 def check_alone(
-    checkpoint: Path, network: Path, int8: Path, data: Path | None, settings: CheckSection, out: Path | None,
-    progress: Progress,
+    checkpoint: Path, network: Path, int8: Path | None, data: Path | None, settings: CheckSection,
+    out: Path | None, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Compare three artifacts on the test split."""
+    """Compare three artifacts on the test split; two where there is no INT8."""
     trained = Artifact.load(checkpoint, "checkpoint")
-    exported, quantized = Artifact.load(network, "onnx"), Artifact.load(int8, "qdq")
+    exported, quantized = Artifact.load(network, "onnx"), Artifact.load(int8, "qdq") if int8 else None
     recipe = _recipe(data).model_copy(update={"check": settings})
     folder = out or checkpoint.parent / "check"
     with Store(folder.parent, progress.line).locked() as keep:
@@ -121,8 +150,8 @@ def check_alone(
     return read_measures(made)
 
 
-def three_of(folders: Sequence[Path]) -> tuple[Path, Path, Path]:
-    """Return checkpoint, network and INT8 of a run, or as they are named.
+def three_of(folders: Sequence[Path]) -> tuple[Path, Path, Path | None]:
+    """Return checkpoint, network and INT8 of a run, or as they are named; None where a run has no INT8.
 
     Raises:
         ConfigError: neither one folder nor three.
@@ -130,7 +159,7 @@ def three_of(folders: Sequence[Path]) -> tuple[Path, Path, Path]:
     """
     if len(folders) == 1:
         roles = roles_of(folders[0])
-        return roles["checkpoint"], roles["onnx"], roles["int8"]
+        return roles["checkpoint"], roles["onnx"], roles.get("int8")
     if len(folders) != 3:
         raise ConfigError(
             f"{len(folders)} folders",
@@ -144,18 +173,77 @@ def roles_of(run: Path) -> dict[str, Path]:
     return {entry["role"]: run / entry["path"] for entry in current_report(run)["artifacts"]}
 
 
-def bench_alone(models: Sequence[Path], preset: str, threads: int, progress: Progress) -> dict[str, Any]:
+def bench_alone(
+    models: Sequence[Path], preset: str, threads: int, provider: str, progress: Progress
+) -> dict[str, Any]:
     """Time any networks on this machine, in turns."""
     from edgetune.stages.bench import bench_models
 
     if len(models) == 1 and (models[0] / "report.json").is_file():
         roles = roles_of(models[0])
-        models = [roles["onnx"], roles["int8"]]
+        models = [roles[role] for role in ("onnx", "int8") if role in roles]
     paths = {_label(path, models): _onnx_file(path) for path in models}
     if len(paths) < len(models):
         raise ConfigError("the same network is named twice")
     settings = section_from("bench", {"preset": preset})
-    return {"latency": bench_models(paths, settings.preset, threads or cores(), progress=progress)}
+    return {"latency": bench_models(paths, settings.preset, threads or cores(), provider, progress=progress)}
+
+
+def compare_runs(
+    runs: Sequence[Path], out: Path, data: Path | None, command: str, progress: Progress
+) -> dict[str, Any]:
+    """Set the trainings of runs side by side, and write compare.html and compare.json.
+
+    Args:
+        runs: folders of runs, each with one or more checkpoints, or of checkpoints.
+        out: where the page goes, and what each network answers to the test images.
+        data: where the images lie now; default: where they lay.
+        command: what the user typed.
+        progress: told of every network.
+
+    Raises:
+        ConfigError: a run is named twice, classes differ, or images have changed.
+        ArtifactError: no run, or one that is not finished.
+    """
+    from edgetune.report.compare import publish
+    from edgetune.stages.compare import Training, answers, compare
+
+    found = [(name, Artifact.load(path, "checkpoint")) for run in runs for name, path in _checkpoints(run)]
+    paths = [checkpoint.path.resolve() for _, checkpoint in found]
+    twice = next((str(path) for path in paths if paths.count(path) > 1), "")
+    if twice:
+        raise ConfigError(f"{twice}: named twice")
+    trainings, right = [], []
+    with Store(out, progress.line).locked() as keep:
+        for name, checkpoint in found:
+            images = find_data(checkpoint, data, progress)
+            trainings.append(Training(name, checkpoint, images))
+            if images.splits["test"]:
+                place = f"answers/{checkpoint.digest[:16]}"
+                made = keep(place, answers, checkpoint, images, uses=learned.TRAINING)
+                right.append(json.loads(made.file("right.json").read_text(encoding="utf-8")))
+            else:
+                right.append(None)
+        compared = compare(trainings, right) | {"command": command}
+        publish(compared, out)
+    return compared
+
+
+def _checkpoints(run: Path) -> list[tuple[str, Path]]:
+    """Return names and folders of a run's checkpoints, or the folder itself where it is one."""
+    if (run / ARTIFACT_FILE).is_file():
+        return [(str(run), run)]
+    unfinished = sorted(path.name for path in run.glob("*.partial")) if run.is_dir() else []
+    if unfinished:
+        raise ArtifactError(
+            f"{run}: not finished ({', '.join(unfinished)})", hint="the same edgetune run goes on with it"
+        )
+    described = sorted(run.glob(f"*/{ARTIFACT_FILE}")) if run.is_dir() else []
+    kinds = {file.parent: Artifact.load(file.parent).kind for file in described}
+    found = [path for path, kind in kinds.items() if kind == "checkpoint" and path.name != "teacher"]
+    if not found:
+        raise ArtifactError(f"{run}: no run with a checkpoint", hint="edgetune run RECIPE makes one")
+    return [(str(run) if len(found) == 1 else f"{run}/{path.name}", path) for path in found]
 
 
 def current_report(out: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -19,6 +20,10 @@ from edgetune.profile import Target
 from edgetune.quant.pixels import take_pixels
 from edgetune.recipe import DataSection, QuantizeSection
 from edgetune.stages.quantize import quantize
+
+# How long an example takes says how busy a machine is, and nothing about the code.
+settings.register_profile("edgetune", deadline=None)
+settings.load_profile("edgetune")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

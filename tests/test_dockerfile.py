@@ -69,6 +69,7 @@ def commands(image: str) -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_the_linter_has_nothing_to_say() -> None:
     hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     if hadolint is None:
@@ -113,7 +114,10 @@ def test_versions_fit_the_project(stages: dict[str, Any]) -> None:
 
 def test_every_jetpack_of_the_profiles_has_an_image(stages: dict[str, Any]) -> None:
     profiles = [profile.load_profile(name) for name in profile.names()]
-    jetpacks = {name: jetpack for one in profiles for name, jetpack in one.jetpacks.items()}
+    # The program does not run on the Python of JetPack 4.
+    able = [one for one in profiles if one.int8]
+    assert {pack.python for one in profiles if one not in able for pack in one.jetpacks.values()} == {"3.6"}
+    jetpacks = {name: jetpack for one in able for name, jetpack in one.jetpacks.items()}
     assert set(rows()) == set(jetpacks) != set()
     for name, row in rows().items():
         tag = row["image"].rpartition(":")[2]
@@ -125,7 +129,7 @@ def test_every_jetpack_of_the_profiles_has_an_image(stages: dict[str, Any]) -> N
             words = " ".join(DOCKERFILE.read_text().replace("\n#", "\n").split())
             said = f"holds TensorRT {row['tensorrt']} where JetPack {name} holds {jetpacks[name].tensorrt}"
             assert said in words
-    default = {one.default_jetpack for one in profiles} - {""}
+    default = {one.default_jetpack for one in able} - {""}
     assert [rows()[name]["image"] for name in default] == [arguments(stages[""])["JETPACK_IMAGE"]]
 
 
@@ -171,7 +175,7 @@ def test_the_workstations_commands_are_edgetunes(stages: dict[str, Any]) -> None
 def test_the_devices_commands_are_the_programs(
     stages: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgetune.stages.bundle import PROGRAM
+    from edgetune.device.packing import PROGRAM
 
     assert values(stages["device"], "ENTRYPOINT") == [f'["python3", "/bundle/{PROGRAM}"]']
     assert values(stages["device"], "CMD") == ['["run"]']

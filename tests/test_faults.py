@@ -50,6 +50,7 @@ class Bomb:
         return os.mkdir, ("hacked",)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_a_pickle_bomb_is_refused(folder: Path) -> None:
     (folder / "bomb.pth").write_bytes(pickle.dumps(Bomb()))
     edit(folder, "weights: none", "weights: bomb.pth")
@@ -59,6 +60,7 @@ def test_a_checkpoint_that_is_a_pickle_bomb_is_refused(folder: Path) -> None:
     assert not (folder / "hacked").exists()
 
 
+@pytest.mark.slow
 def test_a_gpu_where_none_is_ends_with_4(folder: Path) -> None:
     import torch
 

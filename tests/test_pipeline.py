@@ -5,16 +5,17 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
 import edgetune
-from edgetune import steps
+from edgetune import away, steps
 from edgetune.artifact import Artifact
 from edgetune.errors import ArtifactError, ConfigError, MissingTool
 from edgetune.pipeline import Run, run
 from edgetune.progress import Silent
-from edgetune.recipe import ExportSection, QuantizeSection, Recipe, recipe_from
+from edgetune.recipe import CheckSection, ExportSection, QuantizeSection, Recipe, recipe_from
 
 
 def recipe(images: Path, **changes: object) -> Recipe:
@@ -101,6 +102,7 @@ def test_another_range_only_quantizes_again(copy: tuple[Path, Path]) -> None:
     assert done.made == ("int8", "check", "bench")
 
 
+@pytest.mark.slow
 def test_a_changed_image_makes_all_of_it_again(copy: tuple[Path, Path]) -> None:
     images, out = copy
     victim = next((images / "red").iterdir())
@@ -108,6 +110,7 @@ def test_a_changed_image_makes_all_of_it_again(copy: tuple[Path, Path]) -> None:
     assert "checkpoint" in go(recipe(images), out).made
 
 
+@pytest.mark.slow
 def test_a_corrupt_artifact_is_made_again_and_equal(copy: tuple[Path, Path]) -> None:
     images, out = copy
     digest = Artifact.load(out / "onnx").digest
@@ -152,6 +155,7 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(finished: tuple[Path, Reci
     assert not list(out.glob("*.partial"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["jetson-orin-nano-8gb@6.2", "jetson-agx-orin-64gb:MAXN@7.2"])
 def test_a_jetson_is_judged_as_far_as_it_can_be(copy: tuple[Path, Path], target: str) -> None:
     images, out = copy
@@ -167,6 +171,33 @@ def test_a_jetson_is_judged_as_far_as_it_can_be(copy: tuple[Path, Path], target:
     assert done.exit_code == 0
     assert any("trtexec" in line for line in done.report["left_to_do"])
     assert go(recipe(images, gates=limits), out, profile=target, strict=True).exit_code == 7
+
+
+def test_a_module_without_int8_gets_fp16_alone(copy: tuple[Path, Path]) -> None:
+    images, out = copy
+    plain = recipe(images, gates={})
+    done = go(plain, out, profile="jetson-nano-4gb")
+    assert done.made == ("onnx", "check"), "nothing is quantized"
+    why = "Jetson Nano 4 GB has no INT8 path (compute capability 5.3)"
+    states = {gate["name"]: (gate["status"], gate["why"]) for gate in done.report["gates"]}
+    assert states.pop("fp32_difference") == ("pass", "")
+    assert set(states.values()) == {("not judged", why)}
+    assert [entry["role"] for entry in done.report["artifacts"]] == ["checkpoint", "onnx"]
+    assert done.exit_code == 0
+    page = (out / "report.html").read_text()
+    assert "INT8 is out of reach there" in page
+    assert "INT8 says" not in page
+    opsets = onnx.load(out / "onnx/model.onnx")
+    assert ([entry.version for entry in opsets.opset_import], opsets.ir_version) == ([13], 7)
+    assert steps.three_of([out]) == (out / "checkpoint", out / "onnx", None)
+    measured = steps.check_alone(*steps.three_of([out]), None, CheckSection(), None, Silent())
+    assert set(measured["accuracy"]["models"]) == {"torch", "fp32"}
+    made = away.bundle_run(out, None, None, 3, Silent())
+    assert (made["engines"], made["start"], made["no_int8"]) == (["fp16"], "sh bundle/build.sh", why)
+    assert go(plain, out, profile="jetson-nano-4gb").made == ()
+    assert go(plain, out, profile="jetson-tx2").made == (), "the same files do for both"
+    with pytest.raises(ConfigError, match="takes no uint8"):
+        go(recipe(images, export={"input": "uint8_nhwc"}), out, profile="jetson-nano-4gb")
 
 
 def test_single_steps_find_what_a_run_made(copy: tuple[Path, Path]) -> None:
@@ -261,6 +292,7 @@ def test_a_gpu_where_none_is(class_folders: Path, tmp_path: Path) -> None:
         go(recipe(class_folders), tmp_path / "run", accelerator="tpu")
 
 
+@pytest.mark.slow
 def test_scratch_says_what_transfer_bought(class_folders: Path, tmp_path: Path) -> None:
     made = recipe(
         class_folders, finetune={"strategy": "full", "epochs": 1, "batch": 8, "scratch_baseline": True}

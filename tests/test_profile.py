@@ -5,11 +5,15 @@ from pathlib import Path
 import pytest
 
 from edgetune import profile
+from edgetune.device.program.plan import Build
+from edgetune.device.program.problem import Problem
+from edgetune.device.program.spoilers import NO_INT8
+from edgetune.device.program.trtexec_commands import check
 from edgetune.errors import ConfigError
-from edgetune.profile import load_profile, load_target, merged_gates, names
+from edgetune.profile import JetPack, check_input, check_int8, load_profile, load_target, merged_gates, names
 from edgetune.recipe import Gates
 
-FULL_IR = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
+FULL_IR = {13: 7, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 
 
 def test_there_are_profiles() -> None:
@@ -28,12 +32,61 @@ def test_every_profile_is_whole(name: str) -> None:
             # Orin: 4096 dense INT8 operations per SM and cycle.
             assert mode.int8_dense_tops == pytest.approx(mode.sms * 4096 * mode.gpu_mhz * 1e-6, rel=0.01)
             assert mode.fp16_dense_tflops == pytest.approx(mode.int8_dense_tops / 2, rel=0.02)
+        if loaded.compute_capability in NO_INT8:
+            # Maxwell and Pascal of Jetsons: 128 cores per SM, FP16 at twice the rate of FP32.
+            assert mode.int8_dense_tops is None
+            assert mode.fp16_dense_tflops == pytest.approx(mode.sms * 128 * 4 * mode.gpu_mhz * 1e-6, rel=0.01)
     for version, jetpack in loaded.jetpacks.items():
         assert FULL_IR[jetpack.opset] == jetpack.ir
         strong = tuple(map(int, jetpack.tensorrt.split(".")[:2])) >= (10, 12)
         assert jetpack.typing == ("strong" if strong else "weak")
         runtime = load_target(f"{name}@{version}").runtime
         assert (runtime.opset, runtime.ir, runtime.rendering) == (jetpack.opset, jetpack.ir, jetpack.typing)
+
+
+@pytest.mark.parametrize("name", names())
+def test_profiles_and_the_device_program_agree_on_int8(name: str, tmp_path: Path) -> None:
+    loaded = load_profile(name)
+    assert loaded.int8 == (loaded.compute_capability not in NO_INT8)
+    text = (profile.folder() / f"{name}.yaml").read_text().replace("int8: false\n", "")
+    (tmp_path / "able.yaml").write_text(text)
+    for version, jetpack in loaded.jetpacks.items():
+        job = Build("int8", "x.onnx", "x.plan", "int8", jetpack.typing, 1)
+        able = load_target(f"{tmp_path}/able.yaml@{version}")
+        here = tuple(map(int, jetpack.tensorrt.split(".")))
+        if not able.no_int8:
+            check(job, here)
+            continue
+        # A module whose GPU could, with a JetPack whose TensorRT is too old.
+        assert f"TensorRT {jetpack.tensorrt}" in able.no_int8
+        with pytest.raises(Problem, match="out of reach"):
+            check(job, here)
+
+
+@pytest.mark.parametrize("name", ["jetson-nano-4gb", "jetson-tx2"])
+def test_a_module_without_int8_says_why_and_refuses_what_it_cannot_take(name: str) -> None:
+    target = load_target(name)
+    assert target.no_int8 == (
+        f"{target.profile.title} has no INT8 path (compute capability {target.profile.compute_capability})"
+    )
+    with pytest.raises(ConfigError, match="nothing is quantized for it") as caught:
+        check_int8(target)
+    assert "edgetune bundle" in caught.value.hint
+    check_input("float32_nchw", target.runtime)
+    with pytest.raises(ConfigError, match=r"TensorRT 8\.2\.1 takes no uint8"):
+        check_input("uint8_nhwc", target.runtime)
+    for other in ("host-cpu", "jetson-orin-nano-8gb@5.1"):
+        assert not load_target(other).no_int8
+        check_int8(load_target(other))
+        check_input("uint8_nhwc", load_target(other).runtime)
+
+
+@pytest.mark.parametrize("version", ["8.2.1\nrm -rf ~", "8.2.1; reboot", "$(reboot)", "8", "", "8.2.x"])
+def test_a_version_is_numbers_alone(version: str) -> None:
+    entry = load_profile("jetson-nano-4gb").jetpacks["4.6"].model_dump()
+    assert JetPack.model_validate(entry).tensorrt == "8.2.1"
+    with pytest.raises(ValueError, match="tensorrt"):
+        JetPack.model_validate(entry | {"tensorrt": version})
 
 
 def test_a_target_is_named_in_parts() -> None:
@@ -88,3 +141,11 @@ def test_an_inconsistent_profile_is_refused(tmp_path: Path) -> None:
         path.write_text(text.replace(old, new))
         with pytest.raises(ConfigError, match="is none of"):
             load_profile(str(path))
+
+
+@pytest.mark.parametrize("name", ["host-cpu", "jetson-orin-nano-8gb"])
+def test_int8_is_left_out_only_where_fp16_needs_no_quantizer(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text((profile.folder() / f"{name}.yaml").read_text() + "int8: false\n")
+    with pytest.raises(ConfigError, match="weakly typed alone"):
+        load_profile(str(path))

@@ -46,6 +46,33 @@ def test_five_lines_make_a_recipe(tmp_path: Path) -> None:
         (SMALL + "finetune: 3\n", r"recipe.yaml:6: finetune: "),
         (SMALL + "name: ../../etc\n", r"recipe.yaml:6: name: "),
         (SMALL.replace("schema_version: 1", "schema_version: 2"), r"recipe.yaml:1: schema_version"),
+        (SMALL + "distill: {}\n", r"recipe.yaml:6: distill.teacher: missing"),
+        (SMALL + "distill:\n  teacher: {}\n", r"recipe.yaml:7: distill.teacher: needs a name .* or a path"),
+        (
+            SMALL + "distill:\n  teacher: {name: a, path: b}\n",
+            r"recipe.yaml:7: distill.teacher: needs a name",
+        ),
+        (
+            SMALL + "distill:\n  teacher:\n    path: a\n    finetune: {}\n",
+            r"recipe.yaml:7: distill.teacher: finetune does not go with a path",
+        ),
+        (
+            SMALL + "distill:\n  teacher: {name: a, preprocess: {preset: imagenet}}\n",
+            r"distill.teacher: preprocess does not go with a name",
+        ),
+        (
+            SMALL + "distill:\n  teacher: {name: a}\n  labels: 1\n",
+            r"recipe.yaml:6: distill: labels: 1 leaves nothing of the teacher",
+        ),
+        (
+            SMALL + "distill:\n  teacher: {name: a}\n  tempera: 1\n",
+            r"recipe.yaml:8: distill.tempera: .*'temperature'",
+        ),
+        (
+            SMALL + "distill:\n  teacher:\n    name: a\n    finetune: {epoch: 3}\n",
+            r"recipe.yaml:9: distill.teacher.finetune.epoch: unknown key; did you mean 'epochs'",
+        ),
+        (SMALL + "distill:\n  teacher: {name: a}\n  loss: hard\n", r"recipe.yaml:8: distill.loss: .*'soft'"),
         ("schema_version: 1\nmodel:\n  name: x\n", r"recipe.yaml:1: data: missing"),
         ("data:\n  path: x\nmodel:\n  name: x\n", r"recipe.yaml:1: schema_version: missing"),
     ],

@@ -69,6 +69,7 @@ def test_a_huge_file_is_refused(tmp_path: Path) -> None:
         read(tmp_path, "a: " + "x" * 2_000_000)
 
 
+@pytest.mark.slow
 def test_deep_nesting_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         read(tmp_path, "a: " + "[" * 5000 + "]" * 5000)

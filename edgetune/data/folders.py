@@ -110,7 +110,7 @@ def scan(
     listing = list_images(root)
     classes = listing.classes
     _refuse_layout(root, listing)
-    found = examine(listing, _remember(known), progress or Silent())
+    found = examine(listing, remember(known), progress or Silent())
     bad = [verdict for looked in found.values() for _, verdict in looked if verdict.reason]
     total = sum(map(len, found.values()))
     if len(bad) > max(BROKEN_ALWAYS, section.broken_share * total):
@@ -322,8 +322,8 @@ def _read_manifest(path: Path) -> Manifest:
     return found
 
 
-def _remember(known: Path | None) -> dict[str, Verdict]:
-    """Read what an earlier scan found out about each file; nothing where that cannot be read."""
+def remember(known: Path | None) -> dict[str, Verdict]:
+    """Read what an earlier scan found out about each file, by path; nothing where that cannot be read."""
     if known is None:
         return {}
     try:

@@ -5,10 +5,10 @@ network. It may import errors, artifact, machine, progress, data.decode, and dat
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,9 @@ from edgetune.data.folders import Sample
 from edgetune.machine import cores
 from edgetune.progress import Progress, Silent
 
-CACHE_BYTES = 1 << 30
-CHUNK = 64
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+AHEAD = 2
 # So many times the shorter side is kept of the longer: a line of pixels must not fill memory once scaled up.
 LONGEST = 8
 RESAMPLING = {
@@ -31,16 +32,27 @@ RESAMPLING = {
 }
 
 
-def load(path: Path, preprocess: Preprocess, crop: bool = True) -> NDArray[np.uint8]:
+def load(path: Path, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Read an image, resize its shorter side and cut out the centre.
+
+    Returns:
+        [C, size_px, size_px].
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    return np.ascontiguousarray(center_crop(resized(path, preprocess), preprocess.size_px).transpose(2, 0, 1))
+
+
+def resized(path: Path, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Read an image and resize its shorter side.
 
     Args:
         path: the file.
-        preprocess: the sizes, the interpolation and the number of channels.
-        crop: without it the whole resized image comes back.
+        preprocess: the size, the interpolation and the number of channels.
 
     Returns:
-        [C, H, W]; with crop H = W = size_px.
+        [H, W, C], the shorter side resize_px.
 
     Raises:
         ConfigError: it cannot be read.
@@ -51,11 +63,7 @@ def load(path: Path, preprocess: Preprocess, crop: bool = True) -> NDArray[np.ui
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     if size != image.size:
         image = image.resize(size, RESAMPLING[preprocess.interpolation])
-    pixels = np.asarray(image)
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1))
-    return center_crop(pixels, preprocess.size_px) if crop else pixels
+    return np.asarray(image).reshape(size[1], size[0], preprocess.channels)
 
 
 def _middle(image: Image.Image) -> Image.Image:
@@ -67,10 +75,9 @@ def _middle(image: Image.Image) -> Image.Image:
 
 
 def center_crop(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
-    """Cut the centre square out of an image [C, H, W] whose sides are at least `size_px`."""
-    top = (pixels.shape[1] - size_px) // 2
-    left = (pixels.shape[2] - size_px) // 2
-    return pixels[:, top : top + size_px, left : left + size_px]
+    """Cut the centre square out of an image [H, W, C] whose sides are at least `size_px`."""
+    top, left = (pixels.shape[0] - size_px) // 2, (pixels.shape[1] - size_px) // 2
+    return pixels[top : top + size_px, left : left + size_px]
 
 
 def normalise(batch: NDArray[np.uint8], preprocess: Preprocess) -> NDArray[np.float32]:
@@ -120,71 +127,25 @@ def pixels(
         ConfigError: a file that was readable no longer is.
     """
     shown = progress or Silent()
-    starts = range(0, len(samples), batch)
+    parts = [samples[start : start + batch] for start in range(0, len(samples), batch)]
+    for part in in_threads(lambda sample: load(root / sample.path, preprocess), parts):
+        yield np.stack(part)
+        shown.advance(len(part))
+
+
+def in_threads(work: Callable[[Given], Made], parts: Iterable[Sequence[Given]]) -> Iterator[list[Made]]:
+    """Yield what work makes of each part's items, in order; two parts ahead, on all cores.
+
+    Threads, not processes: Pillow decodes and resizes without Python's lock, and nothing is copied.
+    """
     with ThreadPoolExecutor(cores()) as pool:
-        ahead: deque[list[Future[NDArray[np.uint8]]]] = deque()
-
-        def submit(start: int) -> None:
-            part = samples[start : start + batch]
-            ahead.append([pool.submit(load, root / sample.path, preprocess) for sample in part])
-
+        ahead: deque[list[Future[Made]]] = deque()
         try:
-            for start in starts[:2]:
-                submit(start)
-            for index in range(len(starts)):
-                part = np.stack([future.result() for future in ahead.popleft()])
-                if index + 2 < len(starts):
-                    submit(starts[index + 2])
-                yield part
-                shown.advance(len(part))
+            for part in parts:
+                ahead.append([pool.submit(work, item) for item in part])
+                if len(ahead) > AHEAD:
+                    yield [future.result() for future in ahead.popleft()]
+            while ahead:
+                yield [future.result() for future in ahead.popleft()]
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-class ImageCache:
-    """Decoded, resized, uncropped images in memory, up to a limit; beyond it each is decoded anew."""
-
-    def __init__(self, root: Path, preprocess: Preprocess, limit_bytes: int = CACHE_BYTES) -> None:
-        self._root = root
-        self._preprocess = preprocess
-        self._left = limit_bytes
-        self._kept: dict[str, NDArray[np.uint8]] = {}
-
-    def get(self, sample: Sample) -> NDArray[np.uint8]:
-        """Return the image [C, H, W], its shorter side resize_px.
-
-        Raises:
-            ConfigError: it cannot be read.
-        """
-        kept = self._kept.get(sample.path)
-        if kept is not None:
-            return kept
-        pixels = self._load(sample)
-        self._keep(sample, pixels)
-        return pixels
-
-    def fill(self, samples: Iterable[Sample], progress: Progress | None = None) -> None:
-        """Decode in threads until the limit is reached, so that the first epoch does not wait.
-
-        Raises:
-            ConfigError: one cannot be read.
-        """
-        shown = progress or Silent()
-        wanted = [sample for sample in samples if sample.path not in self._kept]
-        with ThreadPoolExecutor(cores()) as pool:
-            for start in range(0, len(wanted), CHUNK):
-                part = wanted[start : start + CHUNK]
-                for sample, pixels in zip(part, pool.map(self._load, part), strict=True):
-                    if not self._keep(sample, pixels):
-                        return
-                    shown.advance()
-
-    def _load(self, sample: Sample) -> NDArray[np.uint8]:
-        return load(self._root / sample.path, self._preprocess, crop=False)
-
-    def _keep(self, sample: Sample, pixels: NDArray[np.uint8]) -> bool:
-        if pixels.nbytes > self._left:
-            return False
-        self._left -= pixels.nbytes
-        self._kept[sample.path] = pixels
-        return True

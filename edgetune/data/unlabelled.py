@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgetune.data.cut import order
 from edgetune.data.files import ENDINGS, ImageFile, examine, list_any
-from edgetune.data.folders import SPLITS, Dataset, Sample, list_some
+from edgetune.data.folders import SPLITS, Dataset, Sample, list_some, remember
 from edgetune.errors import ConfigError
 from edgetune.progress import Progress, Silent
 
@@ -18,7 +18,9 @@ from edgetune.progress import Progress, Silent
 MOST_IMAGES = 10_000
 
 
-def gather(root: Path, progress: Progress | None = None, most: int = MOST_IMAGES) -> Dataset:
+def gather(
+    root: Path, progress: Progress | None = None, most: int = MOST_IMAGES, known: Path | None = None
+) -> Dataset:
     """Read a folder of images: loose ones, nested ones, class folders, or splits of class folders.
 
     Where images lie beside folders there are no classes. Without splits everything is `train`.
@@ -27,6 +29,7 @@ def gather(root: Path, progress: Progress | None = None, most: int = MOST_IMAGES
         root: the folder.
         progress: counts images, and is told what is left out.
         most: how many images are looked at, chosen by their paths, each class in turn; 0: all.
+        known: a manifest of an earlier call; files of the same size and time are not read again.
 
     Raises:
         ConfigError: no such folder, or no image in it that can be read.
@@ -43,7 +46,7 @@ def gather(root: Path, progress: Progress | None = None, most: int = MOST_IMAGES
     if most and total > most:
         shown.line(f"{root}: {total} images; {most} of them are looked at")
         listing = replace(listing, files={split: _thin(f, most) for split, f in listing.files.items()})
-    found = examine(listing, {}, shown)
+    found = examine(listing, remember(known), shown)
     classes = listing.classes
     splits: dict[str, tuple[Sample, ...]] = {
         split or "train": tuple(
@@ -62,6 +65,7 @@ def gather(root: Path, progress: Progress | None = None, most: int = MOST_IMAGES
         classes=classes if len(classes) > 1 else (),
         splits={split: splits.get(split, ()) for split in SPLITS},
         broken=broken,
+        stamps=tuple((v.size_bytes, v.mtime_ns) for looked in found.values() for _, v in looked if v.reason),
         warnings=(f"{len(broken)} unreadable images are left out: {named}",) if broken else (),
     )
 

@@ -1,13 +1,14 @@
 """What the workstation has done on a device: this file's source goes to `python3` there, with one request.
 
 It looks after one folder: makes it, takes in files that were sent, starts the bundle's program detached, tells
-what that says, and lists what came of it. It changes nothing outside that folder. Names and paths arrive as
+what that says, stops it, and lists what came of it. It changes nothing outside that folder. Names and paths arrive as
 JSON, so no shell ever sees them. It knows nothing of connections, nor of what a bundle means.
 Standard library only, of Python 3.8; it parses on 3.6, so that it can say that this is too old.
 """
 
 import base64
 import codecs
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -31,7 +32,7 @@ RESULTS, RESULT = "results", "result.json"
 LOCK, LOG, PID, EXIT, RUN = "run.lock", "run.log", "run.pid", "run.exit", "run.json"
 INCOMING = ".incoming."
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-POLL_S, HEARTBEAT_S, PATIENCE_S, PROBE_S = 0.1, 5.0, 2.0, 60
+POLL_S, HEARTBEAT_S, PATIENCE_S, PROBE_S, STOP_S = 0.1, 5.0, 2.0, 60, 240
 # Left free on the device's disk beside what is sent.
 MARGIN_BYTES = 1 << 20
 
@@ -50,7 +51,8 @@ def answer(request: str) -> None:
     try:
         if sys.version_info < OLDEST:
             found = f"{sys.version_info[0]}.{sys.version_info[1]}"
-            raise Refused(f"python3 there is {found}, and 3.8 is needed", "JetPack 5 or later brings it", 4)
+            by_hand = "JetPack 5 or later brings it; on JetPack 4 copy the bundle there and do as its README.txt says"
+            raise Refused(f"python3 there is {found}, and 3.8 is needed", by_hand, 4)
         reply = OPERATIONS[wanted.pop("do")](**wanted)
     except Refused as refused:
         reply = {"error": refused.message, "hint": refused.hint, "code": refused.code}
@@ -223,6 +225,40 @@ def follow(folder: str) -> Dict[str, Any]:
                 tell({})
 
 
+def stop(folder: str, name: str) -> Dict[str, Any]:
+    """Stop what is at work in a bundle's folder, or in those within one that is none's; wait until it has ended.
+
+    It puts clocks back first, which may take minutes. Returns the `folder`, and as `stopped` exit codes by folder.
+    """
+    path, stopped = _place(folder, name), {}
+    places = [path] if (path / PROGRAM).is_file() else [p.parent for p in sorted(path.glob(f"*/{PROGRAM}"))]
+    for place in (place for place in places if _running(place) is not None):
+        number = _number(place)
+        if number is None:
+            raise Refused(f"{place}: what is at work there was started by hand", "stop it there: Ctrl-C")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(number, signal.SIGTERM)
+        given_up = time.monotonic() + STOP_S
+        while _locked(place / LOCK):
+            if time.monotonic() > given_up:
+                raise Refused(f"{place}: {number} has not ended after {STOP_S} s", f"see {place / LOG}")
+            time.sleep(POLL_S)
+        stopped[str(place)] = _read(place / EXIT)
+    return {"folder": str(path), "stopped": stopped}
+
+
+def _number(path: Path) -> Optional[int]:
+    """Return the number of the program at work in a folder; None where that is another's, since they are reused."""
+    given_up = time.monotonic() + PATIENCE_S
+    while _locked(path / LOCK) and time.monotonic() < given_up:
+        number = _read(path / PID)
+        with contextlib.suppress(OSError):
+            if os.fsencode(str(path / PROGRAM)) in Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0"):
+                return int(number)
+        time.sleep(POLL_S / 2)
+    return None
+
+
 def results(folder: str, name: str = "") -> Dict[str, Any]:
     """List what came of a bundle: `files` (SHA-256 and size by name), `digest` of its plan of work, `rsync`.
 
@@ -314,9 +350,7 @@ def _locked(path: Path) -> bool:
 
 def _held(path: Path) -> IO[str]:
     """Take a folder's lock, which a forked child keeps as well; one who only looks has it for an instant."""
-    busy = Refused(
-        f"{path}: another run is at work there", f"wait for it, or stop it: its number is in {PID}"
-    )
+    busy = Refused(f"{path}: another run is at work there", "wait, or stop it: edgetune device stop")
     if _locked(path / RESULTS / ".lock"):
         raise busy
     handle = (path / LOCK).open("w")
@@ -358,11 +392,5 @@ def _read(path: Path) -> Any:
 
 
 OPERATIONS: Dict[str, Callable[..., Dict[str, Any]]] = {
-    "probe": probe,
-    "prepare": prepare,
-    "accept": accept,
-    "start": start,
-    "follow": follow,
-    "results": results,
-    "space": space,
+    do.__name__: do for do in (probe, prepare, accept, start, follow, stop, results, space)
 }

@@ -6,6 +6,7 @@ device is checked before it replaces anything here. It may import artifact, erro
 
 import base64
 import json
+import shlex
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +21,8 @@ from edgetune.errors import ArtifactError, EdgetuneError, StageError
 from edgetune.progress import Progress
 
 INCOMING = ".incoming"
+# What a bundle is called that lies in its run.
+OF_RUN = "bundle"
 # How the program begins to say why it ended.
 ERROR = "error: "
 Files = dict[str, list[Any]]
@@ -102,15 +105,36 @@ def run(bundle: Path, url: str, arguments: list[str], progress: Progress) -> dic
         failed = failure(address.shown, *_followed(device, state["folder"], progress))
         if failed is not None:
             raise failed
-        return _pull(device, bundle, state["folder"], "")
+        return _pull(device, bundle, state["folder"], "", progress)
 
 
-def pull(bundle: Path, source: str) -> dict[str, Any]:
+def stop(url: str, bundle: Path | None = None) -> dict[str, Any]:
+    """Stop what was started on a device, and wait until it has put back what it changed.
+
+    Args:
+        url: see `address_of`.
+        bundle: what is at work; None: whatever is, in the folder that the URL names, or in those of bundles.
+
+    Returns:
+        `folder` that was looked at there, and `stopped`: exit codes by folder.
+
+    Raises:
+        StageError: it does not end, or was not started from a workstation.
+        EdgetuneError: see `Connection`.
+    """
+    address = address_of(url)
+    name = _name(bundle) if bundle else ""
+    with Connection(address) as device:
+        return device.ask("stop", "stop", folder=address.folder, name=name)
+
+
+def pull(bundle: Path, source: str, progress: Progress) -> dict[str, Any]:
     """Bring a bundle's results back into it, and nothing else.
 
     Args:
         bundle: its folder here.
         source: a device (see `address_of`), or a folder that was copied from one: the bundle's there.
+        progress: is told how far it is.
 
     Returns:
         `folder`, `files` (names that came), `bytes` of them, `finished`, `errors` (by step).
@@ -122,10 +146,16 @@ def pull(bundle: Path, source: str) -> dict[str, Any]:
     """
     _files(bundle)
     if "://" not in source:
-        return _pull(None, bundle, str(Path(source).expanduser().absolute()), "")
+        return _pull(None, bundle, str(Path(source).expanduser().absolute()), "", progress)
     address = address_of(source)
     with Connection(address) as device:
-        return _pull(device, bundle, address.folder, bundle.resolve().name)
+        return _pull(device, bundle, address.folder, _name(bundle), progress)
+
+
+def _name(bundle: Path) -> str:
+    """Return what a bundle's folder is called on a device: that of a run by the run, or two would share one."""
+    folder = bundle.resolve()
+    return f"{folder.parent.name}-{folder.name}" if folder.name == OF_RUN else folder.name
 
 
 def _files(bundle: Path) -> Files:
@@ -135,7 +165,7 @@ def _files(bundle: Path) -> Files:
         content = json.loads((bundle / plan.WORK_FILE).read_bytes())
     except Problem as problem:
         raise KINDS.get(problem.code, StageError)(problem.message, hint=problem.hint) from problem
-    name = bundle.resolve().name
+    name = _name(bundle)
     if not name.isprintable():
         raise ArtifactError(f"{str(bundle)!r}: its name holds what cannot be printed", hint="rename it")
     digests = {**content["files"], plan.WORK_FILE: work.digest}
@@ -149,7 +179,7 @@ def _prepare(device: Connection, bundle: Path, files: Files) -> dict[str, Any]:
         "prepare",
         "prepare",
         folder=device.address.folder,
-        name=bundle.resolve().name,
+        name=_name(bundle),
         files=files,
         key=_key(files),
     )
@@ -172,18 +202,18 @@ def _push(
         progress.line(
             f"{device.address.shown}: sending {len(first)} files, {left / 1e6:.1f} MB, to {state['folder']}"
         )
-        _sent(device, bundle, files, state)
+        _sent(device, bundle, files, state, progress)
     return {"folder": state["folder"], "sent": sorted(first), "bytes": sum(sizes.values())}
 
 
-def _sent(device: Connection, bundle: Path, files: Files, state: dict[str, Any]) -> None:
+def _sent(device: Connection, bundle: Path, files: Files, state: dict[str, Any], progress: Progress) -> None:
     """Send what is missing; files that came out wrong, parts of them from earlier say, once again and whole."""
     wanted = {name: files[name] for name in state["missing"]}
     have: dict[str, int] = state["missing"]
     for _ in range(2):
         cut = {name: size for name, size in have.items() if size < files[name][1] or not size}
         if cut:
-            transfer.send(device, "send", bundle, state["incoming"], cut, state["rsync"])
+            transfer.send(device, "send", bundle, state["incoming"], cut, state["rsync"], progress)
         bad = device.ask("verify", "accept", folder=state["folder"], files=wanted, key=_key(files))["bad"]
         if not bad:
             return
@@ -197,7 +227,7 @@ def _sent(device: Connection, bundle: Path, files: Files, state: dict[str, Any])
 def _busy(address: Address, folder: str) -> StageError:
     return StageError(
         f"{address.shown}: {folder}: another run is at work there",
-        hint=f"wait for it; or stop it: {address.command}, then kill the number in {agent.PID} there",
+        hint=f"wait for it; or stop it: edgetune device stop {shlex.quote(address.url(folder))}",
     )
 
 
@@ -239,7 +269,9 @@ def failure(where: str, code: int | None, said: list[str]) -> EdgetuneError | No
     return KINDS.get(code or 6, StageError)(f"{where}: run: {line} (exit {code})", hint=hint)
 
 
-def _pull(device: Connection | None, bundle: Path, folder: str, name: str) -> dict[str, Any]:
+def _pull(
+    device: Connection | None, bundle: Path, folder: str, name: str, progress: Progress
+) -> dict[str, Any]:
     where = device.address.shown if device else folder
     into = bundle / plan.RESULTS
     try:
@@ -251,7 +283,7 @@ def _pull(device: Connection | None, bundle: Path, folder: str, name: str) -> di
                 _right(where, listed, bundle)
                 wanted = {n: entry for n, entry in listed["files"].items() if not _is(into / n, *entry)}
                 incoming.mkdir(exist_ok=True)
-                _fetch(device, listed, incoming, wanted)
+                _fetch(device, listed, incoming, wanted, progress)
                 bad = [n for n, entry in wanted.items() if not _is(incoming / n, *entry)]
                 if not bad:
                     stack.callback(shutil.rmtree, incoming, ignore_errors=True)
@@ -305,7 +337,9 @@ def _right(where: str, listed: dict[str, Any], bundle: Path) -> None:
         )
 
 
-def _fetch(device: Connection | None, listed: dict[str, Any], incoming: Path, wanted: Files) -> None:
+def _fetch(
+    device: Connection | None, listed: dict[str, Any], incoming: Path, wanted: Files, progress: Progress
+) -> None:
     have = {}
     for name, (sha256, size) in wanted.items():
         file = incoming / name
@@ -319,7 +353,8 @@ def _fetch(device: Connection | None, listed: dict[str, Any], incoming: Path, wa
         for name in have:
             shutil.copyfile(Path(listed["folder"]) / name, incoming / name, follow_symlinks=False)
     else:
-        transfer.fetch(device, "pull", listed["folder"], incoming, have, listed["rsync"])
+        sizes = {name: wanted[name][1] for name in have}
+        transfer.fetch(device, "pull", listed["folder"], incoming, have, listed["rsync"], progress, sizes)
 
 
 def _is(file: Path, sha256: str, size: int) -> bool:

@@ -44,7 +44,15 @@ class Layers(Part):
 
 
 class Built(Part):
-    """How an engine was built. `device_memory`: bytes that running takes beside weights, inputs and outputs."""
+    """How an engine was built.
+
+    Attributes:
+        device_memory: bytes that running takes beside weights, inputs and outputs.
+        dla_layers: how many layers of the network a DLA runs; None: no DLA, or the tool tells no number.
+        dla_subgraphs: how many parts a DLA runs, of many layers each; None: likewise.
+        fallback_layers: how many of them the GPU runs beside the DLA; None: no DLA.
+        fallback_names: which.
+    """
 
     seconds: Annotated[float, Field(ge=0)]
     plan: str = ""
@@ -54,6 +62,10 @@ class Built(Part):
     workspace_mb: Count | None = None
     optimization_level: int | None = None
     layers: Layers = Layers()
+    dla_layers: Count | None = None
+    dla_subgraphs: Count | None = None
+    fallback_layers: Count | None = None
+    fallback_names: tuple[str, ...] = ()
     messages: tuple[str, ...] = ()
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from edgetune.device import agent
 from edgetune.errors import ArtifactError, ConfigError, EdgetuneError, MissingTool, StageError
@@ -67,6 +67,12 @@ class Address(NamedTuple):
     def shown(self) -> str:
         """Return it as people write it."""
         return f"{self.user}@{self.host}" if self.user else self.host
+
+    def url(self, folder: str) -> str:
+        """Return it with a folder as `address_of` reads it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        user, port = f"{self.user}@" if self.user else "", f":{self.port}" if self.port else ""
+        return f"ssh://{user}{host}{port}{quote(folder)}"
 
     @property
     def command(self) -> str:

@@ -1,13 +1,21 @@
-"""Networks on ONNX Runtime's CPU kernels.
+"""Networks in ONNX Runtime: on its CPU kernels, on request on a GPU through CUDA or TensorRT.
 
-It knows nothing of quantization, images or latency protocols. It may import errors, artifact and machine.
+ONNX Runtime goes on without a GPU that it cannot use and says so to its log alone; here that is an error. No
+library of NVIDIA's is loaded before the CUDA driver has answered.
+It knows nothing of quantization, images or latency protocols. It may import errors, artifact, machine, and
+device.program.cuda, which asks the driver.
 """
 
+import ctypes
 import json
+import re
 import tempfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
@@ -16,13 +24,15 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as raised
 
 from edgetune.artifact import TensorSpec
-from edgetune.errors import ArtifactError, ConfigError, StageError
-from edgetune.machine import cores
+from edgetune.device.program import cuda
+from edgetune.errors import ArtifactError, ConfigError, EdgetuneError, MissingTool, StageError, nearest
+from edgetune.machine import RUNTIME_FOR_GPU, cores
 
 Feed = dict[str, NDArray[Any]]
 
 # ONNX Runtime raises one class per status code, which share no base of their own.
 _REFUSALS = (
+    raised.EPFail,
     raised.Fail,
     raised.InvalidArgument,
     raised.InvalidGraph,
@@ -32,20 +42,76 @@ _REFUSALS = (
     raised.NotImplemented,
     raised.RuntimeException,
 )
+_OF_THE_FILE = (raised.InvalidGraph, raised.InvalidProtobuf, raised.NoModel, raised.NoSuchFile)
 _DTYPES = {"float": "float32", "double": "float64"}
 _LOG_ERRORS = 3
+# Else nothing is known of which provider took which operator; ONNX Runtime 1.24 and later keep it.
+_RECORD = "session.record_ep_graph_assignment_info"
+
+
+def _no_options(_: Path | bytes) -> dict[str, bool]:
+    return {}
+
+
+def _tensorrt_options(model: Path | bytes) -> dict[str, bool]:
+    """Return the types that TensorRT must be allowed for what stands in a graph, and no others."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        if isinstance(model, bytes):
+            graph = onnx.load_from_string(model).graph
+        else:
+            graph = onnx.load(model, load_external_data=False).graph
+    except (DecodeError, OSError):
+        return {}  # ONNX Runtime says what is wrong with it
+    half = onnx.TensorProto.FLOAT16
+    casts = (onnx.helper.get_node_attr_value(node, "to") for node in graph.node if node.op_type == "Cast")
+    return {
+        "trt_int8_enable": any(node.op_type == "DequantizeLinear" for node in graph.node),
+        "trt_fp16_enable": half in casts or any(tensor.data_type == half for tensor in graph.initializer),
+    }
+
+
+class Provider(NamedTuple):
+    """A way to run a network.
+
+    Attributes:
+        title: what reports call it.
+        names: what ONNX Runtime calls it, and who takes the operators that it leaves, in turn.
+        options: what ONNX Runtime is told, for a network.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    options: Callable[[Path | bytes], dict[str, bool]] = _no_options
+
+
+_CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+# https://onnxruntime.ai/docs/execution-providers/ names them and their options.
+PROVIDERS = {
+    "cpu": Provider("CPU", (_CPU,)),
+    "cuda": Provider("CUDA", (_CUDA, _CPU)),
+    "tensorrt": Provider("TensorRT", (_TENSORRT, _CUDA, _CPU), _tensorrt_options),
+}
+_TITLES = {provider.names[0]: provider.title for provider in PROVIDERS.values()}
 
 
 class Session:
-    """A loaded network, ready to run on the CPU.
+    """A loaded network, ready to run.
 
     Attributes:
         inputs: name, type and shape of what goes in.
         outputs: the same of what comes out, in the order of the results of `run`.
-        threads: how many work on one operator.
+        threads: how many work on one operator on the CPU.
+        engine: what runs it, with its version.
+        placed: how many operators each provider took, by its title; empty on the CPU, and where ONNX Runtime
+            is too old to tell.
     """
 
-    def __init__(self, model: Path | bytes, threads: int = 0, exact: bool = False) -> None:
+    def __init__(
+        self, model: Path | bytes, threads: int = 0, exact: bool = False, provider: str = "cpu"
+    ) -> None:
         """Load a network.
 
         Args:
@@ -53,10 +119,15 @@ class Session:
             threads: 0: as many as there are physical cores that this process may keep busy.
             exact: leave every graph optimisation off, so that a graph with Q/DQ rounds where its Q nodes
                 stand and nowhere else. Slow: for judging accuracy, not for latency.
+            provider: a key of `PROVIDERS`. Only the CPU gives the same numbers everywhere.
 
         Raises:
             ArtifactError: not ONNX, not a valid graph, or with operators or an opset unknown here.
+            ConfigError: an unknown provider.
+            MissingTool: the provider, a driver, or a library that it needs, is not here.
+            StageError: ONNX Runtime left the network to another provider than the one asked for.
         """
+        _refuse_absent(provider)
         options = ort.SessionOptions()
         options.log_severity_level = _LOG_ERRORS
         options.intra_op_num_threads = threads or physical_cores()
@@ -65,16 +136,66 @@ class Session:
         options.graph_optimization_level = level.ORT_DISABLE_ALL if exact else level.ORT_ENABLE_ALL
         self.threads: int = options.intra_op_num_threads
         self._name = str(model) if isinstance(model, Path) else "the ONNX model"
+        self._provider = provider
+        self.engine = f"ONNX Runtime {ort.__version__}, {PROVIDERS[provider].title}"
         source = str(model) if isinstance(model, Path) else model
+        first, *rest = PROVIDERS[provider].names
+        asked = [(first, PROVIDERS[provider].options(model)), *rest]
+        if rest:
+            options.add_session_config_entry(_RECORD, "1")
         try:
-            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except _REFUSALS as error:
-            raise ArtifactError(
-                f"{self._name}: ONNX Runtime {ort.__version__} cannot load it: {_first_line(error)}",
-                hint="export it again; a file that was cut off, or an opset that is too new, ends like this",
-            ) from error
+            # Its own way to fall back prints to stdout and tries again without a GPU.
+            self._session = ort.InferenceSession(source, options, providers=asked, enable_fallback=0)
+        except (*_REFUSALS, RuntimeError, ValueError) as error:
+            raise self._not_loaded(error) from error
+        self.placed: dict[str, int] = self._placed() if rest else {}
+        self._refuse_fallback()
         self.inputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs: tuple[TensorSpec, ...] = tuple(_spec(node) for node in self._session.get_outputs())
+
+    def _not_loaded(self, error: Exception) -> EdgetuneError:
+        said = f"{self._name}: ONNX Runtime {ort.__version__} cannot load it"
+        if self._provider == "cpu" or isinstance(error, _OF_THE_FILE):
+            return ArtifactError(
+                f"{said}: {_first_line(error)}",
+                hint="export it again; a file that was cut off, or an opset that is too new, ends like this",
+            )
+        return self._unusable(f"{said} with {PROVIDERS[self._provider].title}: {_first_line(error)}")
+
+    def _unusable(self, what: str) -> EdgetuneError:
+        """Return the error for a provider that failed: of what it lacks, where that can be found out."""
+        title = PROVIDERS[self._provider].title
+        if lacking := _lacking(self._provider):
+            needs = (
+                f"built for CUDA {ort.cuda_version}" if getattr(ort, "cuda_version", "") else "of this build"
+            )
+            return MissingTool(
+                f"ONNX Runtime {ort.__version__}, {needs}, cannot load its part for {title}: {lacking}",
+                hint="install that very version of the library, and set LD_LIBRARY_PATH to where it is",
+            )
+        return StageError(
+            what, hint="ONNX Runtime says why above; --provider cpu tells whether the file is fine"
+        )
+
+    def _placed(self) -> dict[str, int]:
+        told = getattr(self._session, "get_provider_graph_assignment_info", list)
+        counts: Counter[str] = Counter()
+        for part in told():
+            counts[_TITLES.get(part.ep_name, part.ep_name)] += len(part.get_nodes())
+        return dict(counts)
+
+    def _refuse_fallback(self) -> None:
+        title, (wanted, *_), _ = PROVIDERS[self._provider]
+        took = self._session.get_providers()
+        if took[0] != wanted:
+            raise self._unusable(
+                f"{self._name}: ONNX Runtime was asked for {title} and took {', '.join(took)}"
+            )
+        if self.placed and title not in self.placed:
+            others = ", ".join(f"{count} to {name}" for name, count in self.placed.items())
+            raise self._unusable(
+                f"{self._name}: {title} takes none of its operators; ONNX Runtime gave {others}"
+            )
 
     def run(self, batch: NDArray[Any] | Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Run a batch of any size through a network with one input, or an array for each of several.
@@ -153,6 +274,47 @@ class Session:
             )
 
 
+def _refuse_absent(provider: str) -> None:
+    """Refuse a provider that cannot be had here, before any library of it is loaded.
+
+    Raises:
+        ConfigError: there is none of that name.
+        MissingTool: ONNX Runtime is built without it, or no CUDA driver answers.
+    """
+    if provider not in PROVIDERS:
+        raise ConfigError(f"unknown provider {provider!r}", hint=nearest(provider, PROVIDERS))
+    if provider == "cpu":
+        return
+    title, (wanted, *_), _ = PROVIDERS[provider]
+    found, reason = cuda.ask()
+    if found is None:
+        raise MissingTool(
+            f"{title}: {reason}",
+            hint="install NVIDIA's driver; the extra edgetune[gpu] names the ONNX Runtime that uses it",
+        )
+    if wanted not in ort.get_available_providers():
+        raise MissingTool(
+            f"ONNX Runtime {ort.__version__} here is built without {wanted}",
+            hint=f"the extra edgetune[gpu] names the one that has it; it replaces onnxruntime:\n{RUNTIME_FOR_GPU}",
+        )
+    if hasattr(ort, "preload_dlls"):
+        # The libraries that pip brings are on no search path. What it does not find it prints to stdout.
+        with redirect_stdout(StringIO()):
+            ort.preload_dlls()
+
+
+def _lacking(provider: str) -> str:
+    """Say which library a provider misses, empty where it misses none."""
+    path = Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{provider}.so"
+    try:
+        if path.is_file():
+            ctypes.CDLL(str(path))
+    except OSError as error:
+        # It also refuses to be loaded by anyone but ONNX Runtime, once nothing is missing.
+        return str(error) if "cannot open shared object file" in str(error) else ""
+    return ""
+
+
 def node_seconds(model: bytes, feed: Feed, runs: int = 10) -> dict[str, float]:
     """Return how long each node of a network takes here, by its name, on one thread.
 
@@ -169,7 +331,7 @@ def node_seconds(model: bytes, feed: Feed, runs: int = 10) -> dict[str, float]:
         options.intra_op_num_threads = 1
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model, options, providers=[_CPU])
         for _ in range(runs + 1):
             session.run(None, feed)
         events = json.loads(Path(session.end_profiling()).read_text())
@@ -207,4 +369,7 @@ def _spec(node: Any) -> TensorSpec:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    line = str(error).strip().splitlines()[0]
+    # A failure of CUDA stands behind a page of C++.
+    failure = re.search(r"\bCU\w+ failure .*?(?= ; |$)", line)
+    return failure[0] if failure else line

@@ -69,6 +69,24 @@ def mean_interval(values: NDArray[np.float64]) -> Interval | None:
     return Interval(float(values.mean()) - half, float(values.mean()) + half)
 
 
+def mean_difference(first: NDArray[np.float64], second: NDArray[np.float64]) -> Interval | None:
+    """Return Welch's interval of mean(first) - mean(second), samples independent (Welch 1947, Biometrika 34:28-35).
+
+    None where one of them has fewer than two values.
+    """
+    if min(first.size, second.size) < 2:
+        return None
+    parts = [float(values.var(ddof=1)) / values.size for values in (first, second)]
+    middle, spread = float(first.mean() - second.mean()), sum(parts)
+    if not spread:
+        return Interval(middle, middle)
+    freedom = spread**2 / sum(
+        part**2 / (values.size - 1) for part, values in zip(parts, (first, second), strict=True)
+    )
+    reach = float(t.ppf(0.5 + CONFIDENCE / 2, freedom)) * math.sqrt(spread)
+    return Interval(middle - reach, middle + reach)
+
+
 def mean_at_least(values: NDArray[np.float64], confidence: float = 0.9) -> float:
     """Return the lower end of Student's one-sided interval of a mean; of a single value, the value."""
     if values.size < 2:

@@ -3,7 +3,7 @@
 They know no data, no training and no recipe. May import errors and artifact.
 """
 
-from edgetune.models.build import build_model, head_of, operations, preprocess_for
+from edgetune.models.build import build_model, build_taught, head_of, layer_names, operations, preprocess_for
 from edgetune.models.describe import describe_model, list_models
 from edgetune.models.rows import MODELS, ModelRow, build_cifar10, model_row
 
@@ -12,8 +12,10 @@ __all__ = [
     "ModelRow",
     "build_cifar10",
     "build_model",
+    "build_taught",
     "describe_model",
     "head_of",
+    "layer_names",
     "list_models",
     "model_row",
     "operations",

@@ -67,6 +67,7 @@ def build_model(
     size_px: int = 0,
     seed: int = 0,
     say: Callable[[str], None] = lambda _: None,
+    whole: bool = False,
 ) -> nn.Module:
     """Build a network with a head for the given classes.
 
@@ -82,6 +83,7 @@ def build_model(
         size_px: side of the input, only checked here.
         seed: of everything random; the global generator is left as it was.
         say: told what became of the weights.
+        whole: with the head of the default weights, too.
 
     Returns:
         The network on the CPU, in training mode.
@@ -109,12 +111,31 @@ def build_model(
     if state:
         source = row.weights if weights == "default" else str(weights)
         try:
-            say(fill(net, state, row.head, keep_head=weights != "default", source=source))
+            say(fill(net, state, row.head, keep_head=whole or weights != "default", source=source))
         except ArtifactError as error:
             raise ArtifactError(error.message, hint=_better(row, net, state) or error.hint) from None
     if adapt:
         _adapt(net, row, adapter)
     return net
+
+
+def build_taught(
+    name: str, channels: int, weights: str | Path, adapter: str = "sum", size_px: int = 0
+) -> tuple[nn.Module, int]:
+    """Build a network as its weights were trained, with their head; otherwise as `build_model`.
+
+    Returns:
+        The network, and how many logits it gives.
+
+    Raises:
+        ConfigError: weights without a head, or none at all.
+    """
+    row = model_row(name)
+    heads = [t for n, t in _state(row, weights).items() if n.startswith(f"{row.head}.") and t.ndim > 1]
+    if not heads:
+        raise ConfigError(f"{name}: weights: {weights}: without a head that was trained")
+    classes = len(heads[-1])
+    return build_model(name, classes, channels, weights, adapter, size_px, whole=True), classes
 
 
 def head_of(net: nn.Module, name: str) -> nn.Module:
@@ -204,6 +225,11 @@ def _better(row: ModelRow, net: nn.Module, state: State) -> str:
     other = MODELS[best]
     body = sum(not name.startswith(f"{other.head}.") for name in wanted(skeleton(other)))
     return f"they fit {best!r} better ({scores[best]} of {body} tensors match)"
+
+
+def layer_names(name: str) -> tuple[str, ...]:
+    """Return the names of a network's layers, from the input to the output as far as they are registered so."""
+    return tuple(layer for layer, _ in skeleton(model_row(name)).named_modules() if layer)
 
 
 def skeleton(row: ModelRow) -> nn.Module:

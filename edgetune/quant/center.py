@@ -148,6 +148,29 @@ def centered(graph: Graph, shift: Mapping[str, float]) -> ModelProto:
     return model
 
 
+def uncentered(graph: Graph) -> tuple[ModelProto, dict[str, float]]:
+    """Return a centered network with every shift taken back, computing the same, and what was taken back.
+
+    Args:
+        graph: a network without Q/DQ that `centered` has made.
+
+    Returns:
+        The network, which clips from 0, and by tensor how far it was shifted down.
+    """
+    shift: dict[str, float] = {}
+    for node in graph.nodes:
+        if node.op_type == "Clip" and len(node.input) > 1 and node.input[1] == _name(node, 1):
+            by = -float(graph.constants[node.input[1]])
+            shift |= dict.fromkeys(_together(graph, node.output[0]), by)
+    model = centered(graph, {tensor: -by for tensor, by in shift.items()})
+    for node in model.graph.node:
+        if node.op_type == "Clip" and node.output[0] in shift and len(node.input) == 2:
+            node.op_type = "Relu"
+            del node.input[1:]
+    drop_dead(model)
+    return model, shift
+
+
 def _together(graph: Graph, tensor: str) -> set[str]:
     """Return the tensors that can only be shifted together; none where something stands in the way."""
     tensors, waiting = {tensor}, [tensor]
@@ -249,8 +272,14 @@ def _clip_lower(graph: Graph, model: ModelProto, node: NodeProto, by: float) -> 
 
 
 def _constant(model: ModelProto, node: NodeProto, index: int, value: NDArray[np.float32]) -> None:
-    name = f"{node.name}/centered/{index}"
-    model.graph.initializer.append(numpy_helper.from_array(value, name))
+    name = _name(node, index)
+    known = [item for item in model.graph.initializer if item.name == name]
+    (known[0] if known else model.graph.initializer.add()).CopyFrom(numpy_helper.from_array(value, name))
     while len(node.input) <= index:
         node.input.append("")
     node.input[index] = name
+
+
+def _name(node: NodeProto, index: int) -> str:
+    """Return what a node's input is called that centering has written."""
+    return f"{node.name}/centered/{index}"

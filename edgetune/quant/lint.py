@@ -134,6 +134,12 @@ RULES: dict[str, Rule] = {
         "look at the checkpoint; keep what exceeds FP16 in FP32",
         _ALL,
     ),
+    "no-int8": Rule(
+        lint_qdq.no_path,
+        "error",
+        "NVIDIA support matrix, hardware and precision",
+        "give TensorRT the network as it was before quantization, and build it in FP16: trtexec --fp16",
+    ),
     "zero-point": Rule(
         lint_qdq.zero_point,
         "error",

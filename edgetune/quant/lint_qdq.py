@@ -29,6 +29,14 @@ def _severity(view: View) -> Severity:
     return "warning" if on_dla else "error"
 
 
+def no_path(view: View) -> Iterator[Hit]:
+    """Q/DQ where nothing runs in INT8: said once, at the first."""
+    if view.stored and view.reader.no_int8:
+        count = len(view.stored)
+        stored = "a tensor is stored as integers" if count == 1 else f"{count} tensors are stored as integers"
+        yield Hit(view.stored[0].node.name, f"{stored}, and {view.reader.no_int8}")
+
+
 def zero_point(view: View) -> Iterator[Hit]:
     """Zero points other than 0."""
     for item in view.stored:

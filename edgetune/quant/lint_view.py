@@ -2,8 +2,8 @@
 
 The rules of the lint ask two graphs. `graph` is the file itself: nothing folded, only names where nodes have
 none and Constant nodes as initializers. `bare` is the same without Q/DQ, in FP32, which is what
-`quant.placement` understands: so that what it knows of TensorRT is said once. It may import errors,
-quant.graph, quant.plan and quant.prepare.
+`quant.placement` understands: so that what it knows of TensorRT is said once. It may import profile,
+quant.accept, quant.graph and quant.plan.
 """
 
 import re
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
+from edgetune.profile import Target
 from edgetune.quant.accept import name_nodes
 from edgetune.quant.graph import Graph, attribute, infer_types, is_standard, reads_inside
 from edgetune.quant.plan import copied_from, readers, weight_axis
@@ -41,6 +42,7 @@ class Reader:
         ir: the newest IR version that was made sure of.
         dla: whether the network is to run on a DLA.
         dla_cores: how many of them the target has.
+        no_int8: why no INT8 engine is built for the target, as a clause; empty where one is.
     """
 
     label: str
@@ -50,6 +52,7 @@ class Reader:
     ir: int
     dla: bool = False
     dla_cores: int = 0
+    no_int8: str = ""
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -60,6 +63,22 @@ class Reader:
     def name(self) -> str:
         """What to call it in a sentence."""
         return f"TensorRT {self.tensorrt}" if self.tensorrt else "ONNX Runtime"
+
+
+def reader_of(target: Target, dla: bool = False) -> Reader:
+    """Return what a target reads."""
+    runtime = target.runtime
+    newest = onnx.defs.onnx_opset_version()
+    return Reader(
+        label=target.label,
+        typing=runtime.rendering,
+        tensorrt=runtime.tensorrt,
+        opset_max=runtime.opset_max or (newest if target.is_host else runtime.opset),
+        ir=runtime.ir,
+        dla=dla,
+        dla_cores=target.profile.dla_cores,
+        no_int8=target.no_int8,
+    )
 
 
 @dataclass(frozen=True)
@@ -241,7 +260,7 @@ def view_of(model: ModelProto, reader: Reader, beside: bool = False) -> View:
     inferred = {value.name for value in work.graph.value_info}
     # Behind operators that inference does not know, what the file itself says is all there is.
     work.graph.value_info.extend(value for name, value in known.items() if name not in inferred)
-    return View(model, reader, Graph(work), Graph(_infer(_without_qdq(work))), beside)
+    return View(model, reader, Graph(work), Graph(_infer(without_qdq(work))), beside)
 
 
 def _infer(model: ModelProto) -> ModelProto:
@@ -270,7 +289,7 @@ def _same_parameters(constants: dict[str, NDArray[Any]], first: NodeProto, secon
     )
 
 
-def _without_qdq(model: ModelProto) -> ModelProto:
+def without_qdq(model: ModelProto) -> ModelProto:
     """Return a normalized model without Q/DQ and Casts between floats, in FP32."""
     graph, types = Graph(model), element_types(model)
     bare = ModelProto(opset_import=model.opset_import, ir_version=model.ir_version)
@@ -326,8 +345,8 @@ def _copy_ends(model: ModelProto, bare: ModelProto, alias: dict[str, str]) -> No
     bare.graph.name = model.graph.name
     fed = {item.name for item in model.graph.initializer}
     bare.graph.input.extend(value for value in model.graph.input if value.name not in fed)
-    ends = {alias.get(value.name, value.name) for value in model.graph.output}
+    ends = dict.fromkeys(alias.get(value.name, value.name) for value in model.graph.output)
     for value in bare.graph.input:
         if value.type.tensor_type.elem_type in _FLOATS:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
-    bare.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(ends))
+    bare.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ends)

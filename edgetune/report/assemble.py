@@ -17,7 +17,7 @@ from edgetune.profile import Target, merged_gates
 from edgetune.recipe import Gates, Recipe
 from edgetune.report.device import left_to_do
 from edgetune.report.gates import exit_code, judge, verdict
-from edgetune.report.worth import diagnosis, worth
+from edgetune.report.worth import diagnosis, no_int8, worth
 
 SCHEMA_VERSION = 1
 # What a device measured, beside the bundle's plan of work.
@@ -36,24 +36,29 @@ def assemble(
     data: Dataset,
     checkpoint: Artifact,
     network: Artifact,
-    int8: Artifact,
+    int8: Artifact | None,
     measures: Artifact,
     latency: Artifact | None,
     transfer: Artifact | None,
+    distillation: Artifact | None = None,
     *,
     strict: bool,
     command: str,
 ) -> dict[str, Any]:
     """Build the content of report.json, verdict and gates included."""
-    found: dict[str, Any] = {"latency": None, "transfer": None}
-    for part in (measures, latency, transfer):
+    found: dict[str, Any] = {"latency": None, "transfer": None, "distillation": None}
+    for part in (measures, latency, transfer, distillation):
         found |= read_measures(part) if part else {}
-    found["size"] = {"fp32_bytes": network.file("model.onnx").stat().st_size,
-                     "int8_bytes": int8.file("model.onnx").stat().st_size}  # fmt: skip
+    roles = {"checkpoint": checkpoint, "onnx": network} | ({"int8": int8} if int8 else {})
+    told: dict[str, Any] = int8.details if int8 else {}
+    found["size"] = {
+        f"{name}_bytes": roles[role].file("model.onnx").stat().st_size
+        for name, role in (("fp32", "onnx"), ("int8", "int8"))
+        if role in roles
+    }
     why_not = {} if target.is_host else {"latency": "no engine was built here: run it on the device"}
     limits = merged_gates(target.profile.gates, recipe.gates)
-    gates = judge(limits, found, why_not=why_not)
-    roles = {"checkpoint": checkpoint, "onnx": network, "int8": int8}
+    gates = judge(limits, found, why_not=why_not, no_int8=target.no_int8)
     return {
         "schema_version": SCHEMA_VERSION,
         "edgetune": edgetune.__version__,
@@ -65,7 +70,7 @@ def assemble(
         "recipe": recipe.model_dump(mode="json"),
         "profile": {
             "label": target.label, "title": target.profile.title, "kind": target.profile.kind,
-            "rendering": target.runtime.rendering,
+            "rendering": target.runtime.rendering, "no_int8": target.no_int8,
         },
         "machine": machine(),
         "data": _data(data),
@@ -77,9 +82,9 @@ def assemble(
             }
             for role, made in roles.items()
         ],
-        "layers": int8.details.get("layers"),
-        "calibration": {key: int8.details.get(key) for key in CALIBRATION},
-        "quantization": {key: int8.details.get(key) for key in QUANTIZATION},
+        "layers": told.get("layers"),
+        "calibration": {key: told.get(key) for key in CALIBRATION},
+        "quantization": {key: told.get(key) for key in QUANTIZATION},
         "limits": limits.model_dump(mode="json"),
         "gates": [gate.model_dump(mode="json") for gate in gates],
         "left_to_do": left_to_do(target, network.inputs),
@@ -102,7 +107,7 @@ def with_device(
     why = diagnosis(device, limits)
     device = device | {"diagnosis": why, "worth": worth(device, limits, why)}
     found = {part: report[part] for part in PARTS if part in report} | {"device": device}
-    gates = judge(limits, found)
+    gates = judge(limits, found, no_int8=no_int8(device))
     left = [f"{step}: {error['message']}. {error['hint']}" for step, error in device["errors"].items()]
     return report | {
         "device": device,
@@ -137,8 +142,8 @@ def measured_on_device(report: dict[str, Any], out: Path) -> dict[str, Any] | No
 
 def made_of(work: dict[str, Any], report: dict[str, Any]) -> bool:
     """Tell whether a bundle holds the networks that a report is about."""
-    digests = {entry["role"]: entry["digest"] for entry in report["artifacts"]}
-    return all(work["parents"][role] == digests.get(role) for role in ("onnx", "int8"))
+    digests = {e["role"]: e["digest"] for e in report["artifacts"] if e["role"] in ("onnx", "int8")}
+    return bool(work["parents"] == digests)
 
 
 def publish(report: dict[str, Any], out: Path) -> None:
@@ -152,7 +157,7 @@ def publish(report: dict[str, Any], out: Path) -> None:
 
 
 def read_measures(artifact: Artifact) -> dict[str, Any]:
-    """Return what a judge (check, bench, transfer) measured."""
+    """Return what a judge (check, bench, transfer, distillation) measured."""
     content: dict[str, Any] = json.loads(artifact.file("measures.json").read_text(encoding="utf-8"))
     return content
 

@@ -1,6 +1,6 @@
 """Charts of a run: curves of training and transfer, classes, latencies.
 
-It knows nothing of the page. It may import the report's drawing, schema and wording.
+It knows nothing of the page. It may import the report's drawing, schema, view_distill and wording.
 """
 
 import itertools
@@ -12,8 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from edgetune.report import view_distill
 from edgetune.report.drawing import FIRST, INK, MUTED, PERCENT, SECOND, STYLE, figure, legend, svg
 from edgetune.report.schema import ClassRow, Epoch, Latency, Training, Transfer
+from edgetune.report.schema_distill import Distillation
 from edgetune.report.wording import middle, milliseconds, percent
 
 Curve = tuple[str, Sequence[tuple[int, float | None]]]
@@ -45,6 +47,11 @@ def transfer_chart(transfer: Transfer) -> str:
         ("from scratch", [(e.epoch, e.val_top1) for e in transfer.epochs_scratch]),
     ]
     return _curves("transfer", "Validation top-1", curves, shares=True)
+
+
+def distillation_chart(found: Distillation) -> str:
+    """Draw validation accuracy over the epochs, distilled against alone."""
+    return _curves("distillation", "Validation top-1", view_distill.curves(found), shares=True)
 
 
 def class_chart(rows: Sequence[ClassRow]) -> str:

@@ -1,10 +1,11 @@
 """What is left for the device: exact command lines, for the module, mode and TensorRT of a target.
 
 Flags by version as trtexec's own option parser has them (NVIDIA/TensorRT, samples/common, tags 8.5 to 11.1).
-None of these lines has been run on a device by the authors. It may import artifact and profile.
+None of these lines has been run on a device by the authors. It may import artifact, profile and device.
 """
 
 from edgetune.artifact import TensorSpec
+from edgetune.device import by_hand
 from edgetune.profile import Target
 
 TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
@@ -21,19 +22,32 @@ def left_to_do(target: Target, inputs: tuple[TensorSpec, ...]) -> list[str]:
     if target.is_host:
         return []
     jetpack = target.profile.jetpacks[target.jetpack]
-    number = target.profile.modes[target.mode].nvpmodel_id
-    mode = f"sudo nvpmodel -m {'ID' if number is None else number} && sudo jetson_clocks"
-    which = " (ID: as in /etc/nvpmodel.conf)" if number is None else ""
+    mode = by_hand.mode_line(target)
+    which = " (ID: as in /etc/nvpmodel.conf)" if " ID " in mode else ""
     strong = jetpack.typing == "strong"
+    set_mode = [
+        f"Set the mode {target.mode}{which} before building: engines are tuned to it. It may ask for a reboot.",
+        mode,
+    ]
+    there = f"{target.profile.title} (JetPack {target.jetpack}, TensorRT {jetpack.tensorrt})"
+    if target.no_int8:
+        return [
+            f"INT8 is out of reach there: {target.no_int8}. FP16 is what is delivered.",
+            "`edgetune bundle`, on this run's folder, packs the network for the device, with a script that builds the "
+            "engine and a text that says what works there. By hand:",
+            f"Copy onnx/model.onnx (as {by_hand.ONNX}) to the {there}: an engine is built where it runs.",
+            *set_mode,
+            " ".join([by_hand.build_line(target), *_free_shapes(inputs)]),
+            'Time it, and look at the median of "GPU Compute Time":',
+            by_hand.time_line(target),
+        ]
     # Where types are in the graph, the FP16 baseline is a file of its own.
     other = "int8/fp16.onnx" if strong else "onnx/model.onnx (as fp32.onnx)"
     return [
         "`edgetune bundle`, on this run's folder, packs all of it for the device, where one program builds, verifies "
         "and times both engines. By hand:",
-        f"Copy {other} and int8/model.onnx (as int8.onnx) to the {target.profile.title} "
-        f"(JetPack {target.jetpack}, TensorRT {jetpack.tensorrt}): an engine is built where it runs.",
-        f"Set the mode {target.mode}{which} before building: engines are tuned to it. It may ask for a reboot.",
-        mode,
+        f"Copy {other} and int8/model.onnx (as int8.onnx) to the {there}: an engine is built where it runs.",
+        *set_mode,
         "Build INT8, and FP16 beside it: INT8 is not always faster.",
         _build("int8", "int8", jetpack.tensorrt, "--stronglyTyped" if strong else "--int8 --fp16", inputs),
         _build(
@@ -62,7 +76,7 @@ def _build(name: str, source: str, tensorrt: str, precision: str, inputs: tuple[
     version = _version(tensorrt)
     words = [TRTEXEC, f"--onnx={source}.onnx", f"--saveEngine={name}.plan"]
     words += [precision] if version < (11, 0) else []
-    words += [f"--{end}Shapes={_shapes(inputs)}" for end in ("min", "opt", "max")] if _free(inputs) else []
+    words += _free_shapes(inputs)
     words += [
         "--buildOnly" if version < SKIP_INFERENCE_SINCE else "--skipInference",
         "--memPoolSize=workspace:512",
@@ -78,8 +92,9 @@ def _time(name: str, tensorrt: str) -> str:
     return " ".join(words)
 
 
-def _free(inputs: tuple[TensorSpec, ...]) -> bool:
-    return any(not isinstance(size, int) for spec in inputs for size in spec.shape)
+def _free_shapes(inputs: tuple[TensorSpec, ...]) -> list[str]:
+    free = any(not isinstance(size, int) for spec in inputs for size in spec.shape)
+    return [f"--{end}Shapes={_shapes(inputs)}" for end in ("min", "opt", "max")] if free else []
 
 
 def _shapes(inputs: tuple[TensorSpec, ...]) -> str:

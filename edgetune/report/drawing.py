@@ -23,6 +23,7 @@ WIDTH = 380
 # Stand-ins: colours nobody would choose, each replaced by a variable of the page.
 INK, MUTED, RULE, PANEL = "#010001", "#010002", "#010003", "#010004"
 FIRST, SECOND, WRONG = "#010005", "#010006", "#010007"
+THIRD, FOURTH, FIFTH = "#010008", "#010009", "#01000a"
 VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -31,6 +32,9 @@ VARIABLES = {
     FIRST: "var(--first)",
     SECOND: "var(--second)",
     WRONG: "var(--wrong)",
+    THIRD: "var(--third)",
+    FOURTH: "var(--fourth)",
+    FIFTH: "var(--fifth)",
 }
 
 # On top of matplotlib's defaults: what someone set up for other drawings has no say here.

@@ -29,6 +29,8 @@ NOT_MEASURED = {
     "size": "there is no INT8 file",
     "device": "no engine was measured: edgetune bundle RUN, then edgetune verify",
 }
+# What is judged without an INT8 network.
+OF_FP32 = ("fp32_difference",)
 # Of a device's measures, these count samples.
 COUNTED = ("top1_drop_points", "top1_percent_min", "engine_agreement_percent_min")
 
@@ -60,7 +62,9 @@ class GateResult(Section):
 TIMED = ("latency_p50_ms", "latency_p99_ms", "speedup_min")
 
 
-def judge(gates: Gates, measures: Measures, *, why_not: Mapping[str, str] | None = None) -> list[GateResult]:
+def judge(
+    gates: Gates, measures: Measures, *, why_not: Mapping[str, str] | None = None, no_int8: str = ""
+) -> list[GateResult]:
     """Hold measures against limits, in the order of `GATES`.
 
     Args:
@@ -68,6 +72,7 @@ def judge(gates: Gates, measures: Measures, *, why_not: Mapping[str, str] | None
         measures: the parts of the report: parity, accuracy, latency, size, device. Parts may be missing or None;
             limits for engines that nobody has changed are left out until a device was measured.
         why_not: why a gate or a part of the measures is missing, by its name.
+        no_int8: why there is no INT8 network, and so nothing that most gates judge.
     """
     reasons = why_not or {}
     results = []
@@ -78,7 +83,12 @@ def judge(gates: Gates, measures: Measures, *, why_not: Mapping[str, str] | None
         for called, asked in _asked(name, row, limit, measures):
             value, why = _fetch(name, asked, measures)
             if value is None:
-                why = reasons.get(called) or reasons.get(asked.part) or why
+                why = (
+                    (no_int8 if name not in OF_FP32 else "")
+                    or reasons.get(called)
+                    or reasons.get(asked.part)
+                    or why
+                )
             results.append(_result(called, asked, limit, value, why))
     return results
 
@@ -222,8 +232,12 @@ def _facts(measures: Measures) -> str:
     parts = []
     accuracy, latency = measures.get("accuracy"), measures.get("latency")
     if accuracy:
-        kept, had = (_percent(accuracy["models"][name]["top1"]) for name in ("int8", "fp32"))
-        parts.append(f"INT8 keeps {kept} of {had} top-1 on {_counted_noun(accuracy['images'], 'image')}")
+        top1 = {name: _percent(model["top1"]) for name, model in accuracy["models"].items()}
+        images = _counted_noun(accuracy["images"], "image")
+        if "int8" in top1:
+            parts.append(f"INT8 keeps {top1['int8']} of {top1['fp32']} top-1 on {images}")
+        else:
+            parts.append(f"FP32 gets {top1['fp32']} top-1 on {images}")
     timing = ((measures.get("device") or {}).get("timing") or {}).get(TIMED_BY)
     for timed, other, place in ((latency, "FP32", "on this CPU"), (timing, "FP16", "on the device")):
         if timed and timed.get("speedup"):

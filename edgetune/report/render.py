@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from edgetune.artifact import disk_error, write_atomic
 from edgetune.errors import ArtifactError
-from edgetune.report import sentences, view, view_device, view_int8, wording
+from edgetune.report import sentences, view, view_device, view_distill, view_int8, wording
 from edgetune.report.markdown import device_markdown, markdown
 from edgetune.report.schema import Report, read_report
 
@@ -91,6 +91,7 @@ def html(report: Report) -> str:
     worst = view.worst_classes(accuracy.per_class) if accuracy else []
     drawn = {
         "transfer": charts.transfer_chart(report.transfer) if report.transfer else "",
+        "distillation": charts.distillation_chart(report.distillation) if report.distillation else "",
         "training": charts.training_charts(report.training) if report.training else [],
         "classes": charts.class_chart(worst),
         "latency": charts.latency_chart(report.latency) if report.latency else "",
@@ -103,6 +104,26 @@ def html(report: Report) -> str:
     return template.render(report=report, charts=drawn, worst=worst, recipe=recipe)
 
 
+def write_page(template: str, content: dict[str, Any], file: Path, **given: Any) -> None:
+    """Write a page of its own, `file`.html, and the JSON that it shows, `file`.json.
+
+    Args:
+        template: of `templates/`.
+        content: plain values.
+        file: without an ending.
+        given: what the template shows.
+
+    Raises:
+        StageError: the disk is full, or the folder cannot be written.
+    """
+    page = _environment().get_template(template).render(**given)
+    try:
+        write_atomic(file.with_suffix(".html"), page)
+        write_atomic(file.with_suffix(".json"), _json(_storable(content)))
+    except OSError as error:
+        raise disk_error(error, file.with_suffix(".html")) from error
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(
@@ -113,7 +134,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     shared = {"view": view, "int8": view_int8, "on": view_device, "sentences": sentences, "wording": wording}
-    environment.globals |= shared | {"markup": Markup}
+    environment.globals |= shared | {"taught": view_distill, "markup": Markup}
     return environment
 
 

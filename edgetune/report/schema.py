@@ -1,6 +1,6 @@
 """What report.json holds, as models in which every part may be missing.
 
-It may import errors, the report's part, schema_int8 and schema_device.
+It may import errors, the report's part, schema_int8, schema_distill and schema_device.
 """
 
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from edgetune.errors import ArtifactError
 from edgetune.report.part import Part, Ratio, present
 from edgetune.report.schema_device import Device
+from edgetune.report.schema_distill import Distillation
 from edgetune.report.schema_int8 import Calibration, Layer, Quantization
 
 SCHEMA_VERSION = 1
@@ -93,6 +94,7 @@ class Epoch(Part):
     val_top1: float | None = None
     learning_rate: float | None = None
     seconds: float | None = None
+    waited_seconds: float | None = None
     images_per_second: float | None = None
 
 
@@ -103,6 +105,7 @@ class Training(Part):
     optimizer: str = ""
     accelerator: str = ""
     seconds: float | None = None
+    decode_seconds: float | None = None
     stopped_early: bool = False
     best_epoch: int | None = None
     val_top1: float | None = None
@@ -288,6 +291,7 @@ class Report(Part):
     data: Data = Data()
     training: Training | None = None
     transfer: Transfer | None = None
+    distillation: Distillation | None = None
     artifacts: tuple[Made, ...] = ()
     parity: Parity | None = None
     accuracy: Accuracy | None = None

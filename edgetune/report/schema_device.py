@@ -34,7 +34,10 @@ class Precisions(Part):
 
 
 class Engine(Part):
-    """An engine: how it was built, and what it gives beside ONNX Runtime. `memory_mb`: weights and activations."""
+    """An engine: how it was built, and what it gives beside ONNX Runtime.
+
+    `memory_mb`: weights and activations; `gpu_layers`: that the GPU runs beside a DLA, of `all_layers`.
+    """
 
     build_seconds: float | None = None
     plan_bytes: int | None = None
@@ -44,6 +47,10 @@ class Engine(Part):
     layers: Precisions | None = None
     reformats: int | None = None
     fallbacks: tuple[str, ...] = ()
+    gpu_layers: int | None = None
+    gpu_names: tuple[str, ...] = ()
+    dla_parts: int | None = None
+    all_layers: int | None = None
     messages: tuple[str, ...] = ()
     samples: int = 0
     agreement: float | None = None
@@ -134,12 +141,13 @@ class Trouble(Part):
 
 
 class Device(Part):
-    """All that is shown of a device."""
+    """All that is shown of a device. `without_qdq`: INT8 came of scales beside a graph, for a DLA."""
 
     name: str = ""
     tool: str = ""
     tensorrt: str = ""
     wanted: dict[str, object] = {}
+    without_qdq: bool = False
     found: Found = Found()
     warnings: tuple[Warned, ...] = ()
     errors: dict[str, Trouble] = {}

@@ -35,12 +35,31 @@ def training_sentence(training: Training) -> str:
     if kept and training.val_top1 is not None:
         kept += f", the best on the validation split ({wording.percent(training.val_top1)})"
     early = "; it stopped early, as nothing got better any more" if training.stopped_early else ""
-    return " ".join(parts) + kept + early + "."
+    return " ".join(parts) + kept + early + "." + _waits(training)
+
+
+def _waits(training: Training) -> str:
+    """Say how long the model waited for data."""
+    told = [
+        (e.waited_seconds, e.seconds) for e in training.epochs if e.waited_seconds is not None and e.seconds
+    ]
+    if not told:
+        return ""
+    share = sum(waited for waited, _ in told) / sum(seconds for _, seconds in told)
+    decoded = training.decode_seconds
+    before = f"; before that, decoding the images took {wording.seconds(decoded)}" if decoded else ""
+    return f" The model waited for data {wording.percent(share, 1)} of the training time{before}."
 
 
 def drop_sentence(accuracy: Accuracy) -> str:
-    """Say what INT8 gets wrong that FP32 got right, and the other way round."""
+    """Say what INT8 gets wrong that FP32 got right, and the other way round; without INT8, what FP32 gets right."""
     drop, parts = accuracy.drop, []
+    fp32 = accuracy.models.get("fp32", Right())
+    if "int8" not in accuracy.models and fp32.right is not None:
+        known = fp32.low is not None and fp32.high is not None
+        span = wording.interval(100 * (fp32.low or 0), 100 * (fp32.high or 0), "percent") if known else ""
+        images = wording.count(accuracy.images, "test image")
+        return f"Of {images}, FP32 gets {fp32.right} right" + (f" (95%: {span})." if span else ".")
     if drop.worse is not None and drop.better is not None:
         some = accuracy.images and accuracy.of and accuracy.images < accuracy.of
         images = f"Of {wording.count(accuracy.images, 'test image')}, " if accuracy.images else ""
@@ -139,7 +158,9 @@ def classes_sentence(rows: Sequence[ClassRow], shown: Sequence[ClassRow]) -> str
 
 
 def no_matrix(accuracy: Accuracy) -> str:
-    """Say why there is no confusion matrix, or nothing where one is drawn."""
+    """Say why there is no confusion matrix, or nothing where one is drawn, or there is no INT8 to draw."""
+    if accuracy.models and "int8" not in accuracy.models:
+        return ""
     classes = len(accuracy.confusion.int8) or len(accuracy.per_class)
     if classes <= MATRIX_CLASSES and accuracy.confusion.int8:
         return ""

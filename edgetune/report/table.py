@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgetune.report import sentences, view, view_device
+from edgetune.report import sentences, view, view_device, view_distill
 from edgetune.report.schema import Report, read_report
 
 STYLES = {"pass": "green", "fail": "bold red", "uncertain": "yellow", "not judged": "dim"}
@@ -39,16 +39,15 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
     if typed.gates:
         console.print()
         console.print(_gates(typed, console))
-        for gate in typed.gates:
-            if gate.why:
-                _say(console, Text(f"{gate.title or gate.name}: {gate.why}"))
+        for titles, why in view.whys(typed):
+            _say(console, Text(f"{titles}: {why}"))
     compared = view.comparison(typed)
     if compared:
         console.print()
         console.print(_comparison(compared, console, "FP32", "INT8", "INT8 against FP32"))
     if typed.device:
         console.print()
-        _say(console, Text(f"On the device: {typed.device.worth.sentence}"))
+        _say(console, Text(f"On the device{view_device.where(typed.device)}: {typed.device.worth.sentence}"))
         _say(console, Text(typed.device.diagnosis.sentence))
         console.print()
         there = view_device.brief(typed.device)
@@ -60,6 +59,10 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
     if typed.transfer and sentences.transfer_sentence(typed.transfer):
         console.print()
         _say(console, Text(sentences.transfer_sentence(typed.transfer)))
+    if typed.distillation and view_distill.gain_sentence(typed.distillation):
+        console.print()
+        _say(console, Text(view_distill.gain_sentence(typed.distillation)))
+        _say(console, Text(view_distill.cost_sentence(typed.distillation)))
     if typed.left_to_do:
         console.print()
         _say(console, Text("Left to do on the device:", style="bold"))

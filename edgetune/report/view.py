@@ -106,6 +106,8 @@ def tiles(report: Report) -> list[Tile]:
         images = report.accuracy.images if report.accuracy else None
         note = f"{wording.count(int8.right)} of {wording.count(images, 'image')} right"
         found.append(Tile("Top-1 accuracy", wording.percent(fp32.top1), wording.percent(int8.top1), note))
+    elif fp32.top1 is not None:
+        found.append(Tile("Top-1 accuracy", "", wording.percent(fp32.top1), "FP32"))
     near = closeness(report)
     if near.agreement is not None:
         span = wording.interval(_hundred(near.agreement_low), _hundred(near.agreement_high), "percent")
@@ -120,6 +122,8 @@ def tiles(report: Report) -> list[Tile]:
         note = f"{_ratio(size.fp32_bytes, size.int8_bytes)} smaller" if size.fp32_bytes else ""
         sizes = wording.change(wording.size(size.fp32_bytes), wording.size(size.int8_bytes))
         found.append(Tile("File size", *sizes, note))
+    elif size.fp32_bytes is not None:
+        found.append(Tile("File size", "", wording.size(size.fp32_bytes), "FP32"))
     return found
 
 
@@ -209,6 +213,15 @@ def gate_rows(report: Report) -> list[tuple[str, str, str, str, str]]:
         value = wording.quantity(gate.value, unit, gate.limit)
         rows.append((title, gate.label, value, limit, span))
     return rows
+
+
+def whys(report: Report) -> list[tuple[str, str]]:
+    """Return why gates could not be judged, each reason once, with the gates that it holds for."""
+    found: dict[str, list[str]] = {}
+    for gate in report.gates:
+        if gate.why:
+            found.setdefault(gate.why, []).append(gate.title or gate.name)
+    return [("; ".join(titles), why) for why, titles in found.items()]
 
 
 def short_unit(gate: Gate) -> str:

@@ -14,6 +14,8 @@ NAMES = ("fp16", "int8")
 HOSTS = {"fp16": "FP32", "int8": "INT8"}
 TIMINGS = {"copies": "with copies", "compute": "compute alone"}
 NONE = wording.NONE
+# Layers that are named in a sentence.
+NAMED = 6
 
 
 class Row(NamedTuple):
@@ -52,6 +54,7 @@ def rows(device: Device) -> list[Row]:
         _row("layers in INT8, FP16, FP32", [_layers(e) for e in both]),
         _row("reformats between layers", [wording.count(e.reformats) for e in both]),
         _row("layers wider than wanted", [_fallbacks(e) for e in both]),
+        _row("layers that fell back to the GPU", [_on_gpu(e) for e in both]),
     ]
     return [row for row in found if row.fp16 != NONE or row.int8 != NONE]
 
@@ -109,6 +112,12 @@ def host_rows(device: Device) -> list[tuple[str, str, str, str, str, str]]:
     ]
 
 
+def where(device: Device) -> str:
+    """Return the DLA that the engines were built for, ` (DLA 0)`, or nothing."""
+    core = device.wanted.get("dla_core")
+    return f" (DLA {core})" if isinstance(core, int) else ""
+
+
 def about(device: Device) -> list[tuple[str, str]]:
     """Return what the device is and how it stood."""
     found, timing = device.found, device.timing.get("copies") or EngineTiming()
@@ -119,7 +128,7 @@ def about(device: Device) -> list[tuple[str, str]]:
         if values
     )
     said = [
-        ("Module", found.module or "not known"),
+        ("Module", f"{found.module or 'not known'}{where(device)}"),
         ("JetPack", ", ".join(filter(None, (found.jetpack, found.l4t and f"L4T {found.l4t}")))),
         ("TensorRT", ", ".join(filter(None, (device.tensorrt, device.tool)))),
         ("Power mode", found.power_mode),
@@ -152,6 +161,12 @@ def notes(device: Device) -> list[str]:
         )
         said.append(
             f"Energy is that of the whole module, idle power included ({' + '.join(one.rails)}).{how}"
+        )
+    said += _left_to_gpu(device)
+    if device.without_qdq:
+        said.append(
+            "This DLA takes no Q/DQ: INT8 there is the same corrected weights and scales, rounded where TensorRT "
+            "rounds. It is held against ONNX Runtime with Q/DQ all the same, and agrees less than a GPU's engine."
         )
     told = " ".join(doubted)
     said += [
@@ -225,6 +240,27 @@ def _layers(engine: Engine) -> str:
 
 def _fallbacks(engine: Engine) -> str:
     return wording.count(len(engine.fallbacks)) if engine.layers else NONE
+
+
+def _on_gpu(engine: Engine) -> str:
+    if engine.gpu_layers is None or engine.all_layers is None:
+        return wording.count(engine.gpu_layers)
+    return f"{wording.count(engine.gpu_layers)} of {wording.count(engine.all_layers)}"
+
+
+def _left_to_gpu(device: Device) -> list[str]:
+    """Name the layers that a DLA does not run, once where they are the same for both engines."""
+    found: dict[str, list[str]] = {}
+    for name, engine in zip(NAMES, engines(device), strict=True):
+        if engine.gpu_layers:
+            names, rest = engine.gpu_names[:NAMED], len(engine.gpu_names[NAMED:])
+            named = f": {', '.join(names)}" + (f", and {rest} more" if rest else "") if names else ""
+            alone = engine.gpu_layers == 1 and engine.all_layers is None
+            parts = engine.dla_parts
+            beside = "" if parts is None else f", beside {wording.count(parts, 'part')} on the DLA"
+            said = f"{_on_gpu(engine)} {'layer' if alone else 'layers'} fell back to the GPU{beside}{named}."
+            found.setdefault(said, []).append(name.upper())
+    return [f"{' and '.join(which)}: {said}" for said, which in found.items()]
 
 
 def _unit(value: float | None, unit: str) -> str:

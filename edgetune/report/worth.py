@@ -29,7 +29,8 @@ def diagnosis(device: Device, gates: Gates) -> dict[str, str]:
     Returns:
         `status` (`fine`, `model`, `runtime`, `both` or `not known`) and a `sentence`.
     """
-    engine = (device.get("engines") or {}).get("int8") or {}
+    judged = "fp16" if no_int8(device) else "int8"
+    engine = (device.get("engines") or {}).get(judged) or {}
     samples, agreement = engine.get("samples") or 0, engine.get("agreement")
     if agreement is None or samples < FEWEST_SAMPLES:
         few = f"{wording.count(samples, 'sample')} compared" if samples else "no sample was compared"
@@ -49,8 +50,8 @@ def diagnosis(device: Device, gates: Gates) -> dict[str, str]:
         both = f" ONNX Runtime's INT8 is not good either: {loss}" if lost else ""
         return {
             "status": "both" if lost else "runtime",
-            "sentence": f"The runtime differs: the INT8 engine names the same class as ONNX Runtime on {share}"
-            f"{maybe}, and should on {limit:g}%.{_other(device)}{both}",
+            "sentence": f"The runtime differs: the {judged.upper()} engine names the same class as ONNX Runtime on "
+            f"{share}{maybe}, and should on {limit:g}%.{'' if judged == 'fp16' else _other(device)}{both}",
         }
     same = f"The engine computes what ONNX Runtime does: same class on {share}."
     if lost:
@@ -59,6 +60,11 @@ def diagnosis(device: Device, gates: Gates) -> dict[str, str]:
             "sentence": f"The quantized model is bad, not the runtime. {same} But {loss}",
         }
     return {"status": "fine", "sentence": f"{same} {loss[0].upper()}{loss[1:]}" if loss else same}
+
+
+def no_int8(device: Device) -> str:
+    """Return why there is no INT8 engine, as a clause; empty where one was wanted."""
+    return str((device.get("wanted") or {}).get("no_int8") or "")
 
 
 def _other(device: Device) -> str:
@@ -95,6 +101,8 @@ def worth(device: Device, gates: Gates, why: Mapping[str, str]) -> dict[str, str
     Returns:
         `winner` (`int8`, `fp16` or `undecided`) and a `sentence`.
     """
+    if no_int8(device):
+        return {"winner": "fp16", "sentence": f"No: {no_int8(device)}. FP16 is what runs there."}
     timing = (device.get("timing") or {}).get(TIMED_BY) or {}
     speedup, drop = timing.get("speedup"), device.get("drop")
     faster, speed = _speed(speedup, timing)

@@ -19,20 +19,25 @@ from edgetune.latency.protocol import PRESETS, ModelLatency, Ratio, measure
 from edgetune.progress import Progress
 from edgetune.recipe import BenchSection
 
-ENGINE = "onnxruntime CPU"
 BUSY_CORES = 0.2
 
 
 class BenchedModel(ModelLatency):
-    """Latency of a model, and the peak of a process that runs nothing else, in units of 1e6 bytes."""
+    """Latency of a model.
+
+    `peak_memory_mb`: the peak of a process that runs nothing else, in units of 1e6 bytes; not known on a GPU,
+    whose memory it would leave out. `operators`: how many each provider took; empty on the CPU.
+    """
 
     peak_memory_mb: float | None
+    operators: dict[str, int]
 
 
 class Latency(TypedDict):
     """What is reported. `others_cores`: processor time that other processes took meanwhile, in cores."""
 
     engine: str
+    provider: str
     threads: int
     batch: int
     preset: str
@@ -79,25 +84,33 @@ def bench(
 
 
 def bench_models(
-    models: dict[str, Path], preset: str = "quick", threads: int = 0, *, progress: Progress | None = None
+    models: dict[str, Path],
+    preset: str = "quick",
+    threads: int = 0,
+    provider: str = "cpu",
+    *,
+    progress: Progress | None = None,
 ) -> Latency:
-    """Time ONNX files against each other.
+    """Time ONNX files against each other. On a GPU, copies to it and back are timed as well.
 
     Args:
         models: by name; with two or more, `speedup` is the first one's median over the last one's.
         preset: a key of `PRESETS`.
         threads: 0: as many as the engine chooses.
+        provider: a key of `engines.onnxruntime.PROVIDERS`.
         progress: one step per round.
 
     Raises:
         ArtifactError: a file cannot be loaded.
-        ConfigError: no model, an unknown preset, or an input without a fixed size.
+        ConfigError: no model, an unknown preset or provider, or an input without a fixed size.
+        MissingTool: the provider is not here.
+        StageError: ONNX Runtime left a network to another provider.
     """
     if not models:
         raise ConfigError("no model to time", hint="name at least one ONNX file")
     if preset not in PRESETS:
         raise ConfigError(f"unknown bench preset {preset!r}", hint=nearest(preset, PRESETS))
-    sessions = {name: Session(path, threads) for name, path in models.items()}
+    sessions = {name: Session(path, threads, provider=provider) for name, path in models.items()}
     batches = {_batch(models[name], session) for name, session in sessions.items()}
     if len(batches) > 1:
         raise ConfigError(f"batch sizes differ: {', '.join(map(str, sorted(batches)))}")
@@ -108,16 +121,23 @@ def bench_models(
     why = measured["why"]
     if why and others >= BUSY_CORES:
         why += f"; other processes kept {others:.1f} cores busy meanwhile"
-    used = next(iter(sessions.values())).threads
-    del sessions, queries
+    first = next(iter(sessions.values()))
+    used, engine = first.threads, first.engine
+    placed = {name: session.placed for name, session in sessions.items()}
+    del sessions, queries, first
     return {
-        "engine": ENGINE,
+        "engine": engine,
+        "provider": provider,
         "threads": used,
         "batch": batches.pop(),
         "preset": preset,
         "rounds": measured["rounds"],
         "models": {
-            name: {**figures, "peak_memory_mb": _peak_mb(models[name], used)}
+            name: {
+                **figures,
+                "peak_memory_mb": _peak_mb(models[name], used) if provider == "cpu" else None,
+                "operators": placed[name],
+            }
             for name, figures in measured["models"].items()
         },
         "speedup": measured["speedup"],

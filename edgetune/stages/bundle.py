@@ -2,46 +2,51 @@
 
 Networks in the rendering that its TensorRT reads, test samples with the outputs that ONNX Runtime gives for
 them, a plan of work, digests, and one program in plain Python. Nothing else: no checkpoint, no training
-images. It may import artifact, data, device, engines, profile and progress.
+images. It may import artifact, data, device, engines, profile, progress and quant.
 """
 
-import gzip
 import json
+import shlex
 import shutil
-import tarfile
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from edgetune import device
 from edgetune.artifact import Artifact, Preprocess, TensorSpec, disk_error, sha256_of, write_atomic
+from edgetune.data.calibration import choose_samples
 from edgetune.data.folders import Dataset
-from edgetune.data.images import as_input, load, normalise
+from edgetune.data.images import as_input, load, normalise, pixels
+from edgetune.data.inputs import BATCH, Inputs
 from edgetune.data.subset import chosen, interleaved, relabelled
-from edgetune.device import program
+from edgetune.device import by_hand
+from edgetune.device.packing import PROGRAM, pack, write_program
 from edgetune.device.program.plan import PLAIN, RESULTS, SCHEMA, WORK_FILE
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError
-from edgetune.profile import Target
+from edgetune.profile import Target, check_input
 from edgetune.progress import Progress, Silent
+from edgetune.quant import dla, implicit
+from edgetune.quant.lint_view import reader_of
 
-PROGRAM = "edgetune.pyz"
 # For the user to change, and so without digests.
 EXAMPLES = ("classify.py", "classify.cpp")
-INPUTS, TABLE = "samples.bin", "table.bin"
-# Samples that take a process each, where a device has trtexec alone.
-TRTEXEC_SAMPLES = 32
-# Of the device's memory, where its profile says nothing: the rest is for the system and the tensors.
-WORKSPACE_SHARE = 0.25
+INPUTS, TABLE, SCALES = "samples.bin", "table.bin", "int8.scales.json"
+# Training images that show what tensors without Q/DQ hold.
+OBSERVED = 128
+# Samples that take a process each, where a device has trtexec alone: as few as the gates take.
+TRTEXEC_SAMPLES = 100
+# Files that not every bundle has: an earlier one's do not stay.
+SOMETIMES = (TABLE, SCALES, by_hand.SCRIPT, "int8.onnx", "int8.expected.bin")
 TIMING = {"warmup_s": 2.0, "seconds": 30.0, "queries": 1000, "rounds": 30, "limit_s": 300.0}
-# Dates in archives: equal contents give equal archives.
-EPOCH = (1980, 1, 1, 0, 0, 0)
-Inputs = NDArray[np.uint8]
+# What expected outputs are of; in the plan of work, for whoever reads it.
+MEANT = {"fp16": "the FP32 network", "int8": "the INT8 network with Q/DQ"}
+Frames = NDArray[np.uint8]
 
 README = """\
 This folder builds and measures TensorRT engines on a device. Copy it there, and run in it:
@@ -57,59 +62,73 @@ done before is not done again. Results go to {results}/; bring {results}/ back, 
 
 classify.py and classify.cpp show how an engine classifies one frame; their first lines say how to run them.
 
-Made for {label}: {title}, TensorRT {tensorrt}.
+Made for {label}: {title}, TensorRT {tensorrt}{where}.
+"""
+WITHOUT_QDQ = f"""
+This DLA takes no Q/DQ. int8.onnx is the quantized network without, and {SCALES} holds its scales; the program
+hands both to TensorRT, which rounds in places of its own. What the INT8 engine should give is what ONNX Runtime
+makes of the network with Q/DQ all the same.
 """
 
 
 def bundle(
     network: Artifact,
-    int8: Artifact,
+    int8: Artifact | None,
     data: Dataset,
     target: Target,
     *,
     name: str,
     samples: int,
     into: Path,
+    dla_core: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a folder for a device, and `INTO.tar.gz` with the same.
 
     Args:
         network: the exported network.
-        int8: made of it for the target.
+        int8: made of it for the target; None where the target has no use for it.
         data: whose test split gives the samples.
         target: the device.
         name: of the run.
         samples: how many, at most; 0: all of the test split.
         into: the folder; one with an earlier bundle is brought up to date, its results stay.
+        dla_core: that both engines are built for, with the GPU for what it cannot run; None: the GPU alone.
         progress: counts samples.
 
     Returns:
-        `folder`, `archive`, `bytes`, `samples`, `engines`, `digest` (of the plan of work).
+        `folder`, `archive`, `bytes`, `samples`, `engines`, `digest` (of the plan of work), `start` (what to type
+        on the device, beside the folder), `no_int8` (why there is none; empty where there is).
 
     Raises:
-        ConfigError: the target is no device, or INT8 was made for another one; the network takes more than
-            one input at a time; the folder holds something else.
+        ConfigError: the target is no device, has no such DLA, or INT8 is missing or was made for another one;
+            the network takes more than one input at a time; the folder holds something else.
         ArtifactError: a file is missing.
         StageError: the disk is full.
     """
+    int8 = None if target.no_int8 else int8
     preprocess = _checked(network, int8, target)
+    if dla_core is not None:
+        dla.refuse(target, dla_core)
+    shown = progress or Silent()
     archive = into.with_name(f"{into.name}.tar.gz")
     _check_places(into, archive)
     into.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{into.name}.", dir=into.parent) as scratch:
             made = Path(scratch)
-            work = _fill(made, network, int8, data, target, preprocess, name, samples, progress or Silent())
+            work = _fill(made, network, int8, data, target, preprocess, name, samples, dla_core, shown)
             into.mkdir(exist_ok=True)
-            # An earlier bundle's, of a network that did not take pixels.
-            (into / TABLE).unlink(missing_ok=True)
+            for item in SOMETIMES:
+                (into / item).unlink(missing_ok=True)
             names = sorted(file.name for file in made.iterdir())
             for item in names:
                 # The examples are there to be changed.
                 if item in work["files"] or item == WORK_FILE or not (into / item).exists():
                     (made / item).replace(into / item)
             pack(into, names, archive)
+            if dla_core is not None:
+                _tell_fallbacks(into / "int8.onnx", target, shown)
     except OSError as error:
         raise disk_error(error, into) from error
     return {
@@ -119,23 +138,26 @@ def bundle(
         "samples": work["samples"]["number"],
         "engines": [engine["name"] for engine in work["engines"]],
         "digest": sha256_of(into / WORK_FILE),
+        "start": f"sh {into.name}/{by_hand.SCRIPT}" if target.no_int8 else f"python3 {into.name}/{PROGRAM}",
+        "no_int8": target.no_int8,
     }
 
 
-def _checked(network: Artifact, int8: Artifact, target: Target) -> Preprocess:
+def _checked(network: Artifact, int8: Artifact | None, target: Target) -> Preprocess:
     """Refuse what no engine could be built of."""
     if target.is_host:
         raise ConfigError(
             f"{target.label}: engines are built on a Jetson, and this is no profile of one",
             hint="run it for a device: edgetune run RECIPE --profile jetson-orin-nano-8gb",
         )
-    made_for = int8.details.get("rendering")
-    if made_for != target.runtime.rendering:
+    made_for = int8.details.get("rendering") if int8 else None
+    if made_for != target.runtime.rendering and not target.no_int8:
+        found = f"{int8.path}: quantized with the rendering {made_for!r}" if int8 else "nothing is quantized"
         raise ConfigError(
-            f"{int8.path}: quantized with the rendering {made_for!r}, and {target.label} needs "
-            f"{target.runtime.rendering!r}",
+            f"{found}, and {target.label} needs {target.runtime.rendering!r}",
             hint="run it for that device: edgetune run RECIPE --profile NAME",
         )
+    check_input("uint8_nhwc" if network.inputs[0].dtype == "uint8" else "", target.runtime)
     if network.preprocess is None:
         raise ArtifactError(
             f"{network.path}: does not say how inputs are preprocessed", hint="export it again"
@@ -174,67 +196,96 @@ def _is_bundle(folder: Path) -> bool:
 def _fill(
     folder: Path,
     network: Artifact,
-    int8: Artifact,
+    int8: Artifact | None,
     data: Dataset,
     target: Target,
     preprocess: Preprocess,
     name: str,
     most: int,
+    dla_core: int | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Write all files; the plan of work, which names the others with their digests, comes last."""
-    strong = target.runtime.rendering == "strong"
-    shutil.copyfile(int8.file("fp16.onnx") if strong else network.file("model.onnx"), folder / "fp16.onnx")
-    shutil.copyfile(int8.file("model.onnx"), folder / "int8.onnx")
+    strong = int8 if target.runtime.rendering == "strong" else None
+    shutil.copyfile(strong.file("fp16.onnx") if strong else network.file("model.onnx"), folder / by_hand.ONNX)
+    # Up to TensorRT 10.7, a DLA takes the scales beside the graph.
+    beside = dla_core is not None and not dla.takes_pairs(target)
     # A device that is slow at it compares the first few alone.
     order = interleaved(chosen(data.splits["test"], most))
     picked = relabelled(order, data.classes, network.classes)
     # What is right is FP32's answer for an FP16 engine, and the INT8 graph's own for an INT8 one.
-    right = {
-        "fp16": Session(network.file("model.onnx")),
-        "int8": Session(int8.file("model.onnx"), exact=True),
-    }
-    pixels = (load(data.root / sample.path, preprocess) for sample in picked)
+    right = {"fp16": Session(network.file("model.onnx"))}
+    if int8:
+        if beside:
+            _write_without_qdq(folder, int8, data, target, preprocess, network.inputs[0], progress)
+        else:
+            shutil.copyfile(int8.file("model.onnx"), folder / "int8.onnx")
+        right["int8"] = Session(int8.file("model.onnx"), exact=True)
+    frames = (load(data.root / sample.path, preprocess) for sample in picked)
     takes = network.inputs[0]
-    expected = _write_samples(folder, pixels, preprocess, takes, right, len(picked), progress)
+    expected = _write_samples(folder, frames, preprocess, takes, right, len(picked), progress)
     raw = takes.dtype == "uint8"
     if not raw:
         levels = np.tile(np.arange(256, dtype=np.uint8), (preprocess.channels, 1))
         (folder / TABLE).write_bytes(normalise(levels[None, :, :, None], preprocess).astype("<f4").tobytes())
     write_program(folder / PROGRAM)
-    for name in EXAMPLES:
-        shutil.copyfile(Path(str(device.__file__)).with_name("examples") / name, folder / name)
-    profile = target.profile
-    text = README.format(
-        program=PROGRAM, results=RESULTS, work=WORK_FILE, label=target.label, title=profile.title,
-        tensorrt=target.runtime.tensorrt,
-    )  # fmt: skip
-    (folder / "README.txt").write_text(text, encoding="utf-8")
+    _tell(folder, target, len(picked), dla_core, beside)
     work = {
         "schema_version": SCHEMA,
         "name": name,
-        "wanted": _wanted(target),
+        "wanted": wanted(target) | {"dla_core": dla_core},
         "input": takes.model_dump(),
         "outputs": [spec.model_dump() for spec in network.outputs],
         "classes": list(network.classes),
         "preprocess": preprocess.model_dump(mode="json"),
-        "engines": [_engine(name, target) for name in ("fp16", "int8")],
+        "engines": [
+            _engine(name, target, dla_core) | ({"scales": SCALES} if beside and name == "int8" else {})
+            for name in right
+        ],
         "samples": {
             "number": len(picked), "inputs": INPUTS, "table": "" if raw else TABLE, "expected": expected,
-            "labels": [sample.label for sample in picked],
+            "expected_of": MEANT, "labels": [sample.label for sample in picked],
         },
         "timing": TIMING,
         "trtexec_samples": TRTEXEC_SAMPLES,
-        "parents": {"onnx": network.digest, "int8": int8.digest},
+        "int8_nodes": [
+            node["name"]
+            for node in (int8.details.get("layers", ()) if int8 else ())
+            if node["precision"] == "INT8"
+        ],
+        "parents": {"onnx": network.digest} | ({"int8": int8.digest} if int8 else {}),
         "files": {f.name: sha256_of(f) for f in sorted(folder.iterdir()) if f.name not in EXAMPLES},
     }  # fmt: skip
     write_atomic(folder / WORK_FILE, json.dumps(work, indent=1, ensure_ascii=False) + "\n")
     return work
 
 
+def _tell(folder: Path, target: Target, samples: int, dla_core: int | None, beside: bool) -> None:
+    """Write what tells people how to go on: a text and examples, or a script where the engine is built by hand."""
+    if target.no_int8:
+        (folder / by_hand.SCRIPT).write_text(by_hand.script(target), encoding="utf-8")
+        (folder / by_hand.SCRIPT).chmod(0o755)
+        text = by_hand.readme(
+            target,
+            samples=samples,
+            trtexec_samples=min(TRTEXEC_SAMPLES, samples),
+            program=PROGRAM,
+            work=WORK_FILE,
+        )
+    else:
+        for name in EXAMPLES:
+            shutil.copyfile(Path(str(device.__file__)).with_name("examples") / name, folder / name)
+        text = README.format(
+            program=PROGRAM, results=RESULTS, work=WORK_FILE, label=target.label, title=target.profile.title,
+            tensorrt=target.runtime.tensorrt, where="" if dla_core is None else f", on DLA {dla_core}",
+        )  # fmt: skip
+        text += WITHOUT_QDQ if beside else ""
+    (folder / "README.txt").write_text(text, encoding="utf-8")
+
+
 def _write_samples(
     folder: Path,
-    pixels: Iterator[Inputs],
+    frames: Iterator[Frames],
     preprocess: Preprocess,
     takes: TensorSpec,
     right: dict[str, Session],
@@ -249,7 +300,7 @@ def _write_samples(
     opened = {name: (folder / file).open("wb") for name, file in expected.items()}
     progress.begin("bundle", number, "sample")
     with (folder / INPUTS).open("wb") as inputs:
-        for one in pixels:
+        for one in frames:
             given = as_input(one[None], preprocess, takes)
             inputs.write((given if takes.dtype == "uint8" else one).tobytes())
             for name, session in right.items():
@@ -262,54 +313,54 @@ def _write_samples(
     return expected
 
 
-def _wanted(target: Target) -> dict[str, Any]:
+def _write_without_qdq(
+    folder: Path,
+    int8: Artifact,
+    data: Dataset,
+    target: Target,
+    preprocess: Preprocess,
+    takes: TensorSpec,
+    progress: Progress,
+) -> None:
+    """Write the quantized network without Q/DQ and the scales of its tensors."""
+    samples = choose_samples(data, OBSERVED, "balanced", 0)
+
+    def batches() -> Iterator[NDArray[Any]]:
+        for frames in pixels(data.root, samples, preprocess, BATCH):
+            yield as_input(frames, preprocess, takes)
+
+    network, scales = implicit.render(
+        onnx.load_model(int8.file("model.onnx")),
+        reader_of(target, dla=True),
+        Inputs(batches, len(samples), "scales", progress),
+    )
+    onnx.save_model(network, folder / "int8.onnx")
+    (folder / SCALES).write_text(json.dumps(scales, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _tell_fallbacks(network: Path, target: Target, progress: Progress) -> None:
+    """Say what will run on the GPU beside a DLA, as far as it is known here."""
+    said = dla.on_gpu(onnx.load_model(network), target)
+    if said:
+        how = f"edgetune lint {shlex.quote(str(network))} --profile {shlex.quote(target.label)} --dla"
+        progress.line(f"warning: {said}: the GPU runs what the DLA does not. See all: {how}")
+
+
+def wanted(target: Target) -> dict[str, Any]:
     """What the bundle is made for, to tell on the device what is otherwise there."""
     profile, jetpack = target.profile, target.profile.jetpacks[target.jetpack]
     return {
-        "profile": target.label, "module": profile.title, "jetpack": target.jetpack, "l4t": jetpack.l4t,
-        "tensorrt": jetpack.tensorrt, "power_mode": target.mode,
+        "profile": target.label, "module": profile.title, "jetpack": target.jetpack,
+        "tensorrt": jetpack.tensorrt, "no_int8": target.no_int8, "power_mode": target.mode,
         "power_mode_id": profile.modes[target.mode].nvpmodel_id,
         "compute_capability": profile.compute_capability, "memory_gb": profile.memory_gb,
     }  # fmt: skip
 
 
-def _engine(name: str, target: Target) -> dict[str, Any]:
+def _engine(name: str, target: Target, dla_core: int | None) -> dict[str, Any]:
     profile = target.profile
-    share = int((profile.memory_gb or 4) * 1024 * WORKSPACE_SHARE)
     return {
         "name": name, "onnx": f"{name}.onnx", "precision": name, "typing": target.runtime.rendering,
-        "workspace_mb": profile.workspace_mb or share, "optimization_level": profile.optimization_level,
-        "dla_core": None,
+        "workspace_mb": profile.workspace, "optimization_level": profile.optimization_level,
+        "dla_core": dla_core,
     }  # fmt: skip
-
-
-def write_program(path: Path) -> None:
-    """Write the device program as one file that Python runs: a zip archive of its modules."""
-    folder = Path(str(program.__file__)).parent
-    sources = {f"{folder.name}/{file.name}": file.read_bytes() for file in sorted(folder.glob("*.py"))}
-    start = f"import sys\n\nfrom {folder.name}.main import main\n\nsys.exit(main())\n"
-    with path.open("wb") as handle:
-        handle.write(b"#!/usr/bin/env python3\n")
-        with zipfile.ZipFile(handle, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, content in {"__main__.py": start.encode(), **sources}.items():
-                archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
-    path.chmod(0o755)
-
-
-def pack(folder: Path, names: list[str], archive: Path) -> None:
-    """Write files of a folder into an archive that unpacks into one folder; the same files, the same bytes."""
-    scratch = archive.with_name(f".{archive.name}.partial")
-    try:
-        with (
-            scratch.open("wb") as raw,
-            gzip.GzipFile("", "wb", mtime=0, fileobj=raw) as squeezed,
-            tarfile.open(fileobj=squeezed, mode="w") as packed,
-        ):
-            for file in (folder / name for name in sorted(names)):
-                info = packed.gettarinfo(file, f"{folder.name}/{file.name}")
-                info.mtime, info.uid, info.gid, info.uname, info.gname = 0, 0, 0, "", ""
-                with file.open("rb") as content:
-                    packed.addfile(info, content)
-        scratch.replace(archive)
-    finally:
-        scratch.unlink(missing_ok=True)

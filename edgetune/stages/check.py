@@ -1,4 +1,4 @@
-"""Compares three networks on the test split: torch, its FP32 ONNX file, and the INT8 one.
+"""Compares three networks on the test split: torch, its FP32 ONNX file, and the INT8 one, where there is one.
 
 One pass, batch by batch; what is kept per image is a few numbers. It knows nothing of gates, latency or how
 a network was made. It may import artifact, recipe, data, engines, training, quant.compare and latency's
@@ -48,7 +48,7 @@ Confidences = dict[str, NDArray[np.float64]]
 def check(
     checkpoint: Artifact,
     network: Artifact,
-    qdq: Artifact,
+    qdq: Artifact | None,
     data: Dataset,
     settings: CheckSection,
     *,
@@ -64,7 +64,7 @@ def check(
     Args:
         checkpoint: the fine-tuned network.
         network: the ONNX file made of it.
-        qdq: the INT8 file made of that.
+        qdq: the INT8 file made of that; None: the device has no use for one.
         data: whose test split decides.
         settings: how many images; 0: all.
         into: where the measures go.
@@ -90,27 +90,29 @@ def check(
         )
     if len(samples) < len(data.splits["test"]):
         shown.line(f"check: judged on {len(samples)} of the {len(data.splits['test'])} test images")
-    standing_in = qdq.details.get("rendering") in ("weak", "strong")
     fp32 = Session(network.file("model.onnx"))
     runs: dict[str, Run] = {
         "torch": _torch_run(load_network(checkpoint, module)),
         "fp32": _first_output(fp32),
-        "int8": _first_output(Session(qdq.file("model.onnx"), exact=standing_in)),
     }
+    parents = {"checkpoint": checkpoint.digest, "onnx": network.digest}
+    standing_in = qdq is not None and qdq.details.get("rendering") in ("weak", "strong")
+    if qdq is not None:
+        runs["int8"] = _first_output(Session(qdq.file("model.onnx"), exact=standing_in))
+        parents["qdq"] = qdq.digest
     images = pixels(data.root, samples, network.preprocess, BATCH)
     inputs = _inputs(images, network.preprocess, fp32.inputs[0])
     against_torch, against_fp32, top1, sure = _compare(runs, inputs, samples, len(network.classes), shown)
+    parity = {"fp32_vs_torch": against_torch.figures() | agreement(top1["torch"], top1["fp32"])}
+    if qdq is not None:
+        near = against_fp32.figures() | agreement(top1["fp32"], top1["int8"])
+        flips = _flips(samples, top1, network.classes)
+        parity["int8_vs_fp32"] = near | {"exact": standing_in, "flips": flips}
     measures = {
-        "parity": {
-            "fp32_vs_torch": against_torch.figures() | agreement(top1["torch"], top1["fp32"]),
-            "int8_vs_fp32": against_fp32.figures()
-            | agreement(top1["fp32"], top1["int8"])
-            | {"exact": standing_in, "flips": _flips(samples, top1, network.classes)},
-        },
+        "parity": parity,
         "accuracy": accuracy(samples, top1, network.classes, sure) | {"of": len(data.splits["test"])},
     }
     write_atomic(into / "measures.json", json.dumps(measures, indent=1, allow_nan=False) + "\n")
-    parents = {"checkpoint": checkpoint.digest, "onnx": network.digest, "qdq": qdq.digest}
     seconds = round(time.perf_counter() - begun, 2)
     return Artifact(
         kind="measures",
@@ -130,7 +132,7 @@ def accuracy(
 
     Args:
         samples: in the order of the predictions.
-        top1: of `torch`, `fp32` and `int8`, [N] each.
+        top1: of `torch`, `fp32` and `int8`, [N] each; without INT8, what compares it with FP32 is left out.
         classes: names, by label.
         confidences: in those predictions, [N] each: then also how far they are from the truth.
     """
@@ -144,27 +146,28 @@ def accuracy(
         if confidences:
             mean, error = float(confidences[name].mean()), calibration_error(confidences[name], hits)
             models[name] |= {"confidence": mean, "ece": error}
-    per_class = [
+    files = [name for name in ("fp32", "int8") if name in top1]
+    per_class: list[dict[str, Any]] = [
         {
             "name": name,
             "images": int((truth == label).sum()),
-            "fp32": int(right["fp32"][truth == label].sum()),
-            "int8": int(right["int8"][truth == label].sum()),
-            "flips": int((top1["fp32"] != top1["int8"])[truth == label].sum()),
+            **{file: int(right[file][truth == label].sum()) for file in files},
         }
         for label, name in enumerate(classes)
     ]
     fits = len(classes) <= CONFUSION_CLASSES
-    return {
+    found = {
         "images": truth.size,
         "models": models,
-        "drop": paired_drop(right["fp32"], right["int8"])._asdict(),
         "per_class": per_class,
-        "confusion": {name: confusion(truth, top1[name], len(classes)) for name in ("fp32", "int8")}
-        if fits
-        else None,
-        "confused": confused(truth, top1, classes),
+        "confusion": {name: confusion(truth, top1[name], len(classes)) for name in files} if fits else None,
     }
+    if "int8" not in top1:
+        return found
+    for label, row in enumerate(per_class):
+        row["flips"] = int((top1["fp32"] != top1["int8"])[truth == label].sum())
+    drop = paired_drop(right["fp32"], right["int8"])._asdict()
+    return found | {"drop": drop, "confused": confused(truth, top1, classes)}
 
 
 def confidence(logits: Logits) -> NDArray[np.float64]:
@@ -224,7 +227,7 @@ def _compare(
     classes: int,
     progress: Progress,
 ) -> tuple[Comparison, Comparison, Predictions, Confidences]:
-    """Run the three networks side by side over all inputs, once."""
+    """Run the networks side by side over all inputs, once."""
     against_torch, against_fp32 = Comparison(), Comparison()
     predicted: dict[str, list[NDArray[np.int64]]] = {name: [] for name in runs}
     sure: dict[str, list[NDArray[np.float64]]] = {name: [] for name in runs}
@@ -240,7 +243,8 @@ def _compare(
             predicted[name].append(values.argmax(axis=1))
             sure[name].append(confidence(values))
         against_torch.add(logits["torch"], logits["fp32"])
-        against_fp32.add(logits["fp32"], logits["int8"])
+        if "int8" in logits:
+            against_fp32.add(logits["fp32"], logits["int8"])
         done += len(batch)
         progress.advance(len(batch))
     progress.end()

@@ -1,19 +1,25 @@
 """Say what this machine has, what it lacks, what that means, and how to get it.
 
 It imports each heavy library to see whether it works, and survives whatever that raises. It may import
-errors, machine and profile.
+errors, machine, profile, the ONNX Runtime engine, and the device program's way to TensorRT.
 """
 
 import importlib
 import os
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 from edgetune import machine, profile
 from edgetune.artifact import library_versions
+from edgetune.device.program import bindings
+from edgetune.errors import EdgetuneError
 
 Status = Literal["ok", "missing", "optional", "warning"]
 # What is imported, by the name it is installed under.
@@ -23,6 +29,8 @@ REQUIRED = {
     "ruamel.yaml": "ruamel.yaml", "jinja2": "jinja2", "matplotlib": "matplotlib",
     "scikit-learn": "sklearn", "scipy": "scipy", "psutil": "psutil",
 }  # fmt: skip
+TINY = """<ir_version: 8, opset_import: ["": 17]>
+tiny (float[1, 3, 8, 8] x) => (float[1, 3, 8, 8] y) { y = Relu(x) }"""
 TRTEXEC = (Path("/usr/src/tensorrt/bin/trtexec"), Path("/opt/tensorrt/bin/trtexec"))
 
 
@@ -46,10 +54,13 @@ def doctor() -> list[dict[str, Any]]:
     findings = [
         _python(),
         *(_library(package, module) for package, module in REQUIRED.items()),
+        *_runtimes(),
         _gpu(),
+        *_providers(),
         _tensorrt(),
         _trtexec(),
         _timm(),
+        _optuna(),
         _cpu(),
         _memory(),
     ]
@@ -63,14 +74,58 @@ def _python() -> Finding:
 
 
 def _library(package: str, module: str) -> Finding:
+    way = "pip install --force-reinstall edgetune"
     try:
-        importlib.import_module(module)
+        found = importlib.import_module(module)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return Finding(package, "missing", f"does not load: {reason}", way)
+    if getattr(found, "__file__", None) is None:
+        # What an uninstalled package leaves behind still imports.
         return Finding(
-            package, "missing", f"does not load: {reason}", "pip install --force-reinstall edgetune"
+            package,
+            "missing",
+            "its files are gone",
+            machine.RUNTIME_FOR_GPU if package in machine.RUNTIMES else way,
         )
     return Finding(package, "ok", library_versions(package)[package])
+
+
+def _runtimes() -> Iterator[Finding]:
+    """Notice both packages of ONNX Runtime: the last one installed counts, and removing one breaks the other."""
+    versions = {}
+    for name in machine.RUNTIMES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    if len(versions) > 1:
+        both = " and ".join(f"{name} {version}" for name, version in versions.items())
+        yield Finding(
+            "onnxruntime-gpu", "warning", f"{both} overwrite each other's files; a GPU needs the latter alone",
+            machine.RUNTIME_FOR_GPU,
+        )  # fmt: skip
+
+
+def _providers() -> Iterator[Finding]:
+    """Try ONNX Runtime's ways to use a GPU on a network of one operator."""
+    try:
+        import onnx
+
+        from edgetune.engines.onnxruntime import PROVIDERS, Session
+
+        model = onnx.parser.parse_model(TINY).SerializeToString()
+    except Exception:
+        return  # which library does not load has been said
+    for name, provider in PROVIDERS.items():
+        if name == "cpu":
+            continue
+        what = f"{provider.title} provider"
+        try:
+            engine = Session(model, provider=name).engine
+        except Exception as error:
+            way = error.hint.rpartition("\n")[2] if isinstance(error, EdgetuneError) else ""
+            yield Finding(what, "optional", str(error), way)
+        else:
+            yield Finding(what, "ok", f"{engine}, for edgetune bench --provider {name}")
 
 
 def _gpu() -> Finding:
@@ -86,12 +141,16 @@ def _gpu() -> Finding:
 
 
 def _tensorrt() -> Finding:
-    try:
-        found = importlib.import_module("tensorrt")
-    except Exception:
+    said: list[str] = []
+    # It asks the CUDA driver first: without one, TensorRT's objects end the process.
+    found = bindings.load(said.append)
+    if found is not None:
+        return Finding("TensorRT", "ok", str(getattr(found, "__version__", "unknown version")))
+    if find_spec("tensorrt") is None:
         way = "on a Jetson it comes with JetPack; elsewhere: pip install tensorrt"
         return Finding("TensorRT", "optional", "not here; INT8 is judged with ONNX Runtime", way)
-    return Finding("TensorRT", "ok", str(getattr(found, "__version__", "unknown version")))
+    way = "install it again" if "import" in said[0] else "install NVIDIA's driver"
+    return Finding("TensorRT", "optional", f"installed, of no use here: {said[0]}", way)
 
 
 def _trtexec() -> Finding:
@@ -108,6 +167,13 @@ def _timm() -> Finding:
     if version == "absent":
         return Finding("timm", "optional", "not here; no timm:NAME models", "pip install timm")
     return Finding("timm", "ok", version)
+
+
+def _optuna() -> Finding:
+    version = library_versions("optuna")["optuna"]
+    if version == "absent":
+        return Finding("Optuna", "optional", "not here; no edgetune tune", 'pip install "edgetune[tune]"')
+    return Finding("Optuna", "ok", version)
 
 
 def _cpu() -> Finding:

@@ -29,7 +29,7 @@ from edgetune.data.folders import Dataset
 from edgetune.data.images import as_input, normalise, pixels
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
-from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime
+from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime, check_input
 from edgetune.progress import Progress, Silent
 from edgetune.quant.graph import RANDOM_OPS, reads, reads_inside
 from edgetune.quant.pixels import take_pixels
@@ -78,11 +78,12 @@ def export(
         An artifact of the kind `onnx`; `details["parity"]` holds how far the file is from torch.
 
     Raises:
-        ConfigError: an opset that the runtime does not read.
+        ConfigError: an opset or an input that the runtime does not take.
         ArtifactError: the checkpoint is not one, or is not whole.
         StageError: an operator that ONNX does not have, or a file that computes something else than torch.
     """
     opset = _opset(settings, runtime)
+    check_input(settings.input, runtime)
     into.mkdir(parents=True, exist_ok=True)
     net = load_network(checkpoint, module)
     if checkpoint.preprocess is None:

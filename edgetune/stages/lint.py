@@ -17,7 +17,7 @@ from edgetune.profile import Target
 from edgetune.quant.large import fits, save_beside
 from edgetune.quant.lint import RULES, Finding, examine, repair
 from edgetune.quant.lint_fix import Fixed
-from edgetune.quant.lint_view import Reader
+from edgetune.quant.lint_view import reader_of
 
 MODEL_FILE = "model.onnx"
 LARGEST_BYTES = 1 << 31
@@ -97,21 +97,6 @@ def lint(
     made, fixed, left = repair(network, reader, beside)
     _write(made, into, beside)
     return Verdict(path, target.label, dla, left, fixed, into)
-
-
-def reader_of(target: Target, dla: bool = False) -> Reader:
-    """Return what a target reads."""
-    runtime = target.runtime
-    newest = onnx.defs.onnx_opset_version()
-    return Reader(
-        label=target.label,
-        typing=runtime.rendering,
-        tensorrt=runtime.tensorrt,
-        opset_max=runtime.opset_max or (newest if target.is_host else runtime.opset),
-        ir=runtime.ir,
-        dla=dla,
-        dla_cores=target.profile.dla_cores,
-    )
 
 
 def _read(path: Path) -> tuple[ModelProto, bool]:

@@ -29,7 +29,7 @@ from edgetune.data.preprocess import Given, image_input, preprocess_as
 from edgetune.data.unlabelled import gather
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError
-from edgetune.profile import Runtime, load_target
+from edgetune.profile import Runtime, check_int8, load_target
 from edgetune.progress import Progress, Silent
 from edgetune.quant.files import quantize_file
 from edgetune.quant.ladder import Limits
@@ -142,6 +142,7 @@ def quantize_onnx(
     """
     shown, settings = progress or Silent(), settings or QuantizeSection()
     target = load_target(profile)
+    check_int8(target)
     source, origin = _source(Path(model), preprocess is not None)
     session = Session(source)
     final = _destination(origin.path if origin else source, source, Path(out) if out else None)

@@ -43,7 +43,8 @@ def verify(bundle: Path) -> dict[str, Any]:
         bundle: the folder, with `results` inside.
 
     Returns:
-        About the device: `tool`, `tensorrt`, `found`, `warnings`, `errors`, `finished`. `engines` by name:
+        About the device: `tool`, `tensorrt`, `found`, `warnings`, `errors`, `finished`; `without_qdq`: the INT8
+        engine was built of scales beside a graph, for a DLA. `engines` by name:
         `agreement` with ONNX Runtime and the figures of quant.compare, `accuracy` and `host_accuracy` (on the
         same samples, of what ONNX Runtime gave: FP32 beside the FP16 engine), build and layers. `drop` from the
         FP16 engine to the INT8 one, `drop_from_fp32` to the INT8 engine, `host` (INT8 against FP32 in ONNX
@@ -66,6 +67,7 @@ def verify(bundle: Path) -> dict[str, Any]:
         "bundle": work.digest,
         "name": work.name,
         "wanted": work.wanted,
+        "without_qdq": any(job.scales for job in work.builds),
         "tool": result.tool,
         "tensorrt": result.tensorrt,
         "found": _found(result),
@@ -104,7 +106,7 @@ def _engine(engine: Engine, outputs: Logits | None, expected: Logits, truth: Tru
     built = engine.build
     # What running takes: weights are in the plan, and what flows between layers is what the engine asks for.
     memory = None if built.device_memory is None else (built.device_memory + built.plan_bytes) / 1e6
-    counts = built.layers.counts
+    counts, on_gpu, on_dla = built.layers.counts, built.fallback_layers, built.dla_layers
     found: dict[str, Any] = {
         "build_seconds": built.seconds,
         "plan_bytes": built.plan_bytes,
@@ -119,6 +121,11 @@ def _engine(engine: Engine, outputs: Logits | None, expected: Logits, truth: Tru
         else None,
         "reformats": built.layers.reformats if built.layers.detailed else None,
         "fallbacks": list(built.layers.fallbacks),
+        # Beside a DLA.
+        "gpu_layers": on_gpu,
+        "gpu_names": list(built.fallback_names),
+        "dla_parts": built.dla_subgraphs,
+        "all_layers": None if on_gpu is None or on_dla is None else on_gpu + on_dla,
         "messages": list(built.messages),
         "samples": 0 if outputs is None else len(outputs),
     }

@@ -117,6 +117,8 @@ def _rebuild(checkpoint: Artifact) -> nn.Module:
     try:
         section = ModelSection.model_validate(checkpoint.details["model"])
         channels = int(checkpoint.details["channels"])
+        # A teacher's logits may have no names.
+        classes = int(checkpoint.details.get("classes") or len(checkpoint.classes))
     except (KeyError, TypeError, ValueError, ValidationError) as error:
         raise ArtifactError(
             f"{checkpoint.path}: does not say which network it holds", hint="make the checkpoint again"
@@ -128,6 +130,4 @@ def _rebuild(checkpoint: Artifact) -> nn.Module:
             "edgetune.predict(..., module=net)",
         )
     size_px = checkpoint.preprocess.size_px if checkpoint.preprocess else section.size_px
-    return build_model(
-        section.name, len(checkpoint.classes), channels, "none", section.adapter, size_px, seed=0
-    )
+    return build_model(section.name, classes, channels, "none", section.adapter, size_px, seed=0)

@@ -2,20 +2,32 @@
 
 Every random choice is seeded by what it is for (epoch, step, image), never by what came before, so that a
 resumed training and any number of workers see the same batches. It knows no optimizer and no loop. It may
-import artifact, progress, data.augment (for the types) and this package's accelerator and ranks.
+import artifact, progress, data.augment, data.cache, data.images and this package's
+accelerator and ranks.
 """
 
+import math
+import mmap
+import os
+import shutil
+import tempfile
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from edgetune.artifact import Preprocess
-from edgetune.data.augment import Augment, Mix
+from edgetune.data.augment import Augment, Mix, Plan
+from edgetune.data.cache import DISK_SHARE
+from edgetune.data.images import in_threads
 from edgetune.progress import Progress
 from edgetune.training import ranks
 from edgetune.training.accelerator import Accelerator
@@ -23,6 +35,10 @@ from edgetune.training.accelerator import Accelerator
 # Not a share of the memory that is free: features computed anew, in other batches, differ in the last bits,
 # and the same recipe must give the same bits on any machine. 400 000 vectors of 1280.
 FEATURE_BYTES = 2 << 30
+# Batches that are made while the model learns from another one.
+AHEAD = 2
+
+Item = TypeVar("Item")
 
 
 class Batch(NamedTuple):
@@ -30,7 +46,8 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: on the accelerator.
-        targets: class numbers [N], or shares [N, K] where inputs are mixed; on the accelerator.
+        targets: class numbers [N], below 0 where there is none, or shares [N, K] where inputs are mixed; on the
+            accelerator.
         picks: the inputs' numbers in their split [N], on the CPU.
         view: which augmented version of them this is; the same number gives the same version.
         whole: inputs of the step over all processes; 0: these are all.
@@ -75,7 +92,7 @@ class Images:
     """A split's decoded images.
 
     Attributes:
-        pixels: of all images, cropped to one size or not.
+        pixels: of all images; no side is shorter than `preprocess.size_px`.
         labels: [N].
         preprocess: how they are scaled.
     """
@@ -83,6 +100,32 @@ class Images:
     pixels: Pixels
     labels: Tensor
     preprocess: Preprocess
+
+
+class Waits:
+    """How long a model waited for its batches.
+
+    Attributes:
+        seconds: so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def around(self, feed: Feed) -> Feed:
+        """Return the same feed, with its waits counted."""
+
+        def batches(epoch: int) -> Iterator[Batch]:
+            source = feed.batches(epoch)
+            while True:
+                began = time.perf_counter()
+                batch = next(source, None)
+                self.seconds += time.perf_counter() - began
+                if batch is None:
+                    return
+                yield batch
+
+        return Feed(feed.images, feed.steps, batches)
 
 
 def seed_for(*parts: int) -> int:
@@ -114,10 +157,10 @@ def image_feed(
     augment: Augment | None = None,
     mix: Mix | None = None,
     views: int = 0,
-    workers: int = 0,
+    decodes: bool = False,
     share: int = 0,
 ) -> Feed:
-    """Return batches of normalised images.
+    """Return batches of normalised images; while a model learns from one, a thread makes the next.
 
     Args:
         images: of one split.
@@ -125,11 +168,11 @@ def image_feed(
         accelerator: where the batches go.
         seed: of the order, the augmentation, the mix and dropout.
         shuffled: false: in order, as for evaluation.
-        augment: changes one image, uint8 [C, H, W] to uint8 [C, size, size].
+        augment: changes images; without it the centre is cut out.
         mix: changes a batch and turns class numbers into shares.
         views: augmented versions of each image that epochs take turns with, as cached features do; 0: every
             epoch makes a new one.
-        workers: processes that augment; 0: this one. The batches do not depend on it.
+        decodes: whether asking for an image takes long: then threads do. The batches do not depend on it.
         share: where several processes train together, give this one its share of every so many images of a
             batch (`ranks.parts`); 0: all of them.
     """
@@ -143,10 +186,9 @@ def image_feed(
         cuts = [_cut(len(pick), share, mixed=mix is not None) for pick in wholes]
         picks = [pick[read] for pick, (read, _) in zip(wholes, cuts, strict=True)]
         view = (epoch - 1) % views + 1 if views else epoch
-        loaded = _load(images.pixels, picks, augment, (seed, view), workers)
-        for step, (pick, pixels) in enumerate(zip(picks, loaded, strict=True)):
-            inputs = normalise(accelerator.move(pixels), images.preprocess)
-            targets = accelerator.move(images.labels[pick])
+        read = _read(images, picks, augment, (seed, view), decodes, accelerator.name == "cuda")
+        made = _made(read, images.preprocess, augment, accelerator)
+        for step, (pick, inputs, targets) in enumerate(made):
             # For the mix here, and for dropout in the step that follows.
             torch.manual_seed(seed_for(seed, epoch, step))
             if mix:
@@ -168,12 +210,111 @@ def _cut(images: int, share: int, mixed: bool) -> tuple[Tensor | slice, Tensor |
     return (own, slice(None)) if len(own) else (slice(1), slice(0))
 
 
+class _Read(NamedTuple):
+    """A batch before it is on the accelerator: uint8 [N, C, H, W] and what will be done to it."""
+
+    picks: Tensor
+    pixels: Tensor
+    labels: Tensor
+    plan: Plan | None
+
+
+def _read(
+    images: Images,
+    picks: list[Tensor],
+    augment: Augment | None,
+    seeds: tuple[int, int],
+    decodes: bool,
+    pinned: bool,
+) -> Iterator[_Read]:
+    """Put together, of each batch's images, what is looked at."""
+    key = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0])
+    side = images.preprocess.size_px
+
+    def image(index: int) -> NDArray[np.uint8]:
+        return np.asarray(images.pixels[index])
+
+    numbers = [pick.tolist() for pick in picks]
+    found = in_threads(image, numbers) if decodes else ([image(i) for i in part] for part in numbers)
+    for pick, parts in zip(picks, found, strict=True):
+        sizes = np.array([part.shape[1:] for part in parts])
+        plan = augment.plan(key, pick.numpy(), sizes, len(parts[0])) if augment else None
+        boxes = plan.boxes if plan else np.concatenate([(sizes - side) // 2, np.full_like(sizes, side)], 1)
+        pixels, labels = _gathered(parts, boxes, pinned), images.labels[pick]
+        yield _Read(pick, pixels, labels.pin_memory() if pinned else labels, plan)
+
+
+def _gathered(parts: list[NDArray[np.uint8]], boxes: NDArray[np.int64], pinned: bool) -> Tensor:
+    """Copy a box of each image into the top left of a batch, channels last in memory; the rest is black."""
+    height, width = boxes[:, 2:].max(0).tolist()
+    batch = torch.empty(len(parts), height, width, len(parts[0]), dtype=torch.uint8, pin_memory=pinned)
+    for own, part, (top, left, tall, wide) in zip(batch.numpy(), parts, boxes.tolist(), strict=True):
+        own[:tall, :wide] = part[:, top : top + tall, left : left + wide].transpose(1, 2, 0)
+        own[tall:] = 0
+        own[:tall, wide:] = 0
+    return batch.permute(0, 3, 1, 2)
+
+
+def _made(
+    source: Iterator[_Read], preprocess: Preprocess, augment: Augment | None, accelerator: Accelerator
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield numbers, inputs and targets.
+
+    A thread reads ahead. On a GPU it sends, augments and normalises as well, in a stream of its own, beside
+    the model's work; on a CPU that would only take the model's cores.
+    """
+
+    def made(read: _Read) -> tuple[Tensor, Tensor, Tensor]:
+        with accelerator.guarded():
+            pixels = accelerator.move(read.pixels)
+            if augment and read.plan:
+                pixels = accelerator.move(
+                    augment.apply(pixels, read.plan, accelerator.move(read.plan.numbers))
+                )
+            return read.picks, normalise(pixels, preprocess), accelerator.move(read.labels)
+
+    if accelerator.name != "cuda":
+        yield from map(made, _ahead(lambda: next(source, None)))
+        return
+    stream = torch.cuda.Stream(accelerator.device)  # type: ignore[no-untyped-call]
+
+    def sent() -> tuple[Tensor, Tensor, Tensor] | None:
+        with torch.cuda.stream(stream):
+            read = next(source, None)
+            batch = made(read) if read else None
+        # Waiting here, not in the model's stream: a batch that is handed over is there.
+        stream.synchronize()
+        return batch
+
+    for picks, inputs, targets in _ahead(sent):
+        for tensor in (inputs, targets):
+            tensor.record_stream(torch.cuda.current_stream())
+        yield picks, inputs, targets
+
+
+def _ahead(fetch: Callable[[], Item | None]) -> Iterator[Item]:
+    """Yield what a thread fetches until there is nothing more, a few items ahead."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = deque(pool.submit(fetch) for _ in range(AHEAD))
+        try:
+            while (item := waiting.popleft().result()) is not None:
+                waiting.append(pool.submit(fetch))
+                yield item
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     """Scale uint8 [N, C, H, W] to 0..1, then to `(x - mean) / std` per channel; float32."""
-    shape = (1, -1, 1, 1)
-    mean = torch.tensor(preprocess.mean, device=pixels.device).view(shape)
-    std = torch.tensor(preprocess.std, device=pixels.device).view(shape)
-    return (pixels.float() / 255 - mean) / std
+
+    def row(values: tuple[float, ...]) -> Tensor:
+        # As wide as the images: loops over three channels take three times as long as loops over a row of pixels.
+        wide = (
+            torch.tensor(values, device=pixels.device).view(1, -1, 1, 1).expand(-1, -1, -1, pixels.shape[3])
+        )
+        return wide.contiguous(memory_format=torch.channels_last)
+
+    return (pixels / 255).sub_(row(preprocess.mean)).div_(row(preprocess.std))
 
 
 def feature_feed(
@@ -217,6 +358,7 @@ def compute_features(
     feeds: Sequence[Feed],
     accelerator: Accelerator,
     progress: Progress,
+    folder: Path | None = None,
 ) -> Tensor | None:
     """Run the frozen part of a network once and keep what its head is given.
 
@@ -226,6 +368,7 @@ def compute_features(
         feeds: one for each view, in order (no shuffling).
         accelerator: where the network is.
         progress: told of every batch.
+        folder: on whose disk they may lie, out of memory's way.
 
     Returns:
         float32 [V, N, ...] on the CPU, of all processes' shares; None where that would take more than `FEATURE_BYTES`.
@@ -244,44 +387,34 @@ def compute_features(
                 (found,) = caught
                 caught.clear()
                 if kept is None:
-                    if images * found[:1].numel() * 4 > FEATURE_BYTES:
+                    if images * found.shape[1:].numel() * 4 > FEATURE_BYTES:
                         return None
-                    kept = torch.zeros(len(feeds), feed.images, *found.shape[1:])
-                kept[number, batch.picks] = found
+                    kept = roomy((images, *found.shape[1:]), folder)
+                    if ranks.size() > 1:  # What the others compute is added.
+                        kept.zero_()
+                kept[number * feed.images + batch.picks] = found
                 progress.advance(batch.rows)
     finally:
         hook.remove()
         progress.end()
-    return kept if kept is None else ranks.total(kept)
+    return ranks.total(kept).reshape(len(feeds), -1, *kept.shape[1:]) if kept is not None else None
 
 
-class _Augmented(Dataset[Tensor]):
-    """Images by number, augmented; each is seeded by the epoch and its number."""
+def roomy(shape: Sequence[int], folder: Path | None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a tensor to be filled, in a file that vanishes with it where the disk has room for one.
 
-    def __init__(self, pixels: Pixels, augment: Augment | None, seeds: tuple[int, int]) -> None:
-        self.pixels = pixels
-        self.augment = augment
-        self.seeds = seeds
-
-    def __getitem__(self, index: int) -> Tensor:
-        image = torch.as_tensor(self.pixels[index])
-        if self.augment is None:
-            return image
-        # Not torch.manual_seed: that would seed the GPU's generators as well, for each image.
-        torch.default_generator.manual_seed(seed_for(*self.seeds, index))
-        return self.augment(image)
-
-
-def _load(
-    pixels: Pixels, picks: list[Tensor], augment: Augment | None, seeds: tuple[int, int], workers: int
-) -> Iterator[Tensor]:
-    if augment is None and isinstance(pixels, Tensor):
-        yield from (pixels[pick] for pick in picks)
-        return
-    yield from DataLoader(
-        _Augmented(pixels, augment, seeds),
-        batch_sampler=[pick.tolist() for pick in picks],
-        collate_fn=torch.stack,
-        num_workers=workers,
-        multiprocessing_context="fork" if workers else None,
-    )
+    Args:
+        shape: not empty.
+        folder: on whose disk; None: in memory.
+        dtype: of the numbers.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        if folder is None or size > DISK_SHARE * shutil.disk_usage(folder).free:
+            return torch.empty(*shape, dtype=dtype)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # Now, not when a page is first written to: then a full disk would end the process.
+            os.posix_fallocate(file.fileno(), 0, size)
+            return torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=dtype).reshape(*shape)
+    except OSError:
+        return torch.empty(*shape, dtype=dtype)

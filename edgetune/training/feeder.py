@@ -3,27 +3,24 @@
 It knows no optimizer. It may import errors, artifact, recipe, machine, progress, data and this package.
 """
 
+import time
+from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from edgetune.artifact import Preprocess
 from edgetune.data.augment import build_augment, build_mix, knobs
+from edgetune.data.cache import Undecoded, decoded
 from edgetune.data.folders import Dataset
-from edgetune.data.images import CACHE_BYTES, ImageCache, center_crop
-from edgetune.machine import cores
 from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection
-from edgetune.training import ranks
 from edgetune.training.accelerator import Accelerator
-from edgetune.training.features import Feed, Images, Pixels, compute_features, feature_feed, image_feed
+from edgetune.training.features import Feed, Images, compute_features, feature_feed, image_feed
 from edgetune.training.loop import Feeds
 from edgetune.training.strategies import Layout, Phase
-
-MOST_WORKERS = 8
 
 
 class Feeder:
@@ -31,6 +28,7 @@ class Feeder:
 
     Attributes:
         labels: of the training split [N].
+        decode_seconds: spent on decoding images before they were needed.
     """
 
     def __init__(
@@ -42,21 +40,40 @@ class Feeder:
         settings: FinetuneSection,
         accelerator: Accelerator,
         progress: Progress,
+        cache: Path,
+        *,
+        view: Preprocess | None = None,
+        views: int | None = None,
     ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            net: what features are computed with.
+            layout: its parts.
+            data: the images.
+            preprocess: how they become its input.
+            settings: batch, seed, augmentation, views.
+            accelerator: where batches go.
+            progress: who is told.
+            cache: folder of the decoded images.
+            view: how training images are cut, where a teacher sees them too; by default as `preprocess` says.
+            views: augmented versions that all epochs take turns with; 0: each epoch makes new ones, and nothing
+                is kept; None: the settings' where only the head learns, else new ones.
+        """
         self._net = net
         self._head = layout.head
         self._data = data
         self._preprocess = preprocess
+        self._view = view or preprocess
+        self._views = views
         self._settings = settings
         self._accelerator = accelerator
         self._progress = progress
+        self._cache = cache
+        self.decode_seconds = 0.0
         chosen = knobs(settings.augment)
-        self._augment = build_augment(chosen, preprocess.size_px)
+        self._augment = build_augment(chosen, self._view.size_px)
         self._mix = build_mix(chosen, len(data.classes))
-        # A GPU outruns one process that augments; on the CPU more processes would only take its cores.
-        self._workers = (
-            min(MOST_WORKERS, cores() // ranks.place()[1] - 1) if accelerator.name == "cuda" else 0
-        )
         self.labels = _labels(data, "train")
 
     def __call__(self, phase: Phase) -> Feeds:
@@ -67,7 +84,8 @@ class Feeder:
         """
         if phase.head_only and self._mix:
             self._progress.line("MixUp and CutMix mix images: a head that learns from features goes without")
-        return (self._features() if phase.head_only else None) or Feeds(
+        views = self._views if self._views is not None else self._settings.views if phase.head_only else 0
+        return (self._features(views) if phase.head_only and views else None) or Feeds(
             image_feed(
                 self._train,
                 self._settings.batch * self._settings.accumulate,
@@ -75,34 +93,31 @@ class Feeder:
                 seed=self._settings.seed,
                 augment=self._augment,
                 mix=None if phase.head_only else self._mix,
-                views=self._settings.views if phase.head_only else 0,
-                workers=self._workers,
+                views=views,
+                decodes=isinstance(self._train.pixels, Undecoded),
                 share=self._settings.batch,
             ),
             self._ordered(self._val),
         )
 
+    def in_order(self, views: int, preprocess: Preprocess) -> list[Feed]:
+        """Return the training images in order, one feed for each view, scaled as another preprocessing says."""
+        return [self._ordered(replace(self._train, preprocess=preprocess), augmented=True)] * views
+
     @cached_property
     def _train(self) -> Images:
-        return Images(self._decode("train", crop=self._augment is None), self.labels, self._preprocess)
+        return self._images("train", self._view)
 
     @cached_property
     def _val(self) -> Images:
-        return Images(self._decode("val", crop=True), _labels(self._data, "val"), self._preprocess)
+        return self._images("val", self._preprocess)
 
-    def _decode(self, split: str, crop: bool) -> Pixels:
-        """Decode a split: one tensor where images are cropped and fit into memory, else one by one."""
+    def _images(self, split: str, preprocess: Preprocess) -> Images:
+        began = time.perf_counter()
         samples = self._data.splits[split]
-        cache = ImageCache(self._data.root, self._preprocess)
-        self._progress.begin(f"decode {split}", total=len(samples))
-        try:
-            cache.fill(samples, self._progress)
-        finally:
-            self._progress.end()
-        decoded = _Decoded(cache, self._data, split, self._preprocess.size_px if crop else None)
-        if crop and len(samples) * self._preprocess.channels * self._preprocess.size_px**2 <= CACHE_BYTES:
-            return torch.from_numpy(np.stack([decoded[index] for index in range(len(samples))]))
-        return decoded
+        pixels = decoded(self._cache, split, self._data.root, samples, preprocess, self._progress)
+        self.decode_seconds += time.perf_counter() - began
+        return Images(pixels, _labels(self._data, split), preprocess)
 
     def _ordered(self, images: Images, augmented: bool = False) -> Feed:
         return image_feed(
@@ -112,20 +127,21 @@ class Feeder:
             seed=self._settings.seed,
             shuffled=False,
             augment=self._augment if augmented else None,
-            workers=self._workers,
+            decodes=isinstance(images.pixels, Undecoded),
             share=self._settings.batch,
         )
 
-    def _features(self) -> Feeds | None:
+    def _features(self, views: int) -> Feeds | None:
         """Compute features once; None where they are too large to be kept."""
         head = self._net.get_submodule(self._head)
-        views = self._settings.views if self._augment else 1
-        feeds = [self._ordered(self._train, augmented=True)] * views
-        train = compute_features(self._net, head, feeds, self._accelerator, self._progress)
+        feeds = self.in_order(views if self._augment else 1, self._view)
+        train = compute_features(self._net, head, feeds, self._accelerator, self._progress, self._cache)
         if train is None:
             self._progress.line("features are too large to be kept: they are computed anew in each epoch")
             return None
-        val = compute_features(self._net, head, [self._ordered(self._val)], self._accelerator, self._progress)
+        val = compute_features(
+            self._net, head, [self._ordered(self._val)], self._accelerator, self._progress, self._cache
+        )
         if val is None:
             return None
         batch, seed = self._settings.batch * self._settings.accumulate, self._settings.seed
@@ -134,19 +150,6 @@ class Feeder:
             feature_feed(val, self._val.labels, batch, self._accelerator, seed=seed, shuffled=False),
             features=True,
         )
-
-
-class _Decoded:
-    """A split's images by number; those beyond the cache's limit are decoded at each call."""
-
-    def __init__(self, cache: ImageCache, data: Dataset, split: str, crop_px: int | None) -> None:
-        self._cache = cache
-        self._samples = data.splits[split]
-        self._crop_px = crop_px
-
-    def __getitem__(self, index: int) -> NDArray[np.uint8]:
-        pixels = self._cache.get(self._samples[index])
-        return pixels if self._crop_px is None else center_crop(pixels, self._crop_px)
 
 
 def _labels(data: Dataset, split: str) -> torch.Tensor:

@@ -8,8 +8,9 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from edgetune.training.accelerator import Accelerator
 from edgetune.training.compiling import Compiling, Verdict
 from edgetune.training.course import Course, agree, restore, state_of, tensors_of
 from edgetune.training.evaluate import Score, score
-from edgetune.training.features import Feed
+from edgetune.training.features import Feed, Waits
 from edgetune.training.resume import save_state
 from edgetune.training.step import Loss, Stepper
 from edgetune.training.strategies import (
@@ -35,6 +36,9 @@ from edgetune.training.strategies import (
     scheduled,
     set_phase,
 )
+
+# Told the history so far, before the first epoch and after each; what it raises ends the training.
+Watch = Callable[[list[dict[str, Any]]], None]
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Task:
         accelerator: where it runs.
         folder: for the state that survives a kill.
         fingerprint: of everything that the result depends on; a state with another one is not used.
+        watch: looks on, and may end the training early; the state of the last epoch is then kept.
     """
 
     layout: Layout
@@ -75,6 +80,7 @@ class Task:
     accelerator: Accelerator
     folder: Path
     fingerprint: str
+    watch: Watch | None = None
 
     @property
     def epochs(self) -> int:
@@ -108,9 +114,10 @@ def train(net: nn.Module, task: Task, progress: Progress) -> Course:
     """
     with task.accelerator.kernels(task.settings.deterministic):
         course = begin(net, task)
-        if ranks.rank() == 0:
-            restore(course, task.folder, task.fingerprint, progress)
+        ranks.by_leader(lambda: restore(course, task.folder, task.fingerprint, progress))
         agree(course)
+        watch = task.watch or (lambda _: None)
+        ranks.by_leader(lambda: watch(course.history))
         try:
             for phase, first in zip(task.phases, _first_epochs(task.phases), strict=True):
                 if not course.finished and len(course.history) < first + phase.epochs - 1:
@@ -131,10 +138,15 @@ def _run_phase(course: Course, task: Task, phase: Phase, last: int, progress: Pr
             stepper = _stepper(course, task, phase, feeds, last, progress)
             while len(course.history) < last and not course.finished:
                 run_epoch(course, task, phase, feeds, stepper, progress)
-                if ranks.rank() == 0:
-                    save_state(task.folder, state_of(course), len(course.history), task.fingerprint)
+                ranks.by_leader(lambda: _after_epoch(course, task))
     if alone:
         agree(course)
+
+
+def _after_epoch(course: Course, task: Task) -> None:
+    save_state(task.folder, state_of(course), len(course.history), task.fingerprint)
+    if task.watch:
+        task.watch(course.history)
 
 
 def _stepper(
@@ -187,6 +199,8 @@ def run_epoch(
 ) -> None:
     """Train for one epoch, evaluate, and remember whether it was the best."""
     epoch = len(course.history) + 1
+    waits = Waits()
+    feeds = replace(feeds, train=waits.around(feeds.train), val=waits.around(feeds.val))
     began = time.perf_counter()
     progress.begin(f"epoch {epoch}/{task.epochs}", total=feeds.train.images)
     try:
@@ -211,6 +225,7 @@ def run_epoch(
             "val_top1": found.top1,
             "learning_rate": rate,
             "seconds": round(seconds, 3),
+            "waited_seconds": round(waits.seconds, 3),
             "images_per_second": round(feeds.train.images / (learned - began), 1),
         }
     )

@@ -30,10 +30,16 @@ R = TypeVar("R")
 TOLD = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 # The leader may scan, decode or quantize for hours. Who dies is noticed at once, by a closed connection.
 PATIENCE = timedelta(days=7)
+# What only the leader's caller can take.
+WATCHING = ("progress", "watch")
 # So long a process that failed waits for the leader to say it better.
 GRACE_S = 5.0
 # So long the leader waits for the others to notice that it ends.
 LEAVE_S = 2.0
+
+
+class _Left(Exception):
+    """The leader has ended what all did together, and knows why."""
 
 
 class _Launch(NamedTuple):
@@ -117,6 +123,20 @@ def leaders(value: Any) -> Any:
     return sent[0]
 
 
+def by_leader(work: Callable[[], None]) -> None:
+    """Let the leader do something; what keeps it from that ends what all do together, in all of them."""
+    failure: Exception | None = None
+    if rank() == 0:
+        try:
+            work()
+        except Exception as error:
+            if size() == 1:
+                raise
+            failure = error
+    if leaders(failure is not None):
+        raise failure or _Left
+
+
 @contextmanager
 def alone(really: bool = True) -> Iterator[None]:
     """Let a block run as though this were the only process."""
@@ -131,7 +151,7 @@ def alone(really: bool = True) -> Iterator[None]:
 def together(stage: Callable[P, R]) -> Callable[P, R]:
     """Let all processes run a stage where there are several; they are given the leader's arguments.
 
-    The others get no `progress`. A stage asks `rank()` before it writes.
+    The others are told nothing of `progress` and `watch`. A stage asks `rank()` before it writes.
     """
 
     @functools.wraps(stage)
@@ -139,13 +159,13 @@ def together(stage: Callable[P, R]) -> Callable[P, R]:
         global _together, _calls
         if _launch is None or _together:
             return stage(*args, **options)
+        number, _calls = _calls, _calls + 1
         if _launch.rank == 0:
-            _launch.store.set(f"call/{_calls}", "train")
-        _calls += 1
-        _join()
-        _together = True
+            _launch.store.set(f"call/{number}", "")
         try:
-            told = {name: value for name, value in options.items() if name != "progress"}
+            _join(number)
+            _together = True
+            told = {name: value for name, value in options.items() if name not in WATCHING}
             leaders((stage.__module__, stage.__qualname__, args, told))
             return stage(*args, **options)
         except RuntimeError as error:
@@ -154,6 +174,10 @@ def together(stage: Callable[P, R]) -> Callable[P, R]:
             _others_failed(error)
         finally:
             _together = False
+            # Whoever waits in a sum for a process that has left learns of it.
+            _part()
+            if _launch.rank == 0:
+                _launch.store.set(f"left/{number}", "")
 
     return called
 
@@ -214,19 +238,25 @@ def _follow() -> int:
     assert _launch
     store = _launch.store
     try:
-        while True:
-            if _wait_for(store, f"call/{_calls}", "end") == "end":
-                return int(store.get("end"))
-            _calls += 1
-            _join()
-            _together = True
-            module, name, args, options = leaders(None)
-            getattr(importlib.import_module(module), name)(*args, **options)
-            _together = False
+        while _wait_for(store, f"call/{_calls}", "end") != "end":
+            number, _calls = _calls, _calls + 1
+            try:
+                _join(number)
+                _together = True
+                module, name, args, options = leaders(None)
+                getattr(importlib.import_module(module), name)(*args, **options)
+            except Exception as error:
+                # The leader may have met the same, or ended it: then it says so, and may go on with something else.
+                if not _wait_for(store, f"left/{number}", "end", seconds=GRACE_S):
+                    return _complain(error)
+            finally:
+                _together = False
+                _part()
+        return int(store.get("end"))
     except KeyboardInterrupt:
         return 130
-    except Exception as error:
-        return _answer(error)
+    except RuntimeError:  # The store is gone with the launcher, who has told.
+        return 1
 
 
 def _wait_for(store: Any, *keys: str, seconds: float = math.inf) -> str:
@@ -244,15 +274,10 @@ def _wait_for(store: Any, *keys: str, seconds: float = math.inf) -> str:
         time.sleep(0.1)
 
 
-def _answer(error: Exception) -> int:
-    """Say why this process failed, unless the leader says it, and return the exit code."""
+def _complain(error: Exception) -> int:
+    """Say why this process failed, where another has not, and return the exit code."""
     assert _launch
     store = _launch.store
-    try:
-        if _wait_for(store, "end", seconds=GRACE_S):
-            return int(store.get("end"))
-    except RuntimeError:  # The store is gone with the launcher, who has told.
-        return 1
     if isinstance(error, RuntimeError) and _is_broken_off(error):
         return 1
     if store.add("failed", 1) > 1:
@@ -290,20 +315,29 @@ def _is_broken_off(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower() or "by peer" in str(error)
 
 
-def _join() -> None:
-    """Connect all processes, where they are not yet."""
+def _join(number: int) -> None:
+    """Connect all processes, for one call."""
     import torch
     import torch.distributed as dist
+    from torch.distributed.distributed_c10d import PrefixStore
 
     assert _launch
-    if not dist.is_initialized():
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=_launch.store,
-            rank=_launch.rank,
-            world_size=_launch.size,
-            timeout=PATIENCE,
-        )
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+        store=PrefixStore(f"group/{number}", _launch.store),
+        rank=_launch.rank,
+        world_size=_launch.size,
+        timeout=PATIENCE,
+    )
+
+
+def _part() -> None:
+    """Take the connections down again."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
 
 
 def _end(code: int) -> NoReturn:
@@ -311,13 +345,8 @@ def _end(code: int) -> NoReturn:
 
     The leader, which may hold the store, gives the others a moment to read what it left there.
     """
-    import torch.distributed as dist
-
     assert _launch
     with suppress(RuntimeError):
-        # Whoever still waits for this process in a sum learns that it has left. NCCL's may not come back.
-        if dist.is_initialized() and dist.get_backend() == "gloo":
-            dist.destroy_process_group()
         _launch.store.add("left", 1)
         last = time.monotonic() + LEAVE_S
         while _launch.rank == 0 and _launch.store.add("left", 0) < _launch.size and time.monotonic() < last:

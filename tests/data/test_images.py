@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgetune.artifact import Preprocess
-from edgetune.data import images
 from edgetune.data.folders import Sample
-from edgetune.data.images import LONGEST, ImageCache, batches, load, normalise
+from edgetune.data.images import LONGEST, batches, in_threads, load, normalise, resized
 from edgetune.errors import ConfigError
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
@@ -35,8 +34,9 @@ def test_any_shape_becomes_the_square_that_is_asked_for(
         cropped = load(path, preprocess(size + more, size))
         assert cropped.shape == (3, size, size)
         assert cropped[:, 0, 0].tolist() == [10, 20, 30]
-        whole = load(path, preprocess(size + more, size), crop=False)
-        assert min(whole.shape[1:]) == size + more
+        whole = resized(path, preprocess(size + more, size))
+        assert min(whole.shape[:2]) == size + more
+        assert whole.shape[2] == 3
 
 
 def test_the_centre_is_cut_out(tmp_path: Path) -> None:
@@ -84,42 +84,27 @@ def test_batches_name_a_file_that_broke_since(tmp_path: Path) -> None:
         list(batches(tmp_path, listed, preprocess(channels=1), 2))
 
 
-def test_the_cache_keeps_what_fits(tmp_path: Path) -> None:
-    listed = samples(tmp_path, 3)
-    cache = ImageCache(tmp_path, preprocess(channels=1), limit_bytes=2 * 64)
-    cache.fill(listed)
-    for name in ("0.png", "1.png", "2.png"):
-        (tmp_path / name).unlink()
-    kept = 0
-    for sample in listed:
-        try:
-            assert cache.get(sample)[0, 0, 0] == int(sample.path[0])
-            kept += 1
-        except ConfigError:
-            continue
-    assert kept == 2
-
-
 @pytest.mark.parametrize("size", [(1, 5000), (5000, 1)])
 def test_a_line_of_pixels_fills_no_memory(tmp_path: Path, size: tuple[int, int]) -> None:
     image = Image.new("L", size, 0)
     image.paste(200, (size[0] // 2 - 4, size[1] // 2 - 4, size[0] // 2 + 5, size[1] // 2 + 5))
     image.save(tmp_path / "x.png")
-    pixels = load(tmp_path / "x.png", preprocess(32, 16), crop=False)
-    assert sorted(pixels.shape[1:]) == [32, 32 * LONGEST]
+    pixels = resized(tmp_path / "x.png", preprocess(32, 16))
+    assert sorted(pixels.shape[:2]) == [32, 32 * LONGEST]
     assert (load(tmp_path / "x.png", preprocess(32, 16)) == 200).all()
 
 
-def test_a_full_cache_decodes_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded, real = [], images.load
+def test_threads_keep_the_order_and_stay_two_parts_ahead() -> None:
+    begun: list[int] = []
 
-    def counted(path: Path, preprocess: Preprocess, crop: bool = True) -> object:
-        decoded.append(path)
-        return real(path, preprocess, crop)
+    def work(item: int) -> int:
+        begun.append(item)
+        return item * item
 
-    monkeypatch.setattr(images, "load", counted)
-    ImageCache(tmp_path, preprocess(channels=1), limit_bytes=64).fill(samples(tmp_path, 3 * images.CHUNK))
-    assert len(decoded) <= images.CHUNK
+    found = in_threads(work, [range(n, n + 3) for n in range(0, 30, 3)])
+    assert next(found) == [0, 1, 4]
+    assert max(begun) < 9, "a part that is asked for, and two more"
+    assert [item for part in found for item in part] == [n * n for n in range(3, 30)]
 
 
 def test_giving_up_on_batches_stops_the_threads(tmp_path: Path) -> None:

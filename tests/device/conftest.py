@@ -35,11 +35,11 @@ def standin(name: str) -> ModuleType:
 def bundled(tmp_path: Path, dataset: Dataset, artifacts: Any) -> Callable[..., Path]:
     """Writes a bundle and returns its folder."""
 
-    def make(profile: str = BOARD, samples: int = 0) -> Path:
+    def make(profile: str = BOARD, samples: int = 0, dla_core: int | None = None) -> Path:
         target = load_target(profile)
         network, int8 = artifacts(target)
         into = tmp_path / "bundle"
-        bundle(network, int8, dataset, target, name="colours", samples=samples, into=into)
+        bundle(network, int8, dataset, target, name="colours", samples=samples, into=into, dla_core=dla_core)
         return into
 
     return make

@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgetune.artifact import sha256_of
-from edgetune.stages.bundle import write_program
+from edgetune.device.packing import write_program
 
 SHAPE, CLASSES, NUMBER = (1, 1, 4, 4), 3, 2
 

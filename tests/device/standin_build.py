@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+from standin_int8 import built, header
 
 TYPES = {
     TensorProto.FLOAT: "FLOAT",
@@ -72,8 +73,14 @@ def build(kit: Any, network: Any, config: Any) -> Any:
             "configured in the builder)",
         )
         return None
-    if "INT8" in flags and not pairs and not _calibrated(kit, calibrator, world.asked["calibration"]):
-        return None
+    if "INT8" in flags and not pairs:
+        cache = world.asked["calibration"]
+        if not _calibrated(kit, calibrator, cache):
+            return None
+        content, missing = built(model.SerializeToString(), bytes(cache), kit.numbers)
+        model = onnx.load_from_string(content)
+        for text in missing:
+            kit.say("WARNING", text)
     if "INT8" in flags and kit.numbers >= (10, 12):
         kit.say("WARNING", "Weakly-typed networks have been deprecated")
     if not _told(kit, config.__dict__.get("_progress_monitor"), len(model.graph.node)):
@@ -84,9 +91,7 @@ def build(kit: Any, network: Any, config: Any) -> Any:
 
 
 def _calibrated(kit: Any, calibrator: Any, cache: bytes | None) -> bool:
-    major, minor, patch = kit.numbers[:3]
-    number = major * 10000 + minor * 100 + patch if major >= 10 else major * 1000 + minor * 100 + patch
-    if cache and bytes(cache).decode().splitlines()[0] == f"TRT-{number}-EntropyCalibration2":
+    if cache and bytes(cache).decode().splitlines()[0] == header(kit.numbers):
         return True
     if calibrator is not None:
         kit.version.call("IInt8EntropyCalibrator2", calibrator, "get_batch_size")

@@ -4,6 +4,7 @@
 // parts of the input, added up, less the mean over all parts.
 #pragma once
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
@@ -93,6 +94,7 @@ inline bool IExecutionContext::enqueueV3(cudaStream_t) noexcept {
 class IRuntime {
 public:
     explicit IRuntime(ILogger& logger) : logger(logger) {}
+    void setDLACore(std::int32_t core) noexcept { std::fprintf(stderr, "DLA core %d\n", core); }
     ICudaEngine* deserializeCudaEngine(void const* blob, std::size_t size) noexcept {
         std::istringstream text(std::string(static_cast<char const*>(blob), size));
         std::string type;

@@ -6,6 +6,7 @@ and a message to the logger, never an exception; the first logger of a process g
 refused by another version, another compute capability, when cut, or with a foreign header; a weakly typed
 network with Q/DQ needs the INT8 flag; progress is told to a monitor, which may cancel; a timing cache is taken
 only by the version and GPU that made it; a calibration cache only with this version in its first line.
+A graph without Q/DQ is rounded by a calibration cache's scales (standin_int8).
 An engine is the ONNX file, run by ONNX Runtime as it stands on what lies at the addresses that it was given.
 
 Messages in quotes in the fact sheet are given word for word; others have TensorRT's shape. Kernels, fusion and
@@ -30,7 +31,7 @@ RECORDINGS = sorted((SHARED / "tensorrt-api").glob("*.json"))
 
 _MAGIC, _HEADER = b"ptrt", 8
 _LAYERS = {"Conv": "CONVOLUTION", "QuantizeLinear": "QUANTIZE", "DequantizeLinear": "DEQUANTIZE"}
-_DLA = {"Conv", "Relu", "Add", "MaxPool", "AveragePool", "Concat", "Gemm"}
+_DLA = {"Conv", "Relu", "Add", "MaxPool", "AveragePool", "Concat", "Gemm", "Clip"}
 
 
 @dataclass
@@ -307,6 +308,7 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
                 raise TypeError("pybind11::init(): factory function returned nullptr")
 
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
+            world.asked["runtime_core"] = self._DLA_core if "_DLA_core" in self.__dict__ else None
             if kit.fails("deserialize_cuda_engine"):
                 return None
             found = kit.unpacked(bytes(serialized_engine))

@@ -20,6 +20,7 @@ from pathlib import Path
 # Isolated, Python does not look beside the file that it runs.
 sys.path.insert(0, str(Path(__file__).parent))
 import standin_trtexec_report as report
+from standin_trtexec_report import known_flags
 
 VERSIONS = ("8.2.1", "8.5.2", "10.3.0", "10.16.2", "11.1.0")
 FAULTS = ("killed", "exit137", "slow", "workspace", "memory", "disk", "cut", "noplan", "crash")
@@ -32,20 +33,10 @@ _NO_OP_11 = (
     "--separateProfileRun",
     "--stronglyTyped",
 )
+_STEPS = ("Building engine failed", "Failed to create engine from model or file.", "Engine set up failed")
 _TAG = b"ftrt"
 _HEADER = struct.Struct("<4sIIIQ4B")
 _CACHE = b"TIMINGCACHE "
-
-
-def known_flags(version: tuple[int, ...]) -> set[str]:
-    """List every flag that a version takes."""
-    table = Path(__file__).with_name("trtexec_flags.txt").read_text(encoding="utf-8")
-    rows = [line.split() for line in table.splitlines() if not line.startswith("#")]
-    return {flag for flag, since, until in rows if _parts(since) <= version < _parts(until)}
-
-
-def _parts(version: str) -> tuple[int, ...]:
-    return (99,) if version == "-" else tuple(int(part) for part in version.split("."))
 
 
 def install(folder: Path, version: str, **environment: str) -> str:
@@ -173,6 +164,7 @@ class Trtexec:
         self._typed(steps)
         self._starved(steps)
         self._dla()
+        network = self._calibrated(network)
         self._save(network)
         size = Path(self.given["--saveEngine"]).stat().st_size if "noplan" not in self.faults else 0
         if self.version >= (10,):
@@ -236,23 +228,30 @@ class Trtexec:
         path.write_bytes(own + b" tactics")
         _say("I", f"Saved {path.stat().st_size} bytes of timing cache to {path}")
 
+    def _calibrated(self, network: bytes) -> bytes:
+        """INT8 without Q/DQ: scales come from --calib; without the file trtexec makes ranges up, and says nothing."""
+        path = Path(self.given.get("--calib", ""))
+        quantized = any(node.op_type == "QuantizeLinear" for node in self.nodes)
+        if "--int8" not in self.given or quantized or not path.is_file():
+            return network
+        # Here alone: the onnx package takes long to import.
+        import standin_int8
+
+        try:
+            network, missing = standin_int8.built(network, path.read_bytes(), self.version)
+        except ValueError as error:
+            raise Failed(f"[TRT] {error}", "Engine could not be created from network", *_STEPS) from None
+        for text in missing:
+            _say("W", f"[TRT] {text}")
+        self.nodes = report.nodes_of(network)
+        return network
+
     def _dla(self) -> None:
         if "--useDLACore" not in self.given:
             return
         assert "--allowGPUFallback" in self.given
-        plain = [n for n in self.nodes if n.op_type not in ("QuantizeLinear", "DequantizeLinear", "Constant")]
-        there = [
-            n
-            for n in plain
-            if n.op_type in ("Conv", "Relu", "GlobalAveragePool") and len(plain) == len(self.nodes)
-        ]
-        _say("I", "[TRT] ---------- Layers Running on DLA ----------")
-        if there:
-            _say("I", f"[TRT] [DlaLayer] {{ForeignNode[{there[0].name}...{there[-1].name}]}}")
-        _say("I", "[TRT] ---------- Layers Running on GPU ----------")
-        for node in plain:
-            if node not in there:
-                _say("I", f"[TRT] [GpuLayer] {node.op_type.upper()}: {node.name}")
+        for line in report.placed(self.nodes):
+            _say("I", f"[TRT] {line}")
 
     def _save(self, network: bytes) -> None:
         self.size = 0

@@ -6,6 +6,7 @@ durations of copy in, computation, copy out and all three.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 _KEYS = (
@@ -16,12 +17,26 @@ _KEYS = (
 Record = tuple[float, ...]
 
 
+_DLA = ("Conv", "Relu", "Clip", "Add", "MaxPool", "AveragePool", "Concat", "Gemm")
+
+
 class Node(NamedTuple):
     """What is known of a layer of an ONNX file."""
 
     name: str
     op_type: str
     output: str
+
+
+def known_flags(version: tuple[int, ...]) -> set[str]:
+    """List every flag that a version takes."""
+    table = Path(__file__).with_name("trtexec_flags.txt").read_text(encoding="utf-8")
+    rows = [line.split() for line in table.splitlines() if not line.startswith("#")]
+    return {flag for flag, since, until in rows if _parts(since) <= version < _parts(until)}
+
+
+def _parts(version: str) -> tuple[int, ...]:
+    return (99,) if version == "-" else tuple(int(part) for part in version.split("."))
 
 
 def nodes_of(network: bytes) -> list[Node]:
@@ -168,6 +183,18 @@ def layers(nodes: Sequence[Any], version: tuple[int, ...], given: set[tuple[str,
     told[0]["Metadata"] = "[ONNX Layer: a]\x1e[ONNX Layer: b]"
     text = json.dumps({"Layers": told, "Bindings": ["input", "output"]})
     return text.replace("\\u001e", "\x1e")
+
+
+def placed(nodes: Sequence[Node]) -> Iterator[str]:
+    """Give the lines that tell what runs where: nothing on a DLA where there is Q/DQ."""
+    pairs = ("QuantizeLinear", "DequantizeLinear", "Constant")
+    plain = [node for node in nodes if node.op_type not in pairs]
+    there = [node for node in plain if node.op_type in _DLA and len(plain) == len(nodes)]
+    yield "---------- Layers Running on DLA ----------"
+    if there:
+        yield f"[DlaLayer] {{ForeignNode[{there[0].name}...{there[-1].name}]}}"
+    yield "---------- Layers Running on GPU ----------"
+    yield from (f"[GpuLayer] {node.op_type.upper()}: {node.name}" for node in plain if node not in there)
 
 
 def other_version(version: tuple[int, ...], of: Sequence[int]) -> str:

@@ -221,8 +221,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "classify"
 
 
-@pytest.mark.parametrize("pixels", [True, False], ids=["uint8", "float32"])
-def test_cpp_classifies_a_frame(program: Path, tmp_path: Path, pixels: bool) -> None:
+@pytest.mark.parametrize(("pixels", "core"), [(True, None), (False, None), (False, 1)])
+def test_cpp_classifies_a_frame(program: Path, tmp_path: Path, pixels: bool, core: int | None) -> None:
     noise = np.random.default_rng(0)
     frame = noise.integers(0, 3, (5, 2, 3), dtype=np.uint8)
     table = noise.normal(size=(3, 256)).astype("<f4")
@@ -232,12 +232,13 @@ def test_cpp_classifies_a_frame(program: Path, tmp_path: Path, pixels: bool) -> 
     (tmp_path / "results").mkdir()
     text = "uint8 1 5 2 3 5" if pixels else "float32 1 3 5 2 5"
     (tmp_path / "results/int8.plan").write_text(text)
-    work = {"name": '"classes": [', "outputs": [], "classes": HOSTILE}
+    engines = [{"name": "int8", "dla_core": core}]
+    work = {"name": '"classes": ["dla_core": 7', "outputs": [], "classes": HOSTILE, "engines": engines}
     (tmp_path / "work.json").write_text(json.dumps(work, indent=1, ensure_ascii=False), encoding="utf-8")
     (tmp_path / "table.bin").write_bytes(table.tobytes())
     (tmp_path / "frame").write_bytes(frame.tobytes())
     done = subprocess.run([program, "frame"], cwd=tmp_path, capture_output=True, check=False)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (0, b"" if core is None else f"DLA core {core}\n".encode())
     order = sorted(range(len(HOSTILE)), key=lambda index: -right[index])
     lines = [f"{right[index]:5.1f}%  {HOSTILE[index]}\n" for index in order]
     assert done.stdout.decode() == "".join(lines)
@@ -256,6 +257,7 @@ def test_cpp_says_why_it_cannot(program: Path, tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results/int8.plan").write_text("uint8 1 2 2 3 2")
     (tmp_path / "results/fp16.plan").write_text("no plan")
+    (tmp_path / "work.json").write_text("{}")
     (tmp_path / "frame").write_bytes(bytes(11))
     assert "give a frame" in run()
     assert "no CUDA-capable device" in run("frame", NO_GPU="1")

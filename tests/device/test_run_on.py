@@ -53,7 +53,7 @@ def test_a_run_ends_on_the_device(device: loopback.Loopback, class_folders: Path
     assert (report["device"]["tool"], report["device"]["finished"]) == ("trtexec", True)
     assert set(report["device"]["engines"]) == {"fp16", "int8"}
     assert "On the device" in (tmp_path / "run/report.html").read_text()
-    log = device.home / "edgetune/bundle/run.log"
+    log = device.home / "edgetune/run-bundle/run.log"
     assert log.read_text().count("done before") == 0
     again = typed(*words)
     assert again.exit_code == 0, again.output
@@ -81,7 +81,7 @@ def test_one_step_at_a_time(device: loopback.Loopback, class_folders: Path, tmp_
     timed = json.loads(typed(run, *there, verb="bench").stdout)["device"]
     assert set(timed["timing"]) == {"compute", "copies"}
     assert timed["engines"]["int8"]["samples"] == checked["engines"]["int8"]["samples"], "both are kept"
-    assert (device.home / "edgetune/bundle/run.log").read_text().count("build-int8: done before") == 1
+    assert (device.home / "edgetune/run-bundle/run.log").read_text().count("build-int8: done before") == 1
 
     assert "accuracy" in json.loads(typed(run, "-q", "--json", verb="check").stdout)
     assert set(json.loads(typed(run, "-q", "--json", verb="bench").stdout)["latency"]["models"]) == {

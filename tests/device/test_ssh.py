@@ -7,6 +7,7 @@ import os
 import runpy
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -56,11 +57,19 @@ class Told:
 
     def __init__(self, word: str = "", then: Callable[[], Any] | None = None) -> None:
         self.lines: list[str] = []
+        self.bars: list[tuple[str, int, str]] = []
+        self.steps: list[int] = []
+        self.ended = 0
         self._word, self._then = word, then
 
-    def begin(self, what: str, total: int, unit: str = "image") -> None: ...
-    def advance(self, count: int = 1, **shown: float) -> None: ...
-    def end(self) -> None: ...
+    def begin(self, what: str, total: int, unit: str = "image") -> None:
+        self.bars.append((what, total, unit))
+
+    def advance(self, count: int = 1, **shown: float) -> None:
+        self.steps.append(count)
+
+    def end(self) -> None:
+        self.ended += 1
 
     def line(self, text: str) -> None:
         self.lines.append(text)
@@ -150,7 +159,7 @@ def test_the_verbs(device: loopback.Loopback, tmp_path: Path) -> None:
 
 
 def test_nothing_stays_after_a_look(device: loopback.Loopback) -> None:
-    from edgetune.stages.bundle import write_program
+    from edgetune.device.packing import write_program
 
     write_program(device.folder / "program")
     found = remote.probe(device.url, (device.folder / "program").read_bytes())
@@ -163,11 +172,11 @@ def test_results_come_on_a_stick(tmp_path: Path) -> None:
     bundle = small_bundle.make(tmp_path / "b", GOES)
     stick = Path(shutil.copytree(bundle, tmp_path / "stick"))
     write_results(stick)
-    assert remote.pull(bundle, str(stick))["files"] == ["fp16.plan", "result.json"]
+    assert remote.pull(bundle, str(stick), Silent())["files"] == ["fp16.plan", "result.json"]
     shutil.rmtree(bundle / "results")
-    assert remote.pull(bundle, str(stick / "results"))["files"] == ["fp16.plan", "result.json"]
+    assert remote.pull(bundle, str(stick / "results"), Silent())["files"] == ["fp16.plan", "result.json"]
     with pytest.raises(ArtifactError, match="no results there"):
-        remote.pull(bundle, str(tmp_path))
+        remote.pull(bundle, str(tmp_path), Silent())
 
 
 def write_results(folder: Path) -> Path:
@@ -222,6 +231,32 @@ def test_a_cut_transfer_goes_on(
 
 
 @pytest.mark.parametrize("by", ["rsync", "sftp"])
+def test_how_far_a_transfer_is(
+    device: loopback.Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    bundle = small_bundle.make(tmp_path / "b", GOES, large_bin=os.urandom(3_000_000))
+    if by == "sftp":
+        no_rsync(monkeypatch)
+    monkeypatch.setattr(transfer, "RSYNC", (*transfer.RSYNC, "--bwlimit=2000"))
+    told = Told()
+    remote.push(bundle, device.url, told)
+    total = sum(file.stat().st_size for file in bundle.iterdir()) // 1000
+    assert told.bars == [("send", total, "kB")]
+    assert told.ended == 1
+    assert min(told.steps) >= 0
+    if by == "rsync":
+        assert sum(told.steps) == total
+        assert len([step for step in told.steps if step]) >= 2, "not at the end alone"
+    else:
+        assert total >= sum(told.steps) > 3000, "files up to the last"
+    write_results(device.home / "edgetune" / "b")
+    back = Told()
+    remote.pull(bundle, device.url, back)
+    assert [bar[0] for bar in back.bars] == ["pull"]
+    assert back.ended == 1
+
+
+@pytest.mark.parametrize("by", ["rsync", "sftp"])
 def test_a_cut_pull_goes_on(
     device: loopback.Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
@@ -243,11 +278,11 @@ def test_a_cut_pull_goes_on(
         cutter = threading.Thread(target=cut)
         cutter.start()
         with pytest.raises(StageError, match="device: pull: connection lost"):
-            remote.pull(bundle, device.url)
+            remote.pull(bundle, device.url, Silent())
         cutter.join()
     assert 500_000 < incoming.stat().st_size < 4_000_000
     assert not (bundle / "results" / "result.json").exists()
-    remote.pull(bundle, device.url)
+    remote.pull(bundle, device.url, Silent())
     assert (bundle / "results" / "fp16.plan").read_bytes() == (results / "fp16.plan").read_bytes()
     assert not incoming.parent.exists()
 
@@ -281,7 +316,7 @@ def test_two_runs_at_once(device: loopback.Loopback, tmp_path: Path) -> None:
 
     assert remote.run(first, device.url, [], Told("at it", at_once))["finished"]
     assert len(asked) == 2
-    assert "run.pid" in asked[0].hint
+    assert f"edgetune device stop {device.url}{there}" in asked[0].hint
     assert contents(first).items() <= contents(there).items()
     # Started by hand: it holds the program's own lock.
     with (there / "results" / ".lock").open("w") as lock:
@@ -359,8 +394,11 @@ def test_a_python_that_is_too_old(device: loopback.Loopback, python_there: Calla
     python_there(
         f"exec {sys.executable} -I -S -c 'import sys; sys.version_info = (3, 6, 9); exec(sys.stdin.read())'"
     )
-    with pytest.raises(MissingTool, match=r"device: probe: python3 there is 3\.6, and 3\.8 is needed"):
+    with pytest.raises(
+        MissingTool, match=r"device: probe: python3 there is 3\.6, and 3\.8 is needed"
+    ) as caught:
         remote.probe(device.url, b"")
+    assert "on JetPack 4 copy the bundle there and do as its README.txt says" in caught.value.hint
 
 
 def test_a_shell_that_talks_and_one_that_fails(
@@ -474,16 +512,16 @@ def test_a_result_that_is_cut_or_of_another_bundle(device: loopback.Loopback, tm
     for cut in (whole[:-9], "[]"):
         (there / "results" / "result.json").write_text(cut)
         with pytest.raises(ArtifactError, match=r"device: result\.json there is cut or damaged"):
-            remote.pull(bundle, device.url)
+            remote.pull(bundle, device.url, Silent())
     (there / "results" / "result.json").write_text(whole.replace(sha256_of(bundle / "work.json"), "0" * 64))
     with pytest.raises(ArtifactError, match="the results there are of another bundle"):
-        remote.pull(bundle, device.url)
+        remote.pull(bundle, device.url, Silent())
     (there / "work.json").write_text("{}")
     with pytest.raises(ArtifactError, match="lies in another bundle"):
-        remote.pull(bundle, device.url)
+        remote.pull(bundle, device.url, Silent())
     (there / "results" / "result.json").unlink()
     with pytest.raises(ArtifactError, match="no results there"):
-        remote.pull(bundle, device.url)
+        remote.pull(bundle, device.url, Silent())
     assert contents(bundle / "results") == before
     # A rerun mends all of it.
     assert remote.run(bundle, device.url, [], Silent())["finished"]
@@ -592,13 +630,13 @@ def test_a_device_cannot_write_elsewhere_here(
     (results / "secret").symlink_to("/etc/passwd")
     (results / "-rf").write_bytes(b"")
     (results / "new.bin").write_bytes(b"new")
-    assert remote.pull(bundle, device.url)["files"] == ["new.bin"]
+    assert remote.pull(bundle, device.url, Silent())["files"] == ["new.bin"]
     listed = agent.results(str(results))
     for name in ("../work.json", "/etc/passwd", "", ".lock", "a\nb"):
         lie = {**listed, "files": {**listed["files"], name: ["0" * 64, 1]}}
         monkeypatch.setattr(ssh.Connection, "ask", lambda *_, lie=lie, **__: lie)
         with pytest.raises(ArtifactError, match="not plain ones"):
-            remote.pull(bundle, device.url)
+            remote.pull(bundle, device.url, Silent())
     assert "secret" not in contents(bundle / "results")
 
 
@@ -703,9 +741,90 @@ def test_host_keys_are_left_to_the_user() -> None:
         assert not [source for source in sources if word in source]
 
 
-def test_the_program_is_stopped_by_its_number(device: loopback.Loopback, tmp_path: Path) -> None:
-    bundle = small_bundle.make(tmp_path / "b", WAITS)
+# Ends when it is asked to, and puts something back first; `args` are what else its command line holds.
+ENDS = """
+import os, signal, sys, time
+from pathlib import Path
+here = Path(sys.argv[0]).parent
+def stop(*_):
+    time.sleep(0.3)
+    (here / "put back").touch()
+    sys.exit(130)
+signal.signal(signal.SIGTERM, stop)
+print("at it", flush=True)
+time.sleep(600)
+"""
+
+
+def stopping(*words: str) -> str:
+    done = CliRunner().invoke(app, ["device", "stop", *words], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+@pytest.mark.parametrize("by", ["bundle", "folder", "all"])
+def test_a_run_is_stopped_and_puts_back_first(device: loopback.Loopback, tmp_path: Path, by: str) -> None:
+    bundle = small_bundle.make(tmp_path / "b $(touch hit)", ENDS)
+    there = device.home / "edgetune" / bundle.name
+    url = ssh.address_of(device.url).url(str(there)) if by == "folder" else device.url
+    words = [url, *([str(bundle)] if by == "bundle" else [])]
+    said: list[str] = []
+    with pytest.raises(StageError, match=r"device: run: at it \(exit 130\)"):
+        remote.run(bundle, device.url, [], Told("at it", lambda: said.append(stopping(*words))))
+    assert said == [f"{there}: stopped; edgetune device run goes on from there\n"]
+    assert (there / "put back").exists(), "it was waited for"
+    assert stopping(*words).endswith(": nothing is at work there\n")
+    assert remote.stop(device.url, tmp_path / "never there")["stopped"] == {}
+
+
+def test_only_what_was_started_there_is_stopped(device: loopback.Loopback, tmp_path: Path) -> None:
+    bundle = small_bundle.make(tmp_path / "b", ENDS)
+    remote.push(bundle, device.url, Silent())
+    there = device.home / "edgetune" / "b"
+    (there / "results").mkdir()
+    with subprocess.Popen(["sleep", "600"]) as other:
+        try:
+            # The number is another's by now; then it was started by hand.
+            (there / "run.pid").write_text(str(other.pid))
+            for lock in (there / "run.lock", there / "results" / ".lock"):
+                with lock.open("w") as held:
+                    fcntl.flock(held, fcntl.LOCK_EX)
+                    with pytest.raises(
+                        StageError, match=r"device: stop: .*/b: what is at work .* started by hand"
+                    ):
+                        remote.stop(device.url, bundle)
+            assert remote.stop(device.url, bundle)["stopped"] == {}, "nothing is at work"
+            assert other.poll() is None
+        finally:
+            other.kill()
+
+
+def test_what_does_not_end_is_told(
+    device: loopback.Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = small_bundle.make(tmp_path / "b", ENDS.replace("sys.exit(130)", "pass"))
+    source = ssh._source
+    monkeypatch.setattr(ssh, "_source", lambda *a: source(*a).replace(b"2.0, 60, 240", b"2.0, 60, 1"))
     number = device.home / "edgetune" / "b" / "run.pid"
-    stop = Told("at it", lambda: os.kill(json.loads(number.read_text()), signal.SIGTERM))
-    with pytest.raises(StageError, match=r"device: run: at it run \(exit -15\)"):
-        remote.run(bundle, device.url, [], stop)
+
+    def stop() -> None:
+        with pytest.raises(StageError, match=r"has not ended after 1 s"):
+            remote.stop(device.url, bundle)
+        os.kill(json.loads(number.read_text()), signal.SIGKILL)
+
+    with pytest.raises(StageError, match=r"exit -9"):
+        remote.run(bundle, device.url, [], Told("at it", stop))
+
+
+def test_the_real_program_is_stopped_and_goes_on(device: loopback.Loopback, tmp_path: Path) -> None:
+    bundle = small_bundle.make(tmp_path / "small")
+    with pytest.raises(StageError, match=r"stopped; the same command goes on from here \(exit 130\)"):
+        remote.run(bundle, device.url, ["--trtexec"], Told("build-int8 …", lambda: remote.stop(device.url)))
+    told = Told()
+    assert remote.run(bundle, device.url, ["--trtexec"], told)["finished"]
+    assert "build-fp16: done before" in told.lines
+
+
+def test_a_url_is_read_as_it_is_written() -> None:
+    for address in (("me", "nano", 2222, "/a b/$(x)"), ("", "fe80::1", 0, "/ü?#%"), ("", "nano", 0, "/b")):
+        assert ssh.address_of(ssh.Address(*address).url(address[3])) == address

@@ -43,6 +43,7 @@ def test_what_is_recorded_is_there_and_nothing_else(recording: Path) -> None:
             act()
 
 
+@pytest.mark.slow
 @every
 def test_calls_that_fit_no_overload_are_refused(recording: Path) -> None:
     trt = standin.load(recording)

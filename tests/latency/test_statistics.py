@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import ttest_ind
 
 from edgetune.latency.statistics import (
     Z,
     _drawn_quantiles,
     mcnemar,
+    mean_difference,
     mean_interval,
     paired_drop,
     paired_interval,
@@ -129,6 +131,15 @@ def test_mean_interval() -> None:
     assert found == pytest.approx((2 - 4.30265 / math.sqrt(3), 2 + 4.30265 / math.sqrt(3)), abs=1e-4)
 
 
+def test_difference_of_means() -> None:
+    first, second = np.array([0.9, 0.92, 0.95, 0.91]), np.array([0.8, 0.7, 0.9])
+    known = ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    assert mean_difference(first, second) == pytest.approx((known.low, known.high))
+    assert mean_difference(first, second[:1]) is None
+    assert mean_difference(np.array([0.9, 0.9]), np.array([0.7, 0.7])) == pytest.approx((0.2, 0.2))
+
+
+@pytest.mark.slow
 def test_bootstrap_sees_that_neighbouring_rounds_resemble_each_other() -> None:
     noise, covers, single = np.random.default_rng(5), [], []
     for trial in range(120):

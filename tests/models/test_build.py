@@ -27,6 +27,7 @@ def colour_and_gray(name: str) -> tuple[torch.Tensor, torch.Tensor]:
     return both[0], both[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_0", "mobilenet_v2_035_cifar10", "timm:repvgg_a0"])
 def test_a_convolution_in_front_gives_exactly_what_colour_gave(name: str) -> None:
     colour, gray = colour_and_gray(name)

@@ -189,6 +189,7 @@ def test_default_weights_come_from_the_cache_and_are_checked(
     assert "delete it" in caught.value.hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "tensors"), [("mobilenet_v2", 262), ("squeezenet1_0", 52)])
 def test_real_weights_are_read_with_their_head(name: str, tensors: int, imagenet: Path) -> None:
     path = imagenet / f"{name}-imagenet.pth"

@@ -10,9 +10,14 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from edgetune.engines.onnxruntime import Session
+from edgetune.profile import load_target
 from edgetune.quant import cpu, half, placement, tensorrt
 from edgetune.quant.graph import Graph
-from edgetune.quant.plan import merge_ranges
+from edgetune.quant.lint_view import reader_of, view_of
+from edgetune.quant.plan import WEIGHTED, is_copy, merge_ranges
+from edgetune.quant.trace import needed_by
+
+READER = reader_of(load_target("jetson-agx-orin-64gb@6.2"), dla=True)
 
 
 class Net:
@@ -132,10 +137,38 @@ def run(model: ModelProto, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
     return Session(model.SerializeToString(), threads=1, exact=True).run_once(feed)
 
 
+def check_scales(made: ModelProto, scales: dict[str, float], paired: ModelProto) -> None:
+    """Whether what came of a Q/DQ network without Q/DQ has the scales that INT8 without takes."""
+    bare, view = Graph(made), view_of(paired, READER)
+    quantized = {s.tensor: float(s.scale) for s in view.stored if not s.weight and s.scale is not None}
+    assert quantized
+    assert {name: scales[name] for name in quantized} == quantized
+    assert all(scale > 0 and np.isfinite(scale) for scale in scales.values())
+    tensors = set(bare.inputs) | set(bare.producers)
+    assert set(scales) <= {name for name in tensors if bare.is_float(name)}
+    weights = frozenset(node.name for node in bare.nodes if node.op_type in WEIGHTED)
+    needed = needed_by(bare, weights)
+    for node in bare.nodes:
+        if node.name in view.int8 and node.output[0] in needed:
+            assert {node.input[0], node.output[0]} <= set(scales), node.name
+        if node.name in weights - view.int8 and node.output[0] not in quantized:
+            assert node.output[0] not in scales, node.name
+        cuts = node.op_type in ("Relu", "Clip") and bare.sole_consumer(node.input[0]) is not None
+        ends = {node.input[0], *node.output}
+        if ends <= set(scales) and (cuts or is_copy(bare, node)) and not ends & set(quantized):
+            assert len({scales[name] for name in ends}) == 1, node.name
+        if cuts and node.output[0] in quantized and node.input[0] in set(scales) - set(quantized):
+            assert scales[node.input[0]] == scales[node.output[0]]
+    for name in bare.outputs:
+        assert name in quantized or name in needed or name not in scales
+
+
 @pytest.fixture(scope="session")
 def kit() -> SimpleNamespace:
     """What tests of graphs share."""
-    return SimpleNamespace(feeds=feeds, peaks=peaks, magnitudes=magnitudes, write=write, run=run)
+    return SimpleNamespace(
+        feeds=feeds, peaks=peaks, magnitudes=magnitudes, write=write, run=run, check_scales=check_scales
+    )
 
 
 FINE, ZERO = np.float32(0.05), np.int8(0)

@@ -1,25 +1,29 @@
 """Centering: the network computes the same, shifted tensors use all levels, and what pads is left alone."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
 from edgetune.engines.onnxruntime import Session
 from edgetune.profile import load_target
+from edgetune.quant import implicit
 from edgetune.quant.center import center, centered, shifts
 from edgetune.quant.compare import compare
 from edgetune.quant.draft import RENDERINGS, Draft, draft
 from edgetune.quant.graph import Graph
 from edgetune.quant.lint import examine
+from edgetune.quant.lint_view import reader_of, view_of
 from edgetune.quant.prepare import prepare
 from edgetune.quant.sensitivity import leave_out, sqnr_of
-from edgetune.stages.lint import reader_of
 
 Nets = Callable[..., Any]
 Build = Callable[[Any], ModelProto]
+READER = reader_of(load_target("jetson-agx-orin-64gb@6.2"), dla=True)
 
 
 def relu6(n: Any, x: str) -> str:
@@ -165,3 +169,29 @@ def test_ranges_that_are_centered_already_stay(net: Nets) -> None:
     names = [name for node in graph.nodes for name in node.output]
     assert shifts(graph, dict.fromkeys(names, (-3.0, 3.0))) == {}
     assert Graph(centered(graph, {})).nodes == graph.nodes
+
+
+@pytest.mark.parametrize("kind", SHIFTED)
+def test_centering_is_taken_back(net: Nets, kit: SimpleNamespace, kind: str) -> None:
+    drawn = drafted(SHIFTED[kind][0](net()))
+    shifted, count = center(drawn, RENDERINGS["weak"])
+    assert count
+    made, scales = implicit.render(shifted.model, READER, [images()])
+    onnx.checker.check_model(made, full_check=True)
+    feed = {"x": images(1)}
+    # The same without taking it back.
+    bare = view_of(shifted.model, READER).bare.model
+    for a, b in zip(kit.run(bare, feed), kit.run(made, feed), strict=True):
+        np.testing.assert_allclose(b, a, atol=2e-5 * float(np.abs(a).max()))
+    names = [item.name for item in made.graph.initializer]
+    assert len(names) == len(set(names))
+    graph = Graph(made)
+    for node in graph.nodes:
+        assert node.op_type != "Clip" or float(graph.constants[node.input[1]]) == 0
+    assert not [item for item in examine(made, READER) if item.rule == "dla-op" and "Clip" in item.reason]
+    for name, by in shifted.shift.items():
+        if name in shifted.plan.reads:
+            # What was represented still is: the top, less the shift.
+            top = by + 127 * float(shifted.scales[name].scale)
+            assert 127 * scales[name] == pytest.approx(top, rel=1e-5)
+            assert scales[name] == pytest.approx(float(drawn.scales[name].scale), rel=0.03)

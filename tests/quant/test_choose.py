@@ -55,6 +55,7 @@ def outlying(net: Nets, weight: float) -> tuple[Graph, np.ndarray]:
     return graph, inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", [SIGNED, UNSIGNED])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_quantized_tensor_has_a_range_and_a_group_has_one(net: Nets, method: str, grid: Grid) -> None:
@@ -93,6 +94,7 @@ def test_auto_clips_outliers_that_no_layer_looks_at_and_keeps_those_that_count(n
     assert counted.ranges["x"][1] == 400
 
 
+@pytest.mark.slow
 def test_picks_are_at_least_as_true_to_each_layer_as_any_one_estimator(net: Nets) -> None:
     graph, inputs = branched(net)
     plan = placement.place(graph)
@@ -165,12 +167,14 @@ def test_zeros_and_constants_are_no_obstacle_and_are_told(net: Nets) -> None:
         assert any("one and the same value" in text and "zeros_out" in text for text in found.warnings)
 
 
+@pytest.mark.slow
 def test_twice_gives_the_same(net: Nets) -> None:
     once, again = (found_for(*branched(net), "auto")[1] for _ in range(2))
     assert once.ranges == again.ranges
     assert once.estimators == again.estimators
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_how_ranges_settle_is_recorded_at_doubling_counts(net: Nets, method: str) -> None:
     _, found = found_for(*branched(net), method)
@@ -204,6 +208,7 @@ def test_too_few_images_are_told(net: Nets) -> None:
     assert any("one image" in text for text in single.warnings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rendering", ["weak", "cpu"])
 def test_auto_is_no_worse_at_the_outputs_than_one_estimator_for_all(
     net: Nets, kit: Any, rendering: str, monkeypatch: pytest.MonkeyPatch

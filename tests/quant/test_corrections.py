@@ -225,6 +225,7 @@ def no_cuts(net: Nets) -> ModelProto:
     return n.model(mixed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [two_inputs, no_cuts])
 def test_several_inputs_and_networks_without_a_place_to_cut(
     net: Nets, build: Callable[[Nets], ModelProto]

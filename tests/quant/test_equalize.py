@@ -178,6 +178,7 @@ def test_weights_that_two_nodes_share_part(net: Nets) -> None:
     st.integers(0, 2**32 - 1),
     st.booleans(),
 )
+@pytest.mark.slow
 def test_any_network_computes_the_same(net: Nets, kinds: list[str], seed: int, several: bool) -> None:
     n = net()
     made_here = [uneven(n, "x", seed=seed)]
@@ -189,6 +190,7 @@ def test_any_network_computes_the_same(net: Nets, kinds: list[str], seed: int, s
     assert is_the_same(graph, made, images())
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32 - 1))
 def test_factors_stay_within_bounds_and_ranges_do_not_grow(net: Nets, seed: int) -> None:

@@ -71,6 +71,7 @@ def climbed(
     return climb(made, RENDERINGS[how], feeds(), feeds(8, 9), "minmax", method, limits, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", RENDERINGS)
 def test_climbing_helps_on_inputs_that_nobody_saw(
     net: Nets, how: str, monkeypatch: pytest.MonkeyPatch
@@ -274,6 +275,7 @@ def test_progress_begins_and_ends_for_each_rung(net: Nets, monkeypatch: pytest.M
     assert set(told[1::2]) == {"end"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", "best"])
 def test_the_account_tells_of_every_rung(net: Nets, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     quick(monkeypatch)

@@ -13,8 +13,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from edgetune.profile import load_target
 from edgetune.quant.lint import RULES, Finding, examine, repair
 from edgetune.quant.lint_fix import FIXES
+from edgetune.quant.lint_view import reader_of
 from edgetune.quant.quantizer import quantize_model
-from edgetune.stages.lint import reader_of
 
 Nets = Callable[..., Any]
 ORIN = "jetson-agx-orin-64gb"
@@ -234,6 +234,11 @@ def plant_good(n: Any) -> Any:
     return n.model(good(n)), ""
 
 
+def plant_old(n: Any) -> Any:
+    """At the opset of JetPack 4."""
+    return bump(n.model(good(n)), opset=13, ir=7), "pair0_q"
+
+
 def plant_half_weak(n: Any) -> Any:
     half = n.op("Cast", "x", to=TensorProto.FLOAT16)
     total = n.op("Add", half, n.constant(np.ones(1, HALF)))
@@ -270,6 +275,7 @@ PLANTED: dict[str, tuple[Callable[[Any], Any], str, set[str]]] = {
     "dynamic-shape": (plant_dynamic, "6.2", set()),
     "long-integers": (plant_long, "5.1", set()),
     "not-finite": (plant_not_finite, "6.2", set()),
+    "no-int8": (plant_old, "nano", set()),
     "zero-point": (plant_zero_point, "6.2", set()),
     "uint8": (plant_uint8, "6.2", set()),
     "int32-bias": (plant_bias, "6.2", set()),
@@ -306,6 +312,11 @@ PLANTED: dict[str, tuple[Callable[[Any], Any], str, set[str]]] = {
 }
 
 
+def target_of(where: str) -> str:
+    whole = {"cpu": "host-cpu", "nano": "jetson-nano-4gb"}
+    return whole.get(where, f"{ORIN}@{where.removesuffix(' dla')}")
+
+
 def test_every_rule_is_planted_somewhere() -> None:
     assert set(PLANTED) == set(RULES)
 
@@ -318,7 +329,7 @@ def test_what_is_planted_is_found_and_nothing_else(
     model, node = plant(qnet())
     if rule == "file-size":
         monkeypatch.setattr("edgetune.quant.lint_model.LARGEST_BYTES", 1000)
-    spec = "host-cpu" if where == "cpu" else f"{ORIN}@{where.removesuffix(' dla')}"
+    spec = target_of(where)
     items = found(model, spec, where.endswith("dla"))
     hits = [item for item in items if item.rule == rule]
     assert node in [item.node for item in hits], [(item.rule, item.node, item.reason) for item in items]
@@ -327,12 +338,19 @@ def test_what_is_planted_is_found_and_nothing_else(
     assert all(item.reason and item.source and item.remedy for item in items)
 
 
+def test_without_int8_a_float_network_lacks_nothing(qnet: Nets) -> None:
+    model, _ = plant_plain(qnet())
+    bump(model, opset=13, ir=7)
+    assert [item.rule for item in found(model, f"{ORIN}@6.2")] == ["not-quantized"]
+    assert found(model, "jetson-nano-4gb") == found(model, "jetson-tx2") == ()
+
+
 @pytest.mark.parametrize("rule", PLANTED)
 def test_repairing_never_makes_it_worse(rule: str, qnet: Nets) -> None:
     plant, where, _ = PLANTED[rule]
     model, _ = plant(qnet())
     before = model.SerializeToString()
-    spec = "host-cpu" if where == "cpu" else f"{ORIN}@{where.removesuffix(' dla')}"
+    spec = target_of(where)
     reader = reader_of(load_target(spec), where.endswith("dla"))
     items = examine(model, reader)
     _, fixed, left = repair(model, reader)
@@ -401,6 +419,7 @@ def build(n: Any, steps: list[str]) -> str:
     return n.conv(t)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.sampled_from(STEPS), min_size=1, max_size=5), st.sampled_from(["weak", "strong"]))
 def test_nothing_is_wrong_with_what_the_quantizer_writes(net: Nets, steps: list[str], typing: str) -> None:

@@ -13,8 +13,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from edgetune.profile import load_target
 from edgetune.quant.lint import examine, repair
 from edgetune.quant.lint_fix import FIXES
+from edgetune.quant.lint_view import reader_of
 from edgetune.quant.quantizer import quantize_model
-from edgetune.stages.lint import reader_of
 
 Nets = Callable[..., Any]
 ORIN = "jetson-agx-orin-64gb"
@@ -331,6 +331,7 @@ def build(n: Any, steps: list[str]) -> str:
     st.lists(st.sampled_from(STEPS), max_size=4),
     st.sets(st.sampled_from(sorted(SPOIL)), min_size=1),
 )
+@pytest.mark.slow
 def test_a_spoiled_file_is_repaired_whole(net: Nets, steps: list[str], spoils: set[str]) -> None:
     n = net()
     model, _ = quantize_model(n.model(build(n, steps)), [n.inputs()], "weak", "minmax")

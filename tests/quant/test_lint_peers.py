@@ -10,7 +10,7 @@ import pytest
 
 from edgetune.profile import load_target
 from edgetune.quant.lint import Finding, examine, repair
-from edgetune.stages.lint import reader_of
+from edgetune.quant.lint_view import reader_of
 
 Nets = Callable[..., Any]
 READER = reader_of(load_target("jetson-orin-nano-8gb@6.2"))

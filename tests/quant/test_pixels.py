@@ -21,6 +21,7 @@ from edgetune.stages.lint import lint
 ONE = st.floats(0.01, 1)
 
 
+@pytest.mark.slow
 @given(channels=st.sampled_from([1, 3]), mean=ONE, std=ONE, seed=st.integers(0, 99))
 def test_the_graph_normalises_as_the_images_are(channels: int, mean: float, std: float, seed: int) -> None:
     stds = tuple(std / (1 + index) for index in range(channels))

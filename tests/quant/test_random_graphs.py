@@ -12,16 +12,19 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from edgetune.engines.onnxruntime import Session
-from edgetune.quant import half, tensorrt
+from edgetune.profile import load_target
+from edgetune.quant import half, implicit, tensorrt
 from edgetune.quant.center import centered, shifts
-from edgetune.quant.graph import opset_of
+from edgetune.quant.graph import Graph, opset_of
+from edgetune.quant.lint_view import reader_of
 from edgetune.quant.placement import place
-from edgetune.quant.plan import symmetric
+from edgetune.quant.plan import quantize_weights, symmetric, weight_axis
 from edgetune.quant.prepare import prepare
 
 Nets = Callable[..., Any]
 HOWS = ["weak", "strong", "cpu"]
 PAIRS = ("QuantizeLinear", "DequantizeLinear")
+READER = reader_of(load_target("jetson-agx-orin-64gb@6.2"), dla=True)
 RELAXED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -134,6 +137,7 @@ def pairs(model: ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.op_type in PAIRS]
 
 
+@pytest.mark.slow
 @RELAXED
 @given(st.lists(st.sampled_from(STEPS), max_size=6), st.booleans(), st.sampled_from([1, 3, "N"]))
 @pytest.mark.parametrize("how", HOWS)
@@ -160,6 +164,7 @@ def test_names_shapes_and_types_stay(
         assert np.isfinite(b).all()
 
 
+@pytest.mark.slow
 @RELAXED
 @given(st.lists(st.sampled_from(STEPS), max_size=6), st.booleans())
 @pytest.mark.parametrize("how", ["weak", "strong"])
@@ -204,6 +209,41 @@ def test_a_shifted_network_computes_the_same(
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-3 * max(float(np.abs(one).max()), 1.0))
 
 
+def rounded_weights(graph: Graph) -> ModelProto:
+    """The FP32 network with the weights that the integers stand for: what is left without activations' Q/DQ."""
+    made, weighted = ModelProto(), place(graph).weighted
+    made.CopyFrom(graph.model)
+    for node in made.graph.node:
+        axis = weight_axis(graph, node) if node.name in weighted else None
+        if axis is not None:
+            levels, scale = quantize_weights(graph.constants[node.input[1]], axis)
+            spread = scale.reshape([-1 if place == axis else 1 for place in range(levels.ndim)])
+            made.graph.initializer.append(
+                numpy_helper.from_array(levels.astype(np.float32) * spread, f"{node.name}/rounded")
+            )
+            node.input[1] = f"{node.name}/rounded"
+    return made
+
+
+@pytest.mark.slow
+@RELAXED
+@given(st.lists(st.sampled_from(STEPS), max_size=6), st.booleans())
+def test_any_network_without_qdq(net: Nets, kit: SimpleNamespace, kinds: list[str], head: bool) -> None:
+    model = network(net, kinds, head)
+    graph, feed = prepare(model), kit.feeds(model)
+    paired = kit.write(graph, "weak", feed)
+    before = paired.SerializeToString()
+    made, scales = implicit.render(paired, READER, [feed["x"]])
+    assert paired.SerializeToString() == before
+    onnx.checker.check_model(made, full_check=True)
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in made.graph.node}
+    assert [value.name for value in made.graph.output] == [value.name for value in model.graph.output]
+    for a, b in zip(kit.run(rounded_weights(graph), feed), kit.run(made, feed), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5 * max(1.0, float(np.abs(a).max())))
+    kit.check_scales(made, scales, paired)
+
+
+@pytest.mark.slow
 @RELAXED
 @given(st.lists(st.sampled_from(STEPS), max_size=6), st.booleans())
 def test_fp16_is_everywhere_but_where_it_must_not_be(

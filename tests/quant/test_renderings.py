@@ -337,6 +337,7 @@ def random_net(net: Nets, steps: list[str]) -> tuple[Any, str]:
     return n, n.gemm(n.op("Flatten", n.op("GlobalAveragePool", t)), 16, 24)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=25)
 @given(layouts(), st.sampled_from(["weak", "cpu"]), st.sampled_from(["minmax", "percentile", "entropy"]))
 def test_random_networks_keep_names_and_shapes_and_stay_near(

@@ -148,6 +148,7 @@ def test_leaving_everything_out_leaves_fp32(net: Nets, how: str) -> None:
     np.testing.assert_allclose(found, right, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_what_relieves_most_comes_first_within_its_budget(net: Nets) -> None:
     made = drafted(net)
     layers = noise_by_layer(made, [images()])

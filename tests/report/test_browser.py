@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from found import a_comparison, a_search
 
+from edgetune.report import compare, tune
 from edgetune.report.render import html
 from edgetune.report.schema import read_report
 
@@ -75,13 +77,33 @@ def hostile(report: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pages(samples: Any) -> dict[str, str]:
+def pages(samples: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The pages to look at."""
     browser()
     reports = {"quickstart": samples["quickstart"](), "failed": samples["failed"](),
                "hostile": hostile(samples["jetson"]()), "on-device": samples["on-device"](),
                "hostile-device": hostile(samples["on-device"]())}  # fmt: skip
-    return {name: html(read_report(report)) for name, report in reports.items()}
+    made = {name: html(read_report(report)) for name, report in reports.items()}
+    folder = tmp_path_factory.mktemp("pages")
+    for name, change in (("plain", dict), ("hostile", odd)):
+        tune.publish(change(a_search()), folder)
+        compare.publish(change(a_comparison()), folder)
+        made |= {f"{name}-{file.stem}": file.read_text() for file in folder.glob("*.html")}
+    return made
+
+
+def odd(found: dict[str, Any]) -> dict[str, Any]:
+    """Long names in a search or a comparison."""
+    text = json.dumps(found)
+    for old, new in (
+        ("insects", "i" * 120),
+        ("learning_rate", "r" * 90),
+        ("full, ", "f" * 120),
+        ("runs/", "x" * 99),
+    ):
+        text = text.replace(old, new)
+    changed: dict[str, Any] = json.loads(text)
+    return changed
 
 
 @pytest.fixture(scope="module", params=["light", "dark"])

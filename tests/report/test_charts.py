@@ -30,6 +30,7 @@ def drawn(report: dict[str, Any]) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_charts_are_svg_with_text_and_a_label(any_report: dict[str, Any]) -> None:
     for name, chart in drawn(any_report).items():
         root = ElementTree.fromstring(chart)
@@ -43,18 +44,21 @@ def test_charts_are_svg_with_text_and_a_label(any_report: dict[str, Any]) -> Non
         assert "matplotlib" not in chart
 
 
+@pytest.mark.slow
 def test_charts_share_no_id(any_report: dict[str, Any]) -> None:
     every = [i for chart in drawn(any_report).values() for i in re.findall(r' id="([^"]+)"', chart)]
     assert len(every) > 10
     assert len(every) == len(set(every))
 
 
+@pytest.mark.slow
 def test_every_stand_in_becomes_a_variable(any_report: dict[str, Any]) -> None:
     for chart in drawn(any_report).values():
         assert "#0100" not in chart
         assert "var(--second)" in chart
 
 
+@pytest.mark.slow
 def test_someone_s_own_settings_have_no_say(samples: Any) -> None:
     before = drawn(samples["quickstart"]())
     with mpl.rc_context(
@@ -91,6 +95,7 @@ def test_class_names_are_text_and_shortened_in_the_middle() -> None:
     assert "<i>" not in chart
 
 
+@pytest.mark.slow
 def test_slow_runs_do_not_squeeze_the_chart_and_are_counted(samples: Any) -> None:
     report = samples["quickstart"]()
     report["latency"]["models"]["fp32"]["samples_ms"][0] = 8000.0
@@ -100,6 +105,7 @@ def test_slow_runs_do_not_squeeze_the_chart_and_are_counted(samples: Any) -> Non
     assert max(float(tick) for tick in ticks if re.fullmatch(r"[\d.]+", tick)) < 1
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_may_be_missing(spoiled: st.SearchStrategy[dict[str, Any]], data: st.DataObject) -> None:

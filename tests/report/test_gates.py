@@ -274,6 +274,25 @@ def test_verdict_with_a_gate_for_the_device() -> None:
     assert "--strict" in strict["sentence"]
 
 
+def test_without_int8_all_but_fp32_is_not_judged_and_says_why() -> None:
+    found = here()
+    found["parity"].pop("int8_vs_fp32")
+    found["accuracy"] = {"images": 200, "models": {"fp32": {"top1": 0.975}}}
+    found["size"], found["latency"] = {}, None
+    whys = {"latency": "no engine was built here"}
+    for more in ({}, {"device": device() | {"engines": {"fp16": {"samples": 400}}, "drop_from_fp32": None}}):
+        results = judge(
+            Gates(**dict.fromkeys(OFF, 1.0)), found | more, why_not=whys, no_int8="it has no INT8 path"
+        )
+        states = {gate.name: gate.status for gate in results}
+        assert states.pop("fp32_difference") == "pass"
+        assert set(states.values()) == {"not judged"}
+        assert {gate.why for gate in results} == {"", "it has no INT8 path"}
+    said = verdict(judge(Gates(), found, no_int8="it has none"), measures=found)
+    assert said["status"] == "pass"
+    assert said["sentence"].startswith("FP32 gets 97.5% top-1 on 200 images; the one judged gate passed")
+
+
 def test_verdict_of_nothing() -> None:
     assert verdict([]) == {"status": "not judged", "sentence": "No gate was set."}
     assert exit_code([], strict=True) == 0

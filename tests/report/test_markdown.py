@@ -20,7 +20,7 @@ from edgetune.report.schema import read_report
 GOLDEN = Path(__file__).parent / "golden"
 
 
-@pytest.mark.parametrize("name", ["quickstart", "jetson", "failed", "on-device"])
+@pytest.mark.parametrize("name", ["quickstart", "jetson", "failed", "on-device", "on-dla"])
 def test_says_what_it_said(samples: dict[str, Callable[[], dict[str, Any]]], name: str) -> None:
     text = markdown(read_report(samples[name]()))
     path = GOLDEN / f"{name}.md"

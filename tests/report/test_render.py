@@ -86,7 +86,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages without charts, which take most of the time and have tests of their own."""
-    for name in ("transfer_chart", "class_chart", "latency_chart"):
+    for name in ("transfer_chart", "distillation_chart", "class_chart", "latency_chart"):
         monkeypatch.setattr(charts, name, lambda _: "<svg></svg>")
     for name in ("layer_chart", "settling_chart"):
         monkeypatch.setattr(charts_int8, name, lambda _: "<svg></svg>")
@@ -200,10 +200,12 @@ def test_key_figures_are_shown(samples: Samples) -> None:
         assert words in shown
 
 
+@pytest.mark.slow
 def test_the_same_report_is_the_same_page(any_report: Report) -> None:
     assert html(read_report(any_report)) == draw(any_report)
 
 
+@pytest.mark.slow
 def test_hostile_names_are_only_text(samples: Samples) -> None:
     text = html(read_report(with_classes(samples, HOSTILE)))
     page = Page(text)
@@ -219,6 +221,7 @@ def test_hostile_names_are_only_text(samples: Samples) -> None:
         assert character not in text
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(names=st.lists(st.text(max_size=40), min_size=3, max_size=3))
 def test_any_names_are_only_text(samples: Samples, quick: None, names: list[str]) -> None:
@@ -232,8 +235,8 @@ def test_any_names_are_only_text(samples: Samples, quick: None, names: list[str]
 
 @pytest.mark.parametrize("gone", [
     "schema_version", "edgetune", "made_at", "name", "command", "verdict", "recipe", "profile", "machine",
-    "data", "training", "transfer", "artifacts", "parity", "accuracy", "layers", "calibration", "quantization",
-    "latency", "size", "gates", "left_to_do", "reproduce",
+    "data", "training", "transfer", "distillation", "artifacts", "parity", "accuracy", "layers", "calibration",
+    "quantization", "latency", "size", "gates", "left_to_do", "reproduce",
 ])  # fmt: skip
 def test_every_part_may_be_missing(samples: Samples, quick: None, gone: str) -> None:
     report = samples["jetson"]() | {"quantization": samples["quickstart"]()["quantization"]}
@@ -252,6 +255,7 @@ def test_missing_stages_are_said_to_be_missing(samples: Samples) -> None:
     assert Page(draw({})).tags["section"] >= 4
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_value_may_be_missing(
@@ -266,6 +270,7 @@ def test_any_value_may_be_missing(
     print_summary(report, Console(width=60, quiet=True))
 
 
+@pytest.mark.slow
 def test_a_thousand_classes_stay_small_and_readable(samples: Samples) -> None:
     names = [f"n{index:08d} a class of many" for index in range(1000)]
     report = samples["quickstart"]()
@@ -289,6 +294,7 @@ def test_a_thousand_classes_stay_small_and_readable(samples: Samples) -> None:
     assert any("the 20 of 1,000 classes" in words for words in page.texts)
 
 
+@pytest.mark.slow
 def test_the_page_counts_flips_that_it_does_not_list(samples: Samples) -> None:
     report = samples["failed"]()
     near = report["parity"]["int8_vs_fp32"]
@@ -319,6 +325,7 @@ def test_layers_for_a_device_are_planned(samples: Samples) -> None:
     assert "Runs in" in Page(draw(samples["quickstart"]())).texts
 
 
+@pytest.mark.slow
 def test_write_report_leaves_three_whole_files(any_report: Report, tmp_path: Path) -> None:
     any_report["parity"]["int8_vs_fp32"]["sqnr_db"] = math.inf
     any_report["extra"] = {"z": (1, 2), "a": math.nan, "path": "undecodable \udcff"}
@@ -350,6 +357,7 @@ def test_json_keeps_every_value(value: Any) -> None:
     assert json.loads(_json(_storable({"value": value}))) == {"value": value}
 
 
+@pytest.mark.slow
 def test_no_folder_is_a_stage_error(any_report: Report, tmp_path: Path) -> None:
     with pytest.raises(StageError, match="gone"):
         write_report(any_report, tmp_path / "gone")

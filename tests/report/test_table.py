@@ -32,7 +32,7 @@ def printed(report: dict[str, Any], width: int = 60, *, encoding: str = "utf-8",
         return raw.getvalue().decode(encoding)
 
 
-@pytest.mark.parametrize("name", ["quickstart", "jetson", "failed", "on-device"])
+@pytest.mark.parametrize("name", ["quickstart", "jetson", "failed", "on-device", "on-dla"])
 @pytest.mark.parametrize("width", [60, 100])
 def test_says_what_it_said(samples: Samples, name: str, width: int) -> None:
     text = re.sub(r" +$", "", printed(samples[name](), width), flags=re.MULTILINE)
@@ -78,6 +78,7 @@ def test_markup_and_escapes_in_names_are_text(samples: Samples) -> None:
     assert r"\x1b[31mred\x07 \u202eback [/]" in text
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), width=st.integers(40, 200))
 def test_any_value_may_be_missing(

@@ -21,6 +21,8 @@ from edgetune.report.schema import (
     Gate,
     Pair,
     Report,
+    Right,
+    Size,
     Target,
     Transfer,
     read_report,
@@ -50,6 +52,31 @@ def test_a_gate_s_mark_keeps_the_order(
 
 def test_no_value_has_no_mark() -> None:
     assert view.scale(Gate(limit=1.0)) is None
+
+
+def test_a_reason_is_said_once_with_all_its_gates() -> None:
+    gates = (
+        Gate(title="a", why="late"),
+        Gate(title="b"),
+        Gate(name="c", why="late"),
+        Gate(title="d", why="x"),
+    )
+    assert view.whys(Report(gates=gates)) == [("a; c", "late"), ("d", "x")]
+
+
+def test_without_int8_there_is_fp32_to_show() -> None:
+    found = Report(
+        accuracy=Accuracy(
+            images=9, models={"fp32": Right(top1=0.5)}, per_class=(ClassRow(name="a", images=9),)
+        ),
+        size=Size(fp32_bytes=2_000_000),
+    )
+    tiles = [(tile.title, tile.before, tile.after, tile.note) for tile in view.tiles(found)]
+    assert tiles == [("Top-1 accuracy", "", "50.0%", "FP32"), ("File size", "", "2.00 MB", "FP32")]
+    assert found.accuracy
+    assert sentences.no_matrix(found.accuracy) == ""
+    right = Accuracy(images=9, models={"fp32": Right(right=7, low=0.45, high=0.93)})
+    assert sentences.drop_sentence(right) == "Of 9 test images, FP32 gets 7 right (95%: 45.00 to 93.00%)."
 
 
 def test_the_most_confused_come_first() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +37,64 @@ def test_rows_hold_both_engines(samples: Samples) -> None:
     assert rows["layers in INT8, FP16, FP32"][1:3] == ("0, 61, 0", "58, 4, 1")
     assert rows["layers wider than wanted"][1:3] == ("0", "1")
     assert len(on.brief(device(samples))) < len(on.cells(device(samples))) == len(rows)
+
+
+def dla(tool: str, without_qdq: bool = True) -> Callable[[Report], None]:
+    """What came back of a DLA, by a tool that counts its layers, or by one that tells of parts."""
+
+    def change(found: Report) -> None:
+        found["wanted"]["dla_core"] = 1
+        found["without_qdq"] = without_qdq
+        for name, names in (("fp16", ["pool"]), ("int8", [f"gate{index}" for index in range(8)])):
+            told = {"gpu_layers": len(names), "gpu_names": names}
+            counted = {"all_layers": 62} if tool == "bindings" else {"dla_parts": 3}
+            found["engines"][name] |= told | counted
+
+    return change
+
+
+def test_a_dla_names_what_it_left_to_the_gpu(samples: Samples) -> None:
+    found = device(samples, dla("bindings"))
+    rows = {row.title: row for row in on.rows(found)}
+    assert rows["layers that fell back to the GPU"][1:3] == ("1 of 62", "8 of 62")
+    assert on.where(found) == " (DLA 1)"
+    assert dict(on.about(found))["Module"].endswith(" (DLA 1)")
+    notes = on.notes(found)
+    assert "FP16: 1 of 62 layers fell back to the GPU: pool." in notes
+    named = ", ".join(f"gate{index}" for index in range(6))
+    assert f"INT8: 8 of 62 layers fell back to the GPU: {named}, and 2 more." in notes
+    assert sum(note.startswith("This DLA takes no Q/DQ") for note in notes) == 1
+    report = samples["on-device"]()
+    dla("bindings")(report["device"])
+    read = read_report(report)
+    assert "## On the device (DLA 1)\n" in markdown(read)
+    assert ">On the device (DLA 1)</h2>" in html(read)
+
+
+def test_trtexec_tells_of_parts(samples: Samples) -> None:
+    found = device(samples, dla("trtexec", without_qdq=False))
+    rows = {row.title: row for row in on.rows(found)}
+    assert rows["layers that fell back to the GPU"][1:3] == ("1", "8")
+    notes = on.notes(found)
+    assert "FP16: 1 layer fell back to the GPU, beside 3 parts on the DLA: pool." in notes
+    assert not [note for note in notes if "Q/DQ" in note]
+
+
+def test_what_both_engines_left_is_said_once(samples: Samples) -> None:
+    def change(found: Report) -> None:
+        for engine in found["engines"].values():
+            engine |= {"gpu_layers": 2, "gpu_names": ["pool", "flatten"], "all_layers": 7}
+
+    assert "FP16 and INT8: 2 of 7 layers fell back to the GPU: pool, flatten." in on.notes(
+        device(samples, change)
+    )
+
+
+def test_without_a_dla_nothing_is_said_of_one(samples: Samples) -> None:
+    found = device(samples)
+    assert on.where(found) == ""
+    assert not [note for note in on.notes(found) if "DLA" in note]
+    assert "layers that fell back to the GPU" not in {row.title for row in on.rows(found)}
 
 
 def test_what_was_not_measured_has_no_row(samples: Samples) -> None:
@@ -105,6 +164,7 @@ def test_a_bundle_alone_has_a_page_of_its_own(samples: Samples) -> None:
     assert "Training" not in text
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(deadline=None, max_examples=10)
 def test_holes_are_left_out_and_never_a_crash(samples: Samples, data: st.DataObject) -> None:

@@ -56,6 +56,22 @@ def test_a_bad_model_is_told_from_a_runtime_that_differs(
     assert ("FP16 engine agrees" in why["sentence"]) == (status in ("runtime", "both"))
 
 
+def test_without_int8_fp16_is_what_runs_and_what_is_looked_at() -> None:
+    found = device() | {"wanted": {"no_int8": "the Nano has no INT8 path"}, "host": None, "drop": None}
+    del found["engines"]["int8"]
+    why, said = told(found)
+    assert said == {"winner": "fp16", "sentence": "No: the Nano has no INT8 path. FP16 is what runs there."}
+    assert why["status"] == "fine"
+    assert (
+        "The engine computes what ONNX Runtime does: same class on 100.0% of 2,000 samples" in why["sentence"]
+    )
+    found["engines"]["fp16"] = device(0.9)["engines"]["int8"]
+    why, said = told(found)
+    assert (why["status"], said["winner"]) == ("runtime", "fp16")
+    assert "the FP16 engine names the same class as ONNX Runtime on 90.0% of 2,000" in why["sentence"]
+    assert why["sentence"].count("FP16") == 1
+
+
 def test_a_difference_that_may_be_chance_says_so() -> None:
     assert "it may be chance" not in told(device(0.90))[0]["sentence"]
     found = device(0.9895)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgetune.artifact import Artifact
+from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.latency import memory
 from edgetune.latency.protocol import PRESETS, Preset
@@ -54,17 +56,15 @@ def test_measures_of_two_artifacts(tmp_path: Path) -> None:
     assert made.kind == "measures"
     assert made.parents == {name: artifact.digest for name, artifact in models.items()}
     latency = json.loads(made.file("measures.json").read_text())["latency"]
-    assert (latency["engine"], latency["threads"], latency["batch"], latency["preset"]) == (
-        "onnxruntime CPU",
-        1,
-        1,
-        "quick",
-    )
+    said = {name: latency[name] for name in ("engine", "provider", "threads", "batch", "preset")}
+    engine = f"ONNX Runtime {onnxruntime.__version__}, CPU"
+    assert said == {"engine": engine, "provider": "cpu", "threads": 1, "batch": 1, "preset": "quick"}
     assert list(latency["models"]) == ["fp32", "int8"]
     for model in latency["models"].values():
         assert model["count"] >= 20
         assert 0 < model["min_ms"] <= model["p50_ms"] <= model["p99_ms"]
         assert 10 < model["peak_memory_mb"] < 2000
+        assert model["operators"] == {}
     assert latency["speedup"]["low"] <= latency["speedup"]["high"]
     assert latency["trusted"] is (latency["why"] == "")
 
@@ -92,12 +92,33 @@ def test_what_cannot_be_timed_is_refused(tmp_path: Path) -> None:
         bench_models({"a": tmp_path / "cut.onnx"})
 
 
+def test_on_a_gpu_the_provider_is_named_and_host_memory_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    class OnGpu(Session):
+        def __init__(self, model: Path, threads: int, provider: str) -> None:
+            asked.append(provider)
+            super().__init__(model, threads)
+            self.engine, self.placed = "ONNX Runtime 1.31.1, CUDA", {"CUDA": 1, "CPU": 1}
+
+    monkeypatch.setattr(module_of_bench, "Session", OnGpu)
+    monkeypatch.setattr(module_of_bench, "peak_memory_bytes", lambda *_: pytest.fail("the CPU's was taken"))
+    found = bench_models({"m": network(tmp_path / "m.onnx")}, threads=1, provider="cuda")
+    assert asked == ["cuda"]
+    assert (found["engine"], found["provider"]) == ("ONNX Runtime 1.31.1, CUDA", "cuda")
+    model = found["models"]["m"]
+    assert (model["peak_memory_mb"], model["operators"]) == (None, {"CUDA": 1, "CPU": 1})
+
+
 def test_presets_of_the_recipe_are_those_of_the_protocol() -> None:
     for name in PRESETS:
         assert BenchSection(preset=name).preset == name
     assert set(PRESETS) == {"quick", "standard"}
 
 
+@pytest.mark.slow
 def test_peak_memory_is_the_child_s_own(tmp_path: Path) -> None:
     ballast = np.ones(600 * 2**20 // 8)
     peak = memory.peak_memory_bytes(network(tmp_path / "m.onnx"), 1)
@@ -111,6 +132,7 @@ def test_memory_is_in_megabytes_of_a_million(tmp_path: Path, monkeypatch: pytest
     assert found["models"]["m"]["peak_memory_mb"] == 85.5
 
 
+@pytest.mark.slow
 def test_a_larger_network_has_a_larger_peak(tmp_path: Path) -> None:
     small, large = (
         memory.peak_memory_bytes(network(tmp_path / f"{size}.onnx", size), 1) for size in (8, 2**20)

@@ -1,6 +1,7 @@
 """A bundle holds what a device needs, and nothing else."""
 
 import json
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.folders import Dataset
@@ -20,6 +23,8 @@ from edgetune.device.program.plan import load as load_plan
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError
 from edgetune.profile import load_target
+from edgetune.progress import Silent
+from edgetune.report.gates import FEWEST_SAMPLES
 from edgetune.stages.bundle import bundle
 
 Make = Callable[..., tuple[Artifact, Artifact]]
@@ -49,6 +54,9 @@ def test_it_holds_networks_samples_and_the_program(
     assert {job.typing for job in work.builds} == {"strong" if "7.2" in profile else "weak"}
     assert {job.workspace_mb for job in work.builds} == {2048}
     assert work.wanted["tensorrt"] == load_target(profile).runtime.tensorrt
+    assert work.int8_nodes, "the device cannot tell what should run in INT8"
+    assert "conv" in work.int8_nodes
+    assert work.trtexec_samples >= FEWEST_SAMPLES, "else no engine of trtexec is ever judged"
     assert work.samples.number == len(dataset.splits["test"])
     assert sorted(map(str, work.samples.labels)) == sorted(
         str(sample.label) for sample in dataset.splits["test"]
@@ -110,6 +118,111 @@ def test_examples_may_be_changed_and_a_table_goes_with_its_bundle(
     bundle(*artifacts(target, pixels=True), dataset, target, into=folder, name="colours", samples=0)
     assert not (folder / "table.bin").exists()
     assert load_plan(folder).samples.table == ""
+
+
+AGX = "jetson-agx-orin-64gb@6.2"
+
+
+def with_dla(tmp_path: Path, tensorrt: str, typing: str, **change: Any) -> str:
+    """A profile of one's own: AGX Orin with one JetPack, and what is changed."""
+    content = load_target(AGX).profile.model_dump(mode="json")
+    jetpack = content["jetpacks"]["7.2" if typing == "strong" else "6.2"] | {"tensorrt": tensorrt}
+    path = tmp_path / "mine.yaml"
+    content |= {"jetpacks": {"9": jetpack}, "default_jetpack": "9", "name": "mine", **change}
+    path.write_text(json.dumps(content))
+    return str(path)
+
+
+@pytest.mark.parametrize("version", ["5.1", "6.0", "6.2"])
+@pytest.mark.parametrize("core", [0, 1])
+def test_a_dla_gets_scales_beside_a_graph_without_qdq(
+    tmp_path: Path, dataset: Dataset, artifacts: Make, version: str, core: int
+) -> None:
+    folder = made(tmp_path, dataset, artifacts, f"jetson-agx-orin-64gb@{version}", dla_core=core)
+    assert {file.name for file in folder.iterdir()} == FILES | {"int8.scales.json"}
+    content, work = json.loads((folder / "work.json").read_text()), load_plan(folder)
+    assert content["wanted"]["dla_core"] == core
+    assert [(job.name, job.dla_core, Path(job.scales).name) for job in work.builds] == [
+        ("fp16", core, ""),
+        ("int8", core, "int8.scales.json"),
+    ]
+    assert content["files"]["int8.scales.json"] == sha256_of(folder / "int8.scales.json")
+    assert content["samples"]["expected_of"]["int8"] == "the INT8 network with Q/DQ"
+    scales = json.loads((folder / "int8.scales.json").read_text())
+    bare, paired = onnx.load(folder / "int8.onnx"), onnx.load(tmp_path / "int8/model.onnx")
+    assert not {node.op_type for node in bare.graph.node} & {"QuantizeLinear", "DequantizeLinear"}
+    stored = {item.name: numpy_helper.to_array(item) for item in paired.graph.initializer}
+    quantized = {
+        node.input[0]: float(stored[node.input[1]])
+        for node in paired.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+    assert quantized
+    assert {name: scales[name] for name in quantized} == quantized
+    assert scales["c"] == scales["r"]
+    # The yardstick stays the graph with Q/DQ.
+    outputs = np.fromfile(folder / "int8.expected.bin", "<f4").reshape(-1, 3)
+    session = Session(tmp_path / "int8/model.onnx", exact=True)
+    table = np.fromfile(folder / "table.bin", "<f4").reshape(3, 256)
+    pixels = np.fromfile(folder / "samples.bin", np.uint8).reshape(-1, 3, 32, 32)
+    first = np.stack([table[c][pixels[0, c]] for c in range(3)])[None]
+    np.testing.assert_array_equal(session.run(first)[0][0], outputs[0])
+    text = (folder / "README.txt").read_text()
+    assert f"on DLA {core}." in text
+    assert "takes no Q/DQ" in text
+
+
+def test_what_the_gpu_will_run_is_told_in_a_line(tmp_path: Path, dataset: Dataset, artifacts: Make) -> None:
+    told: list[str] = []
+
+    class Lines(Silent):
+        def line(self, text: str) -> None:
+            told.append(text)
+
+    folder = made(tmp_path, dataset, artifacts, AGX, dla_core=0, progress=Lines())
+    said = "warning: 1 operator is not for a DLA (GlobalAveragePool): the GPU runs what the DLA does not. See all:"
+    assert told == [f"{said} edgetune lint {folder}/int8.onnx --profile jetson-agx-orin-64gb:30W@6.2 --dla"]
+
+
+def test_a_later_bundle_for_the_gpu_has_no_scales(tmp_path: Path, dataset: Dataset, artifacts: Make) -> None:
+    folder = made(tmp_path, dataset, artifacts, AGX, dla_core=0)
+    target = load_target(AGX)
+    network, int8 = Artifact.load(tmp_path / "onnx"), Artifact.load(tmp_path / "int8")
+    bundle(network, int8, dataset, target, name="colours", samples=0, into=folder)
+    assert {file.name for file in folder.iterdir()} == FILES
+    assert (folder / "int8.onnx").read_bytes() == (tmp_path / "int8/model.onnx").read_bytes()
+    assert {(job.dla_core, job.scales) for job in load_plan(folder).builds} == {(None, "")}
+    assert "DLA" not in (folder / "README.txt").read_text()
+
+
+def test_a_dla_that_takes_qdq_gets_it(tmp_path: Path, dataset: Dataset, artifacts: Make) -> None:
+    profile = with_dla(tmp_path, "11.4.1", "strong")
+    folder = made(tmp_path, dataset, artifacts, profile, dla_core=1)
+    assert {file.name for file in folder.iterdir()} == FILES
+    assert (folder / "int8.onnx").read_bytes() == (tmp_path / "int8/model.onnx").read_bytes()
+    assert [(job.dla_core, job.scales) for job in load_plan(folder).builds] == [(1, ""), (1, "")]
+
+
+@pytest.mark.parametrize(
+    ("profile", "core", "message", "hint"),
+    [
+        (WEAK, 0, "Orin Nano 8 GB has no DLA", "leave --dla away"),
+        (AGX, 2, "--dla 2: .* has DLA 0 and 1", "--dla 1"),
+        ("jetson-agx-orin-64gb@7.2", 0, r"TensorRT 10\.16\.2 does not drive a DLA", r"\(5\.1, 6\.0, 6\.2\)"),
+        (("11.2.0", "strong", {}), 0, r"TensorRT 11\.2\.0 does not drive a DLA", "leave --dla away"),
+        (("11.4.1", "strong", {"title": "Jetson Orin NX"}), 0, "DLAs of AGX Orin alone", "leave --dla away"),
+    ],
+)
+def test_a_dla_that_is_not_there_is_refused(
+    tmp_path: Path, dataset: Dataset, artifacts: Make, profile: Any, core: int, message: str, hint: str
+) -> None:
+    if not isinstance(profile, str):
+        profile = with_dla(tmp_path, *profile[:2], **profile[2])
+    with pytest.raises(ConfigError, match=message) as caught:
+        made(tmp_path, dataset, artifacts, profile, dla_core=core)
+    assert caught.value.exit_code == 3
+    assert re.search(hint, caught.value.hint)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_fewer_samples_where_asked(tmp_path: Path, dataset: Dataset, artifacts: Make) -> None:

@@ -192,6 +192,23 @@ def test_a_bent_network_is_measured_right(make: Make, tmp_path: Path, name: str,
     assert [row["int8"] for row in accuracy["per_class"]] == np.diag(accuracy["confusion"]["int8"]).tolist()
 
 
+def test_without_int8_fp32_is_what_is_judged(make: Make, tmp_path: Path) -> None:
+    checkpoint, network, qdq = make([0.1, 0.2, 0.3])
+    data = plain(tmp_path / "images")
+    both = run((checkpoint, network, qdq), data, tmp_path)
+    (tmp_path / "alone").mkdir()
+    made = check(checkpoint, network, None, data, CheckSection(), into=tmp_path / "alone", module=Tiny())
+    alone = json.loads(made.file("measures.json").read_text())
+    assert set(made.parents) == {"checkpoint", "onnx"}
+    assert alone["parity"] == {"fp32_vs_torch": both["parity"]["fp32_vs_torch"]}
+    assert set(alone["accuracy"]) == set(both["accuracy"]) - {"drop", "confused"}
+    for name in ("torch", "fp32"):
+        assert alone["accuracy"]["models"][name] == both["accuracy"]["models"][name]
+    assert alone["accuracy"]["confusion"] == {"fp32": both["accuracy"]["confusion"]["fp32"]}
+    rows = [{k: row[k] for k in ("name", "images", "fp32")} for row in both["accuracy"]["per_class"]]
+    assert alone["accuracy"]["per_class"] == rows
+
+
 def error_by_hand(sure: np.ndarray, right: np.ndarray) -> float:
     """Bin by bin, as equation 3 of arXiv:1706.04599 has it."""
     total = 0.0

@@ -131,7 +131,7 @@ def test_a_checkpoint_is_whole_and_says_how_it_was_made(data: Dataset, tmp_path:
     into = tmp_path / "checkpoint"
     made = train(data, into)
     files = ["artifact.json", "data.json", "model.safetensors"]
-    assert sorted(p.name for p in into.iterdir()) == [".resume", *files]
+    assert sorted(p.name for p in into.iterdir()) == [".decoded", ".resume", *files]
     found = Artifact.load(into, "checkpoint")
     assert sorted(found.files) == files[1:]
     assert found.classes == data.classes == ("blue", "green", "red")
@@ -147,11 +147,13 @@ def test_a_checkpoint_is_whole_and_says_how_it_was_made(data: Dataset, tmp_path:
     assert set(training["epochs"][0]) == {
         "epoch", "phase", "loss", "train_top1", "val_loss", "val_top1", "learning_rate", "seconds",
         "images_per_second",
+        "waited_seconds",
     }  # fmt: skip
     assert training["val_top1"] == training["epochs"][training["best_epoch"] - 1]["val_top1"]
     assert load_dataset(made.file("data.json"), data.root).digest == data.digest
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_checkpoint(data: Dataset, tmp_path: Path) -> None:
     torch.manual_seed(1)
     first = train(data, tmp_path / "first")
@@ -194,6 +196,7 @@ def test_features_of_augmented_views(data: Dataset, tmp_path: Path, preset: str)
     ("name", "strategy"),
     [("custom", "feature-extractor"), (SMALL.name, "feature-extractor"), (SMALL.name, "gradual")],
 )
+@pytest.mark.slow
 def test_features_too_large_to_keep_change_nothing(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, preset: str, strategy: str, name: str
 ) -> None:
@@ -333,6 +336,35 @@ def test_a_gpu_that_is_not_there(data: Dataset, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(MissingTool):
         finetune(SMALL, data, settings(), into=tmp_path / "made", accelerator="cuda")
+
+
+def test_strategies_share_decoded_images(data: Dataset, tmp_path: Path) -> None:
+    cache = tmp_path / "decoded"
+    first = train(data, tmp_path / "full", cache=cache, settings={"augment": {"preset": "standard"}})
+    inodes = {file.name: file.stat().st_ino for file in cache.iterdir()}
+    assert {name.split("-")[0] for name in inodes} == {"train", "val", "CACHEDIR.TAG"}
+    second = train(data, tmp_path / "head", cache=cache, settings={"strategy": "feature-extractor"})
+    assert {file.name: file.stat().st_ino for file in cache.iterdir()} == inodes, "nothing was made again"
+    for made in (first, second):
+        assert not any("decoded" in name for name in made.files)
+        told = made.details["training"]
+        assert told["decode_seconds"] >= 0
+        assert all(0 <= epoch["waited_seconds"] <= epoch["seconds"] for epoch in told["epochs"])
+
+
+def test_without_room_for_decoded_images_the_network_is_the_same(data: Dataset, tmp_path: Path) -> None:
+    made = []
+    for name in ("kept", "not"):
+        cache = tmp_path / name
+        if name == "not":
+            cache.write_text("no folder")
+        told = Lines()
+        section = {"augment": {"preset": "strong"}}
+        made.append(
+            train(data, tmp_path / f"{name}-checkpoint", cache=cache, settings=section, progress=told)
+        )
+        assert any("cannot be kept" in line for line in told.lines) == (name == "not")
+    assert made[0].digest == made[1].digest
 
 
 def test_a_training_that_diverges_leaves_its_best_epoch(data: Dataset, tmp_path: Path) -> None:

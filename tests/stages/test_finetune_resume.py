@@ -18,9 +18,9 @@ from edgetune.data.folders import Dataset, scan
 from edgetune.models import build_model
 from edgetune.progress import Silent
 from edgetune.recipe import DataSection, FinetuneSection, ModelSection
-from edgetune.stages import finetune as stage
 from edgetune.stages.finetune import finetune
 from edgetune.store import Store
+from edgetune.training import frame
 from edgetune.training.checkpoint import save_network
 
 SMALL = ModelSection(name="mobilenet_v2_035_cifar10", weights="none")
@@ -142,12 +142,13 @@ def test_weights_count_by_their_values_not_by_their_path(
 def test_another_timm_starts_over(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     net, version = own(), "1.0.15"
     monkeypatch.setattr(
-        stage, "library_versions", lambda *names: {name: version for name in names if name == "timm"}
+        frame, "library_versions", lambda *names: {name: version for name in names if name == "timm"}
     )
-    known, foreign = (ModelSection(name=name) for name in ("mobilenet_v2", "timm:mobilenetv3_small_050"))
-    before = [stage._fingerprint(model, data, settings(), PREPROCESS, net) for model in (known, foreign)]
+    models = (ModelSection(name=name) for name in ("mobilenet_v2", "timm:mobilenetv3_small_050"))
+    begun = [frame.Begun(net, frame.Layout("", ()), PREPROCESS, model, ()) for model in models]
+    before = [frame.fingerprint(one, data, settings()) for one in begun]
     version = "1.0.16"
-    after = [stage._fingerprint(model, data, settings(), PREPROCESS, net) for model in (known, foreign)]
+    after = [frame.fingerprint(one, data, settings()) for one in begun]
     assert [one == two for one, two in zip(before, after, strict=True)] == [True, False]
 
 

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from edgetune import cli
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.profile import load_target, names
-from edgetune.stages.lint import lint, reader_of
+from edgetune.quant.lint_view import reader_of
+from edgetune.stages.lint import lint
 
 ORIN = load_target("jetson-agx-orin-64gb@6.2")
 PLAIN = {"NO_COLOR": "1", "COLUMNS": "120", "TERM": "dumb"}

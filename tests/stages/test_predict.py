@@ -34,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     return root
 
 
+@pytest.mark.slow
 def test_checkpoint_onnx_and_int8_agree(made: Path) -> None:
     images = [made / "images" / "blue", made / "images" / "red" / "0.png"]
     answers = {

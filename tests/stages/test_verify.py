@@ -60,6 +60,25 @@ def test_a_good_device(made: Callable[..., dict[str, Any]]) -> None:
         assert timing["temperatures_c"]["gpu-thermal"][0] == 45
 
 
+def test_what_a_dla_left_to_the_gpu(made: Callable[..., dict[str, Any]]) -> None:
+    def change(content: dict[str, Any]) -> None:
+        told = {"fallback_layers": 2, "fallback_names": ["pool", "flatten"]}
+        content["engines"]["fp16"]["build"] |= told | {"dla_layers": 5}
+        content["engines"]["int8"]["build"] |= told | {"dla_subgraphs": 1}
+
+    engines = made(change)["engines"]
+    fp16, int8 = engines["fp16"], engines["int8"]
+    assert (fp16["gpu_layers"], fp16["all_layers"], fp16["dla_parts"]) == (2, 7, None)
+    assert (int8["gpu_layers"], int8["all_layers"], int8["dla_parts"]) == (2, None, 1)
+    assert fp16["gpu_names"] == int8["gpu_names"] == ["pool", "flatten"]
+
+
+def test_a_gpu_leaves_nothing_to_itself(made: Callable[..., dict[str, Any]]) -> None:
+    found = made()
+    assert not found["without_qdq"]
+    assert {engine["gpu_layers"] for engine in found["engines"].values()} == {None}
+
+
 def test_counts_and_intervals_of_a_bad_one(made: Callable[..., dict[str, Any]]) -> None:
     found = made(host_loss=20, engine_flips=30)
     int8 = found["engines"]["int8"]

@@ -87,7 +87,7 @@ def _joined(rank: int, size: int, port: int, work: Callable[[], Any], answer: An
     try:
         store = TCPStore("127.0.0.1", port, size, is_master=rank == 0)
         ranks._launch = ranks._Launch(rank, size, store)
-        ranks._join()
+        ranks._join(0)
         ranks._together = True
         answer.send(("done", work()))
     except BaseException:

@@ -114,7 +114,7 @@ def test_an_interrupted_training_ends_like_an_uninterrupted_one(
     course = train(resumed, make_task(resumed, "cut", epochs=6, **settings), said)
     assert same(straight, resumed)
     assert course.best_epoch == whole.best_epoch
-    timeless = {"seconds", "images_per_second"}
+    timeless = {"seconds", "waited_seconds", "images_per_second"}
     strip = [{k: v for k, v in entry.items() if k not in timeless} for entry in course.history]
     assert strip == [{k: v for k, v in entry.items() if k not in timeless} for entry in whole.history]
     going_on = [line for line in said.lines if line.startswith("going on")]
@@ -418,3 +418,28 @@ def test_clipping_bounds_a_step(make_task: MakeTask, tiny: Any) -> None:
         train(net, make_task(net, f"clip{clip}", **settings), Silent())
         moved[clip] = sum(float((p.detach() - before[n]).norm()) for n, p in net.named_parameters())
     assert moved[1e-4] < moved[0.0] / 10
+
+
+def test_who_looks_on_may_end_a_training_and_sees_all_of_it_when_it_goes_on(
+    make_task: MakeTask, tiny: Any
+) -> None:
+    class Enough(Exception):
+        pass
+
+    def stop(history: list[dict[str, Any]]) -> None:
+        if len(history) == 2:
+            raise Enough
+
+    net = tiny()
+    with pytest.raises(Enough):
+        train(net, dataclasses.replace(make_task(net, strategy="full"), watch=stop), Silent())
+    seen: list[list[int]] = []
+    again = tiny()
+    watching = dataclasses.replace(
+        make_task(again, strategy="full"), watch=lambda h: seen.append([entry["epoch"] for entry in h])
+    )
+    train(again, watching, Silent())
+    assert seen == [[1, 2], [1, 2, 3], [1, 2, 3, 4]]
+    straight = tiny()
+    train(straight, make_task(straight, folder="straight", strategy="full"), Silent())
+    assert same(again, straight)

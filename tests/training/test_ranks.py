@@ -107,11 +107,22 @@ def stage(word: str, progress: Any = None) -> int:
 @ranks.together
 def failing(who: int, how: str) -> None:
     """Fails in one process, while the others wait for it."""
-    if ranks.rank() == who:
+    if ranks.rank() == who or who < 0:
         if how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         raise ConfigError("no such image", hint="look again") if how == "refused" else ValueError("a bug")
     ranks.total(torch.tensor(1))
+
+
+@ranks.together
+def ended() -> None:
+    """The leader meets something that the others cannot know."""
+
+    def full() -> None:
+        raise ConfigError("by the leader")
+
+    ranks.by_leader(lambda: None)
+    ranks.by_leader(full)
 
 
 @pytest.fixture
@@ -131,6 +142,22 @@ def test_all_take_part_in_a_stage_and_end_together(written: Path) -> None:
     assert commanded(2, command, written) == [0, 0]
     said = {path.name: path.read_text() for path in written.parent.iterdir() if path != written}
     assert said == {"one-0": "2 bar", "one-1": "2 None", "two-0": "2 None", "two-1": "2 None"}
+    assert written.read_text() == ""
+
+
+def test_a_leader_that_goes_on_after_an_error_is_followed(written: Path) -> None:
+    def command() -> None:
+        for how in ("refused", "bug"):
+            with pytest.raises((ConfigError, ValueError)):
+                failing(0, how)
+        with pytest.raises(ConfigError):
+            failing(-1, "refused")
+        with pytest.raises(ConfigError, match="by the leader"):
+            ended()
+        assert stage("after", progress="bar") == 2
+
+    assert commanded(2, command, written) == [0, 0]
+    assert (written.parent / "after-1").read_text() == "2 None"
     assert written.read_text() == ""
 
 

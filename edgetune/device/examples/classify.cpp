@@ -101,6 +101,14 @@ std::vector<std::string> classes(const std::string& json) {
     return names;
 }
 
+// The DLA that engines are built for; -1: none.
+int dla_core(const std::string& json) {
+    const std::string key = "\"dla_core\": ";
+    const std::size_t at = json.find(key);
+    const char first = at == std::string::npos ? 'n' : json[at + key.size()];
+    return first >= '0' && first <= '9' ? first - '0' : -1;
+}
+
 // uint8 [H, W, C] becomes float32 [C, H, W]; the table holds what each of 256 values becomes, by channel.
 std::string normalised(const std::string& frame, const std::string& table, std::size_t channels) {
     if (table.size() != channels * 256 * sizeof(float)) fail("table.bin does not fit the engine");
@@ -124,6 +132,8 @@ int main(int argc, char** argv) {
     const std::string content = read(plan);
     const std::unique_ptr<nvinfer1::IRuntime> runtime(nvinfer1::createInferRuntime(logger));
     if (!runtime) fail("TensorRT did not start");
+    const std::string work = read("work.json");
+    if (dla_core(work) >= 0) runtime->setDLACore(dla_core(work));
     const std::unique_ptr<nvinfer1::ICudaEngine> engine(
         runtime->deserializeCudaEngine(content.data(), content.size()));
     if (!engine) fail(plan + ": TensorRT does not take it; build it here with edgetune.pyz");
@@ -156,7 +166,7 @@ int main(int argc, char** argv) {
     check(cudaMemcpyAsync(logits.data(), out, bytes, cudaMemcpyDeviceToHost, stream), "cudaMemcpyAsync");
     check(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 
-    const std::vector<std::string> names = classes(read("work.json"));
+    const std::vector<std::string> names = classes(work);
     if (names.size() != logits.size()) fail("work.json and the engine do not belong together");
     std::vector<std::size_t> order(logits.size());
     std::iota(order.begin(), order.end(), std::size_t{0});

@@ -71,13 +71,15 @@ class Cuda:
 class Classifier:
     """An engine with its memory: frames in, logits out."""
 
-    def __init__(self, plan: Path) -> None:
-        """Load an engine; end the program where TensorRT does not take it (its message says why)."""
+    def __init__(self, plan: Path, dla_core: int | None = None) -> None:
+        """Load an engine, of a DLA if one is named; end the program where TensorRT does not take it, and says why."""
         self.cuda = Cuda()
         # Not before the CUDA driver has answered: without one, TensorRT's objects end the process.
         import tensorrt as trt
 
         self.runtime = trt.Runtime(trt.Logger())
+        if dla_core is not None:
+            self.runtime.DLA_core = dla_core
         self.engine = self.runtime.deserialize_cuda_engine(plan.read_bytes())
         if self.engine is None:
             sys.exit(f"{plan}: TensorRT {trt.__version__} does not take it; build it here with edgetune.pyz")
@@ -124,10 +126,11 @@ def main() -> None:
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     work = json.loads((HERE / "work.json").read_text(encoding="utf-8"))
-    plan = HERE / "results" / f"{sys.argv[2] if len(sys.argv) > 2 else 'int8'}.plan"
+    name = sys.argv[2] if len(sys.argv) > 2 else "int8"
+    plan = HERE / "results" / f"{name}.plan"
     if not plan.is_file():
         sys.exit(f"{plan}: no such engine; build it first: python3 edgetune.pyz")
-    classifier = Classifier(plan)
+    classifier = Classifier(plan, work["wanted"].get("dla_core"))
     frame = Path(sys.argv[1]).read_bytes()
     if len(frame) != math.prod(classifier.shape):
         sys.exit(

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any, Callable
 
 from . import cuda, dla, engine, files, messages
-from .plan import Build
+from .plan import STRONG, Build, refuse_typing
 from .problem import OutOfMemory, Problem
 
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
-STRONG = (10, 12)  # types in the graph are complete from here on; flags are deprecated
 _MEMORY = re.compile(
     r"out ?of ?memory|insufficient memory|memory is insufficient|sufficient workspace|alloc", re.I
 )
@@ -106,7 +105,7 @@ def build(
     if job.timing_cache:
         _keep_cache(config, job, note)
     del calibrator, monitor, network, config, builder  # memory that inspecting needs
-    layers, device_memory = engine.inspect(trt, log, plan, note)
+    layers, device_memory = engine.inspect(trt, log, plan, note, job.dla_core)
     return {
         **found,
         "seconds": time.monotonic() - began,
@@ -129,18 +128,10 @@ def refuse(trt: Any, job: Build, scales: dict[str, float] | None = None) -> None
     engine.refuse_version(trt)
     if job.precision not in ("int8", "fp16") or job.typing not in ("weak", "strong"):
         raise Problem(f"{job.name}: unknown precision {job.precision!r} or typing {job.typing!r}", code=3)
-    wanted = "strong" if version >= STRONG else "weak"
-    if job.typing != wanted:
-        how = "types in the graph" if wanted == "strong" else "FP32 outside of Q/DQ, for the builder's flags"
-        raise Problem(
-            f"{job.name}: {job.onnx} is rendered for {job.typing} typing; TensorRT {shown} is to build {wanted} ones",
-            f"give it the {wanted} rendering ({how}): TensorRT builds that from "
-            + ("10.12 on" if wanted == "strong" else "8.5 to 10.11"),
-            3,
-        )
     if job.optimization_level is not None and not 0 <= job.optimization_level <= 5:
         raise Problem(f"{job.name}: optimization level {job.optimization_level} is not 0 to 5", code=3)
     dla.refuse(version, shown, job, scales)
+    refuse_typing(job, version)
 
 
 def _refuse_gpu(builder: Any, job: Build) -> None:

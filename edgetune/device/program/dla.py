@@ -17,6 +17,16 @@ from .problem import Problem
 _NONE, _BACK = (10, 8), (11, 4)
 
 
+def drives(version: tuple[int, ...]) -> bool:
+    """Say whether a version of TensorRT drives DLAs at all."""
+    return not _NONE <= version < _BACK
+
+
+def takes_pairs(version: tuple[int, ...]) -> bool:
+    """Say whether a version's DLA takes Q/DQ."""
+    return version >= _BACK
+
+
 def refuse(version: tuple[int, ...], shown: str, job: Build, scales: dict[str, float] | None) -> None:
     """Refuse what this version's DLA does not do.
 
@@ -33,13 +43,13 @@ def refuse(version: tuple[int, ...], shown: str, job: Build, scales: dict[str, f
         if scales is not None:
             raise Problem(f"{job.name}: scales beside the graph are for a DLA; the GPU's are in Q/DQ", code=3)
         return
-    if _NONE <= version < _BACK:
+    if not drives(version):
         raise Problem(
             f"{job.name}: TensorRT {shown} does not drive a DLA: 10.7 was the last before 11.4",
             "build for the GPU",
             3,
         )
-    needs = job.precision == "int8" and version < _NONE
+    needs = job.precision == "int8" and not takes_pairs(version)
     if needs and not scales:
         raise Problem(
             f"{job.name}: INT8 on a DLA under TensorRT {shown} needs the scales of its tensors",

@@ -52,12 +52,21 @@ def created(log: Any, what: str, call: Callable[[], Any]) -> Any:
     """Create one of TensorRT's objects; the bindings raise a TypeError where the library gives none.
 
     Raises:
-        Problem: it gave none.
+        Problem: it gave none, or one whose use would end the process.
     """
     try:
-        return given(log, f"a {what}", call())
+        made = given(log, f"a {what}", call())
     except (TypeError, RuntimeError) as error:
         raise Problem(f"TensorRT did not create a {what}: {messages.reasons(log, str(error))}") from error
+    # A driver that answers may be too old for this CUDA: TensorRT says so, and gives an object all the same.
+    if any("CUDA initialization failure" in error for error in log.errors):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))  # to destroy it ends the process as well
+        raise Problem(
+            f"TensorRT cannot use the GPU: {messages.reasons(log)}",
+            "install a driver that serves the CUDA version of this TensorRT, or another TensorRT",
+            4,
+        )
+    return made
 
 
 def given(log: Any, what: str, made: Any) -> Any:
@@ -82,7 +91,14 @@ class Engine:
         device_memory: bytes that running takes beside weights and inputs, None where the library does not tell.
     """
 
-    def __init__(self, trt: Any, cuda: Any, plan: str, say: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        trt: Any,
+        cuda: Any,
+        plan: str,
+        say: Callable[[str], None] | None = None,
+        dla_core: int | None = None,
+    ) -> None:
         """Load an engine.
 
         Args:
@@ -90,6 +106,7 @@ class Engine:
             cuda: a `cuda.Runtime`.
             plan: path of the engine.
             say: is told TensorRT's warnings and errors.
+            dla_core: that the engine was built for; None: it runs on the GPU alone.
 
         Raises:
             Problem: there is no such file, TensorRT refuses it (both sides are named), or memory is short.
@@ -103,14 +120,14 @@ class Engine:
         except OSError as error:
             raise Problem(f"{plan}: {error.strerror}", "build the engine", 5) from error
         try:
-            self._load(content)
+            self._load(content, dla_core)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, content: bytes) -> None:
+    def _load(self, content: bytes, dla_core: int | None) -> None:
         trt, cuda, log = self._trt, self._cuda, self._log
-        self._runtime = created(log, "Runtime", lambda: trt.Runtime(log))
+        self._runtime = _runtime(trt, log, dla_core)
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
             raise _refusal(trt, log, self._plan, content, cuda.compute_capability)
@@ -255,13 +272,22 @@ def size_of(tensor: Tensor) -> int:
     return count
 
 
-def inspect(trt: Any, log: Any, plan: bytes, note: Callable[[str], None]) -> tuple[Any, int | None]:
+def _runtime(trt: Any, log: Any, dla_core: int | None) -> Any:
+    runtime = created(log, "Runtime", lambda: trt.Runtime(log))
+    if dla_core is not None:
+        runtime.DLA_core = dla_core
+    return runtime
+
+
+def inspect(
+    trt: Any, log: Any, plan: bytes, note: Callable[[str], None], dla_core: int | None = None
+) -> tuple[Any, int | None]:
     """Load a fresh plan to ask about it: the inspector's JSON, and the bytes that running takes.
 
     Where that cannot be, for want of memory mostly, it is noted: the engine has been built all the same.
     """
     try:
-        runtime = created(log, "Runtime", lambda: trt.Runtime(log))
+        runtime = _runtime(trt, log, dla_core)
     except Problem as problem:
         note(f"layers are not known: {problem.message}")
         return None, None

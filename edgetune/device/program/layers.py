@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
+from typing import Any, Collection
 
 # In this order: "uint8" holds "int8".
 _WORDS = (
@@ -27,10 +27,13 @@ _WORDS = (
     ("float", "fp32"),
     ("fp32", "fp32"),
 )
-_WIDTH = {"int8": 8, "fp8": 8, "bf16": 16, "fp16": 16, "fp32": 32}
+_WIDER = frozenset({"bf16", "fp16", "fp32"})
 _ORDER = ("int8", "fp8", "fp16", "bf16", "fp32")
 _FREE = frozenset({"constant", "noop", "shape_call"})  # they take no time
-_WEIGHTED = re.compile(r"conv|gemm|matmul|matrix_?multiply|fully_?connected", re.IGNORECASE)
+# Of many nodes the engine tells what goes in and comes out, not what runs between.
+_OPAQUE = re.compile(r"myelin|foreign ?node", re.IGNORECASE)
+# Layers are named after their nodes: "conv + relu", "PWN(sigmoid, mul)"; in later versions these are in Metadata.
+_BETWEEN = re.compile(r" \+ |PWN\(|, |\)")
 
 
 def precision_in(text: str) -> str:
@@ -39,24 +42,26 @@ def precision_in(text: str) -> str:
     return next((name for word, name in _WORDS if word in lowered), "")
 
 
-def summary(raw: Any, wanted: str) -> dict[str, Any]:
+def summary(raw: Any, int8_nodes: Collection[str] = ()) -> dict[str, Any]:
     """Return which layers run in which precision.
 
     Args:
         raw: the inspector's JSON, as text or read.
-        wanted: `int8` or `fp16`: what the engine was built for.
+        int8_nodes: names of the ONNX nodes that are quantized, and so should run in INT8; the rest is in float on
+            purpose.
 
     Returns:
         `layers`: for each its `name`, `kind`, `precision` (of its weights, else of what it reads; "" where the
         engine does not tell), `reads`, `writes`, `onnx` (nodes that it computes), `reformat`, `fallback`;
         `counts`: layers by precision, reformats left out; `reformats`: how many layers only convert;
-        `fallbacks`: names of layers with weights (or, for fp16, of any kind) that run wider than was wanted;
+        `fallbacks`: names of layers that run wider than INT8 though one of their nodes should not;
         `detailed`: whether the engine tells about its layers at all.
     """
     layers = [made for made in map(_layer, _layers(raw)) if made is not None]
     counts: dict[str, int] = {}
+    quantized = frozenset(int8_nodes)
     for layer in layers:
-        layer["fallback"] = not layer["reformat"] and _runs_wider(layer, layer.pop("weighted"), wanted)
+        layer["fallback"] = not layer["reformat"] and _fell_back(layer, quantized)
         if not layer["reformat"]:
             known = layer["precision"] or "unknown"
             counts[known] = counts.get(known, 0) + 1
@@ -69,11 +74,10 @@ def summary(raw: Any, wanted: str) -> dict[str, Any]:
     }
 
 
-def _runs_wider(layer: dict[str, Any], weighted: bool, wanted: str) -> bool:
-    if _WIDTH.get(layer["precision"], 0) <= _WIDTH[wanted]:
-        return False
-    # Between quantized layers much is left in float on purpose, and a layer that writes less converts.
-    return weighted or (wanted == "fp16" and _narrowest(layer["writes"]) == layer["precision"])
+def _fell_back(layer: dict[str, Any], quantized: frozenset[str]) -> bool:
+    nodes = layer["onnx"] or _BETWEEN.split(layer["name"])
+    opaque = _OPAQUE.search(f"{layer['kind']} {layer['name']}")
+    return layer["precision"] in _WIDER and not opaque and not quantized.isdisjoint(nodes)
 
 
 def _layers(raw: Any) -> list[Any]:
@@ -108,7 +112,6 @@ def _layer(raw: Any) -> dict[str, Any] | None:
         "writes": writes,
         "onnx": _onnx_nodes(raw.get("Metadata")),
         "reformat": "reformat" in " ".join(kinds).lower() or name.startswith("Reformatting CopyNode"),
-        "weighted": bool(of_weights) or bool(_WEIGHTED.search(" ".join(kinds))),
     }
 
 

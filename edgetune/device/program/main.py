@@ -15,11 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from . import bindings, clocks, cuda, plan, power, probe, spoilers, tools, trtexec
+from . import bindings, clocks, cuda, plan, power, probe, sidecar, spoilers, tools, trtexec
 from .problem import Problem, of_system
 from .work import RESULT_FILE, STEPS, Tool, do, locked
 
 STOPPED = 130
+# Layers that are named in a line.
+NAMED = 8
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,7 +84,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(options.more)}")
     if options.seconds is not None and not options.seconds > 0:
         parser.error("--seconds must be above 0")
-    options.folder = options.folder or Path(sys.argv[0]).resolve().parent
+    # A whole path: tools run in other folders.
+    options.folder = (options.folder or Path(sys.argv[0]).resolve().parent).absolute()
     return options
 
 
@@ -137,7 +140,7 @@ def _run(options: argparse.Namespace) -> int:
         _tell_left(options, work)
         with clocks.locked(options.lock_clocks, str(work.results), mode, say=say) as held:
             # Asked now, since locking may have changed the power mode.
-            found = {**examine(options.folder), "locked": held}
+            found = {**_used(examine(options.folder), tool), "locked": held}
             spoiled = spoilers.warnings(found, work.wanted)
             for warning in spoiled:
                 say(f"warning: {warning['message']}")
@@ -147,6 +150,14 @@ def _run(options: argparse.Namespace) -> int:
             empty(work)
     print(json.dumps(result) if options.json else "\n".join(_summary(result, work)))
     return 0 if result["finished"] else 6
+
+
+def _used(found: dict[str, Any], tool: Tool) -> dict[str, Any]:
+    """Name the TensorRT in use, where that is not the one that is installed: in a container, or first on PATH."""
+    used, installed = ".".join(map(str, tool.version)), (found.get("tensorrt") or {}).get("version")
+    if sidecar.same_version(used, str(installed or "")):
+        return found
+    return {**found, "tensorrt": {"version": used, "source": tool.name}}
 
 
 def empty(work: plan.Work) -> None:
@@ -193,13 +204,17 @@ def _build_one(options: argparse.Namespace) -> int:
 
 
 def _summary(result: dict[str, Any], work: plan.Work) -> list[str]:
-    rows = [f"{result['tool']}, TensorRT {result['tensorrt']}"]
+    core = work.wanted.get("dla_core")
+    where = "" if core is None else f", on DLA {core}"
+    rows = [f"{result['tool']}, TensorRT {result['tensorrt']}{where}"]
     for name, engine in result["engines"].items():
         built, outputs = engine["build"], engine.get("outputs")
         compared = f", as expected on {outputs['agreed']} of {outputs['samples']} samples" if outputs else ""
         rows.append(
             f"  {name}: built in {built['seconds']:.0f} s, {built['plan_bytes'] / 1e6:.1f} MB{compared}"
         )
+        if built.get("fallback_layers"):
+            rows.append(f"  {name}: {fell_back(built)}: {', '.join(built['fallback_names'][:NAMED])}")
     for what, timed in result["timing"].items():
         for name in result["engines"]:
             times = sorted(ms for block in timed["blocks"] if block["name"] == name for ms in block["ms"])
@@ -210,6 +225,13 @@ def _summary(result: dict[str, Any], work: plan.Work) -> list[str]:
     rows += [f"  {name}: {problem['message']}" for name, problem in result["errors"].items()]
     rows.append(f"results: {work.results / RESULT_FILE}")
     return rows
+
+
+def fell_back(built: dict[str, Any]) -> str:
+    """Say how much of an engine for a DLA runs on the GPU."""
+    count, there = built["fallback_layers"], built.get("dla_layers")
+    all_of = "" if there is None else f" of {count + there}"
+    return f"{count}{all_of} {'layer' if count == 1 and not all_of else 'layers'} fell back to the GPU"
 
 
 def _stop(_signal: int, _frame: Any) -> None:

@@ -13,6 +13,9 @@ WORK_FILE = "work.json"
 RESULTS = "results"
 SCHEMA = 1
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# TensorRT from here on carries types in the graph out in full, and deprecates those by the builder's flags, which
+# 11 no longer has.
+STRONG = (10, 12)
 
 
 class Tensor(NamedTuple):
@@ -35,6 +38,7 @@ class Build(NamedTuple):
         workspace_mb: memory that a layer may use beside its tensors, at most, in MiB.
         optimization_level: 0 to 5; None: the builder's own default.
         dla_core: None: the GPU.
+        scales: path of the scales of a graph without Q/DQ, for INT8 on a DLA up to TensorRT 10.7; empty: none.
         timing_cache: path of this device's cache of timings; empty: none.
     """
 
@@ -47,6 +51,28 @@ class Build(NamedTuple):
     optimization_level: int | None = None
     dla_core: int | None = None
     timing_cache: str = ""
+    scales: str = ""
+
+
+def refuse_typing(job: Build, version: tuple[int, ...]) -> None:
+    """Refuse a network in another rendering than this version of TensorRT is given: weak below 10.12, else strong.
+
+    Raises:
+        Problem: with what to do instead.
+    """
+    here = f"TensorRT {'.'.join(map(str, version))}"
+    wanted, why = "", ""
+    if job.typing == "strong" and version < STRONG:
+        wanted, why = "weakly", f"fixed in the graph, which {here} does not carry out in full"
+    elif job.typing == "weak" and version >= STRONG:
+        fate = "deprecates" if version < (11,) else "no longer has"
+        wanted, why = "strongly", f"left to builder flags, which {here} {fate}"
+    if why:
+        raise Problem(
+            f"{job.onnx}: its types are {why}",
+            f"build from the {wanted} typed rendering: make the bundle for this device's JetPack",
+            3,
+        )
 
 
 class Samples(NamedTuple):
@@ -74,8 +100,8 @@ class Work(NamedTuple):
         folder: that the bundle lies in.
         digest: of work.json, and so of all files that it names.
         name: of the run.
-        wanted: what it was made for: `profile`, `module`, `jetpack`, `l4t`, `tensorrt`, `power_mode`,
-            `compute_capability`, `memory_gb`.
+        wanted: what it was made for: `profile`, `module`, `jetpack`, `tensorrt`, `no_int8` (why none is built),
+            `power_mode`, `compute_capability`, `memory_gb`.
         input: of the networks.
         outputs: of the networks.
         classes: names, for the user's own code.
@@ -83,6 +109,7 @@ class Work(NamedTuple):
         samples: inputs to verify on.
         timing: `warmup_s`, `seconds`, `queries`, `rounds`, `limit_s`.
         trtexec_samples: how many samples are compared where each takes a process of its own.
+        int8_nodes: names of the nodes that the INT8 network has quantized.
     """
 
     folder: Path
@@ -96,6 +123,7 @@ class Work(NamedTuple):
     samples: Samples
     timing: dict[str, float]
     trtexec_samples: int
+    int8_nodes: tuple[str, ...] = ()
 
     @property
     def results(self) -> Path:
@@ -171,6 +199,7 @@ def _work(folder: Path, digest: str, content: dict[str, Any]) -> Work:
             optimization_level=entry.get("optimization_level"),
             dla_core=entry.get("dla_core"),
             timing_cache=str(results / "timing.cache"),
+            scales=str(folder / _plain(entry["scales"])) if entry.get("scales") else "",
         )
         for entry in content["engines"]
     ]
@@ -192,4 +221,5 @@ def _work(folder: Path, digest: str, content: dict[str, Any]) -> Work:
         ),
         timing=dict(content["timing"]),
         trtexec_samples=int(content["trtexec_samples"]),
+        int8_nodes=tuple(str(name) for name in content.get("int8_nodes", [])),
     )

@@ -1,18 +1,19 @@
 """Electrical power and temperatures of a device, from the sensors that its kernel shows.
 
 Jetsons carry INA3221 chips of three rails each; how far a rail lies from the truth is not known here. A sample
-costs some reads over a slow bus: five a second are enough for energy and leave the processor alone. It may
-import look.
+costs some reads over a slow bus: five a second are enough for energy and leave the processor alone. Where the kernel
+shows none, NVIDIA's own program is asked. It may import look and tegrastats.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
-from typing import Callable, NamedTuple
+from typing import Callable, Mapping, NamedTuple
 
-from . import look
+from . import look, tegrastats
 
 PERIOD_S = 0.2
 # Zones that are no temperature of the module: a constant (PMIC-Die reads 100 °C on TX2), a fan's estimate, a radio's.
@@ -115,34 +116,48 @@ class Sampler:
         root: where the device's files lie.
         period_s: between two samples.
         clock: in seconds; the one that work is timed by, so that both can be laid side by side.
+        environ: to find `tegrastats` by, which is asked for what cannot be read: rails, temperatures, or both.
     """
 
     def __init__(
-        self, root: str = "/", period_s: float = PERIOD_S, clock: Callable[[], float] = time.monotonic
+        self,
+        root: str = "/",
+        period_s: float = PERIOD_S,
+        clock: Callable[[], float] = time.monotonic,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.samples: list[Sample] = []
         self._root = root
         self._period_s = period_s
         self._clock = clock
-        self._rails = rails(root)
+        self._environ = environ
+        self._rails = [rail for rail in rails(root) if milliwatts(root, rail) is not None]
         self._zones = zones(root)
+        self._child: tegrastats.Child | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample, name="sampler", daemon=True)
 
     def __enter__(self) -> Sampler:
         self.take()
+        if not (self._rails and self._zones):
+            self._child = tegrastats.start(self._environ, self._period_s)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        if self._child is not None:
+            self._child.close()
         self._thread.join()
         self.take()
 
-    def take(self) -> None:
-        """Take one sample; what cannot be read is left out of it."""
+    def take(self, told: tegrastats.Told | None = None) -> None:
+        """Take one sample; what cannot be read is as `tegrastats` told it, or left out."""
         power = {rail.name: milliwatts(self._root, rail) for rail in self._rails}
         heat = {name: celsius(self._root, path) for name, path in self._zones}
+        if told is not None:
+            known = {name: value for name, value in told.zones_c.items() if not NO_ZONES.search(name)}
+            power, heat = power or {**told.rails_mw}, heat or {**known}
         self.samples.append(
             Sample(
                 self._clock(),
@@ -156,6 +171,8 @@ class Sampler:
         return energy_j(self.samples, start_s, end_s, slack_s=2 * self._period_s)
 
     def _sample(self) -> None:
+        for told in self._child or ():
+            self.take(told)
         while not self._stop.wait(self._period_s):
             self.take()
 

@@ -31,7 +31,8 @@ def warnings(found: Found, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
         found: by `probe`.
         wanted: what the bundle was made for, each part of it optional: `module` (a title such as `Jetson Orin
             Nano 8 GB`), `memory_gb`, `compute_capability`, `power_mode` (its name), `jetpack`, `l4t`, `tensorrt`
-            (as many of their parts as matter: `6.2` takes 6.2.1), `memory_mb` and `disk_mb` (that the work needs).
+            (as many of their parts as matter: `6.2` takes 6.2.1), `no_int8` (why the bundle has none), `memory_mb`
+            and `disk_mb` (that the work needs).
 
     Returns:
         `{"code", "message", "remedy"}` each, those that make a result worthless first.
@@ -39,7 +40,7 @@ def warnings(found: Found, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = [
         *_module(found, wanted),
         *_software(found, wanted),
-        *_int8(found),
+        *_int8(found, wanted),
         *_power_mode(found, wanted),
         *_clocks(found),
         *_heat(found),
@@ -54,12 +55,14 @@ def warnings(found: Found, wanted: Mapping[str, Any]) -> list[dict[str, str]]:
 def _module(found: Found, wanted: Found) -> Rows:
     here = found.get("module") or {}
     model, capability = here.get("model") or "", here.get("compute_capability")
+    # JetPack 4 calls a TX2 by its board's code name.
+    words_here = re.findall(r"[a-z]+", model.lower().replace("quill", "tx"))
     title = str(wanted.get("module") or "")
     words = [word for word in re.findall(r"[a-z]+", title.lower()) if word not in ("jetson", "nvidia", "gb")]
     total, sold = (found.get("memory") or {}).get("total_mb"), wanted.get("memory_gb")
     meant = wanted.get("compute_capability")
     wrong = (
-        (model and not set(words) <= set(re.findall(r"[a-z]+", model.lower())))
+        (model and not set(words) <= set(words_here))
         or (capability and meant and capability != meant)
         or (total and sold and not sold * 1024 * MEMORY_LEFT <= total <= sold * 1024)
     )
@@ -101,9 +104,9 @@ def _software(found: Found, wanted: Found) -> Rows:
     return rows
 
 
-def _int8(found: Found) -> Rows:
+def _int8(found: Found, wanted: Found) -> Rows:
     capability = (found.get("module") or {}).get("compute_capability")
-    if capability not in NO_INT8:
+    if capability not in NO_INT8 or wanted.get("no_int8"):
         return []
     message = f"a GPU of compute capability {capability} has no INT8 path in TensorRT"
     return [("no_int8", message, "build FP16 alone")]

@@ -60,7 +60,7 @@ class Bindings(Tool):
 
     def _built(self, work: Work, job: Build) -> dict[str, Any]:
         if self._aside is None:
-            return bindings.build(self._trt, job, say=self._say)
+            return bindings.build(self._trt, job, say=self._say, scales=_scales(job))
         path = built_file(work, job)
         path.unlink(missing_ok=True)
         code = self._aside(job)
@@ -80,7 +80,8 @@ class Bindings(Tool):
 
     def outputs(self, job: Build, work: Work, inputs: Iterable[bytes]) -> Iterator[dict[str, bytes]]:
         """Run one input after another."""
-        with Engine(self._trt, self._cuda, _ready(job, self.version), self._say) as engine:
+        plan = _ready(job, self.version, self._cuda.compute_capability)
+        with Engine(self._trt, self._cuda, plan, self._say, job.dla_core) as engine:
             name = _only(engine.inputs, job)
             for one in inputs:
                 found = engine.run({name: one})
@@ -93,10 +94,10 @@ class Bindings(Tool):
         with ExitStack() as stack:
             queries, graphs = {}, {}
             for job in jobs:
-                plan = _ready(job, self.version)
-                engine = stack.enter_context(Engine(self._trt, self._cuda, plan, self._say))
+                plan = _ready(job, self.version, self._cuda.compute_capability)
+                engine = stack.enter_context(Engine(self._trt, self._cuda, plan, self._say, job.dla_core))
                 engine.run({_only(engine.inputs, job): first})
-                queries[job.name], graphs[job.name] = _query(engine, copies)
+                queries[job.name], graphs[job.name] = _query(engine, copies, job.dla_core is None)
             timed = timing.interleave(
                 queries, settings["warmup_s"], settings["seconds"], int(settings["queries"]),
                 int(settings["rounds"]), settings["limit_s"], told=_rounds_told(self._say),
@@ -118,7 +119,10 @@ class Trtexec(Tool):
     def build(self, job: Build, found: dict[str, Any], work: Work) -> dict[str, Any]:
         """Build, with smaller settings where memory does not suffice."""
         built = _with_less(
-            job, lambda job: trtexec.build(self._path, job, self.version), self.version, self._say
+            job,
+            lambda job: trtexec.build(self._path, job, self.version, _scales(job)),
+            self.version,
+            self._say,
         )
         return _kept(*built, found, work, self.version)
 
@@ -129,7 +133,7 @@ class Trtexec(Tool):
         raw = Path(folder) / "input.bin"
         for one in inputs:
             raw.write_bytes(one)
-            given = {work.input.name: str(raw)}
+            given = {work.input.name: raw.name}
             found = trtexec.outputs(self._path, plan, self.version, given, folder, job.dla_core)
             yield {name: array("f", values).tobytes() for name, values in found.items()}
 
@@ -164,8 +168,18 @@ def _scratch(work: Work) -> str:
     return str(work.scratch)
 
 
-def _query(engine: Engine, copies: bool) -> tuple[Callable[[], float], bool]:
-    """Return what times one inference, and whether it is launched as a CUDA graph, as trtexec does."""
+def _scales(job: Build) -> dict[str, float] | None:
+    """Return the scales that the bundle has beside a graph."""
+    return dict(read_json(job.scales)) if job.scales else None
+
+
+def _query(engine: Engine, copies: bool, graph: bool) -> tuple[Callable[[], float], bool]:
+    """Return what times one inference, and whether it is launched as a CUDA graph, as trtexec does.
+
+    Work of a DLA cannot be recorded.
+    """
+    if not graph:
+        return engine.query(copies), False
     try:
         return engine.query(copies, graph=True), True
     except Problem:
@@ -193,7 +207,7 @@ def build_one(trt: Any, work: Work, name: str, workspace: str, level: str, say: 
     job = next(job for job in work.builds if job.name == name)
     job = job._replace(workspace_mb=int(workspace), optimization_level=int(level) if level else None)
     try:
-        told: dict[str, Any] = {"value": bindings.build(trt, job, progress=_builder_told(say), say=say)}
+        told: dict[str, Any] = {"value": bindings.build(trt, job, _builder_told(say), say, _scales(job))}
     except Problem as problem:
         memory = isinstance(problem, OutOfMemory)
         told = {"problem": [problem.message, problem.hint, problem.code], "memory": memory}
@@ -225,18 +239,19 @@ def _kept(
     job: Build, value: dict[str, Any], found: dict[str, Any], work: Work, version: tuple[int, ...]
 ) -> dict[str, Any]:
     """Write the engine's facts beside it, and its layers; return what the result is to tell."""
-    module = found.get("module") or {}
+    module, gpu = found.get("module") or {}, found.get("gpu") or {}
     facts = {
         "tensorrt": _full_version(found, version),
         "cuda": found.get("cuda"),
         "l4t": found.get("l4t"),
         "gpu": module.get("model"),
-        "compute_capability": module.get("compute_capability"),
-        "sms": (found.get("gpu") or {}).get("sms"),
+        "compute_capability": gpu.get("compute_capability") or module.get("compute_capability"),
+        "sms": gpu.get("sms"),
         "power_mode": (found.get("power_mode") or {}).get("name"),
         "onnx_sha256": sha256_of(job.onnx),
         "precision": job.precision,
         "typing": job.typing,
+        "dla_core": job.dla_core,
         "parents": {"bundle": work.digest},
     }
     sidecar.write(job.plan, facts)
@@ -252,20 +267,20 @@ def _kept(
         "plan_sha256": sha256_of(job.plan),
         "workspace_mb": job.workspace_mb,
         "optimization_level": job.optimization_level,
-        "layers": layers.summary(raw, job.precision),
+        "layers": layers.summary(raw, work.int8_nodes if job.precision == "int8" else ()),
         "files": [Path(job.plan).name, Path(sidecar.path_of(job.plan)).name, listed],
     }
 
 
-def _ready(job: Build, version: tuple[int, ...]) -> str:
-    """Return the path of an engine that this TensorRT can load.
+def _ready(job: Build, version: tuple[int, ...], capability: str | None = None) -> str:
+    """Return the path of an engine that this TensorRT can load on this GPU, where that is known.
 
     Raises:
-        Problem: it was built by another; both are named.
+        Problem: it was built by or on another; both are named.
     """
     facts = sidecar.read(job.plan)
     if facts:
-        sidecar.preflight(facts, {"tensorrt": ".".join(map(str, version))})
+        sidecar.preflight(facts, {"tensorrt": ".".join(map(str, version)), "compute_capability": capability})
     return job.plan
 
 

@@ -40,10 +40,11 @@ Read = TypeVar("Read")
 
 
 def find(environ: Mapping[str, str], usual: Sequence[str] = USUAL) -> str | None:
-    """Find `trtexec` on PATH, else where JetPack puts it."""
-    return shutil.which("trtexec", path=environ.get("PATH", "")) or next(
+    """Find `trtexec` on PATH, else where JetPack puts it; a whole path, for it runs in other folders."""
+    found = shutil.which("trtexec", path=environ.get("PATH", "")) or next(
         (path for path in usual if shutil.which(path)), None
     )
+    return str(Path(found).absolute()) if found else None
 
 
 def version_of(path: str) -> tuple[int, int, int]:
@@ -99,7 +100,8 @@ def build(
 
     Returns:
         `seconds`, `plan_bytes`, `messages` (warnings), `layers` (the inspector's JSON, or None), `command`, `log`; for
-        a DLA `dla_subgraphs` and `gpu_layers`: how many parts run there, and how many layers fell back to the GPU.
+        a DLA `dla_subgraphs` (how many parts run there), `fallback_layers` (how many run on the GPU) and
+        `fallback_names`.
 
     Raises:
         Problem: it cannot be built; OutOfMemory where the device had too little memory.
@@ -171,14 +173,16 @@ def outputs(
     dla_core: int | None = None,
     limit_s: float | None = None,
 ) -> dict[str, list[float]]:
-    """Run an engine once; `inputs` are files of raw values by name. Values come back with six digits.
+    """Run an engine once; `inputs` are files in `folder`, raw values, by input. Values come back with six digits.
+
+    It runs in that folder: a comma in a path would end an entry of the list of inputs.
 
     Raises:
         Problem: the engine cannot be used here, or the run failed.
     """
-    out = f"{folder}/outputs.json"
+    plan, out = str(Path(plan).absolute()), str(Path(folder, "outputs.json").absolute())
     command = output_command(path, plan, version, inputs, out, dla_core)
-    return _told(command, out, read_outputs, version, plan, "run", limit_s)[0]
+    return _told(command, out, read_outputs, version, plan, "run", limit_s, folder)[0]
 
 
 def profile(
@@ -233,11 +237,12 @@ def _told(
     plan: str,
     doing: str,
     limit_s: float | None,
+    folder: str | None = None,
 ) -> tuple[Read, Ended]:
     """Run on a plan and read the file that the run wrote, which an earlier run's cannot stand in for."""
     name = f"{Path(plan).stem}: {doing}"
     _forget([out])
-    ended = _run(command, f"{out}.log", name, limit_s)
+    ended = _run(command, f"{out}.log", name, limit_s, folder)
     if ended.code:
         raise explain(ended, name, version, plan=plan)
     told = read(out)
@@ -245,7 +250,7 @@ def _told(
     return told, ended
 
 
-def _run(command: list[str], log: str, name: str, limit_s: float | None) -> Ended:
+def _run(command: list[str], log: str, name: str, limit_s: float | None, folder: str | None = None) -> Ended:
     """Run to the end; whatever ends this program ends the run."""
     begin = time.monotonic()
     files.write_bytes(log, b"")
@@ -256,6 +261,7 @@ def _run(command: list[str], log: str, name: str, limit_s: float | None) -> Ende
                 stdin=subprocess.DEVNULL,
                 stdout=handle,
                 stderr=subprocess.STDOUT,
+                cwd=folder,
                 preexec_fn=end_with_parent,
             )
         except (OSError, ValueError) as error:
@@ -295,8 +301,15 @@ def _blames_cache(ended: Ended) -> bool:
     return crashed or bool(re.search(r"\[E\].*timing ?cache", ended.text, re.IGNORECASE))
 
 
-def _dla(text: str) -> dict[str, int]:
-    return {"dla_subgraphs": text.count("[DlaLayer]"), "gpu_layers": text.count("[GpuLayer]")}
+def _dla(text: str) -> dict[str, Any]:
+    """Read what runs where; of what a DLA runs, TensorRT tells parts of many layers."""
+    # "[GpuLayer] POOLING: pool1": the kind is no part of the name.
+    names = re.findall(r"\[GpuLayer\] (?:[A-Z_]+: )?(.+)", text)
+    return {
+        "dla_subgraphs": text.count("[DlaLayer]"),
+        "fallback_layers": len(names),
+        "fallback_names": [name.strip() for name in names],
+    }
 
 
 def _copied(source: str, target: str) -> bool:

@@ -11,7 +11,7 @@ import math
 import shlex
 from typing import Mapping
 
-from .plan import Build
+from .plan import Build, refuse_typing
 from .problem import Problem
 
 
@@ -33,7 +33,7 @@ def check(job: Build, version: tuple[int, ...]) -> None:
     """
     here = f"TensorRT {dotted(version)}"
     if version < (8, 2):
-        raise Problem(f"{here} is older than 8.2", "update the device's JetPack to 4.6 or later", 3)
+        raise Problem(f"{here} is older than 8.2", "update the device's JetPack to 4.6.1 or later", 3)
     if job.precision not in ("int8", "fp16", "fp32") or job.typing not in ("weak", "strong"):
         raise Problem(
             f"{job.name}: precision {job.precision!r}, typing {job.typing!r}",
@@ -54,24 +54,13 @@ def check(job: Build, version: tuple[int, ...]) -> None:
             "build FP16 here; INT8 needs a module that JetPack 5 supports",
             3,
         )
-    if job.typing == "strong" and version < (10, 12):
-        raise Problem(
-            f"{job.onnx}: its types are fixed in the graph, which {here} does not carry out in full",
-            "build from the weakly typed rendering: make the bundle for this device's JetPack",
-            3,
-        )
-    if job.typing == "weak" and version >= (11,):
-        raise Problem(
-            f"{job.onnx}: its types are left to builder flags, which {here} no longer has",
-            "build from the strongly typed rendering: make the bundle for this device's JetPack",
-            3,
-        )
     if job.dla_core is not None and (10, 8) <= version < (11, 4):
         raise Problem(
             f"{job.name}: {here} does not support the DLA",
             "build for the GPU; the DLA is supported up to 10.7, and again from 11.4 on an AGX Orin",
             3,
         )
+    refuse_typing(job, version)
 
 
 def needs_calibration(job: Build, version: tuple[int, ...]) -> bool:

@@ -71,9 +71,7 @@ def test_contract(
         timing_cache=str(tmp_path / "timing"),
     )
     if (typing == "strong") != is_strong(recording):
-        with pytest.raises(
-            Problem, match=f"rendered for {typing} typing; TensorRT {trt.__version__}"
-        ) as refused:
+        with pytest.raises(Problem, match=f"its types are .*, which TensorRT {trt.__version__} ") as refused:
             bindings.build(trt, work)
         assert refused.value.code == 3
         assert ("strong" if typing == "weak" else "weak") in refused.value.hint
@@ -113,7 +111,7 @@ def test_contract(
                 assert query() > 0
                 assert device.copies == ({"in": 2, "out": 2} if copies else {"in": 0, "out": 0})
         assert engine.layers() == found["layers"]
-        summary = layers.summary(engine.layers(), precision)
+        summary = layers.summary(engine.layers(), ["conv0", "conv1"] if precision == "int8" else ())
     assert not device.live
     if precision == "int8":
         assert summary["counts"]["int8"] >= 2
@@ -122,6 +120,7 @@ def test_contract(
         assert summary["counts"]["fp16"] >= 6
         assert summary["reformats"] == 0
     assert summary["detailed"]
+    assert summary["fallbacks"] == []
 
 
 @recorded

@@ -37,6 +37,7 @@ def build(recording: Path, job: Build, cores: int = 2, **more: Any) -> tuple[dic
     return bindings.build(trt, job, **more), trt.world.asked
 
 
+@pytest.mark.slow
 @recorded
 @every
 @pytest.mark.parametrize("precision", ["int8", "fp16"])

@@ -1,6 +1,8 @@
 """Loading and running: what fits, what does not, and that everything is given back."""
 
+import gc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -111,6 +113,28 @@ def test_what_fails_while_loading(recording: Path, call: str, match: str, built:
     with pytest.raises(Problem, match=match):
         Engine(trt, device, plan)
     assert not device.live
+
+
+def test_an_object_that_tensorrt_made_without_cuda_is_neither_used_nor_destroyed() -> None:
+    destroyed = []
+
+    class Deadly:
+        def __del__(self) -> None:
+            destroyed.append(self)
+
+    # As TensorRT 11.4 says it where the driver is older than its CUDA.
+    said = (
+        "createInferRuntime: Error Code 6: API Usage Error (CUDA initialization failure with error: 35 In x)"
+    )
+    with pytest.raises(Problem, match="CUDA initialization failure with error: 35") as failed:
+        engine.created(SimpleNamespace(errors=[said]), "Runtime", Deadly)
+    assert (failed.value.code, "driver" in failed.value.hint) == (4, True)
+    del failed
+    gc.collect()
+    assert destroyed == []
+    made = engine.created(SimpleNamespace(errors=["something else"]), "Runtime", Deadly)
+    del made
+    assert len(destroyed) == 1
 
 
 def test_memory_that_runs_out_while_loading_is_given_back(built: Any) -> None:

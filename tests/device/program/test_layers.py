@@ -43,26 +43,51 @@ def test_an_int8_engine(words: dict[str, str]) -> None:
         layer("nothing", "NoOp", fp32, fp32),
         layer("stem [profile 1]", "CaskConvolution", int8, int8, **weights),
     ]
-    found = layers.summary({"Layers": raw, "Bindings": ["x", "y"]}, "int8")
+    found = layers.summary({"Layers": raw, "Bindings": ["x", "y"]}, ["/stem/Conv", "last int8", "hidden"])
     assert found["counts"] == {"int8": 2, "fp16": 3}
     assert found["reformats"] == 1
     assert found["detailed"]
-    assert found["fallbacks"] == ["head", "hidden"]
+    # The head is in float because the graph says so.
+    assert found["fallbacks"] == ["hidden"]
     stem = found["layers"][1]
     assert stem["onnx"] == ["/stem/Conv", "/stem/Relu [a]"]
     assert stem["precision"] == "int8"
     assert stem["kind"] == "Convolution"
     assert not stem["fallback"]
     assert (stem["reads"], found["layers"][2]["writes"]) == (["int8"], ["fp16"])
-    # An FP16 engine: what is FP32 from end to end is wider than was wanted.
-    assert layers.summary({"Layers": [*raw, layer("wide", "PointWise", fp32, fp32)]}, "fp16")[
-        "fallbacks"
-    ] == ["wide"]
+    assert layers.summary(raw)["fallbacks"] == [], "nothing was to run in INT8"
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("/a/Conv", {}),
+        ("/w + /a/Conv + PWN(/b/Sigmoid, /c/Mul)", {}),
+        ("PWN(/a/Conv)", {}),
+        ("fused 7", {"Metadata": "[ONNX Layer: /b/Relu]\x1e[ONNX Layer: /a/Conv]"}),
+    ],
+)
+@pytest.mark.parametrize("words", [V8, V10])
+def test_a_quantized_node_that_runs_wider_is_a_fallback_whatever_its_layer_is_called(
+    name: str, more: dict[str, str], words: dict[str, str]
+) -> None:
+    for wide in ("fp16", "fp32"):
+        raw = [layer(name, "CaskConvolution", words[wide], words[wide], **more)]
+        assert layers.summary(raw, {"/a/Conv"})["fallbacks"] == [name]
+        assert layers.summary(raw, {"/a/Con", "/a", "Conv"})["fallbacks"] == []
+    narrow = [layer(name, "CaskConvolution", words["int8"], words["fp16"], **more)]
+    assert layers.summary(narrow, {"/a/Conv"})["fallbacks"] == []
+
+
+def test_what_runs_inside_of_a_block_is_not_guessed() -> None:
+    nodes = {"Metadata": "[ONNX Layer: /a/Conv]\x1e[ONNX Layer: /z/Gemm]"}
+    for name, kind in (("{ForeignNode[/a/Conv.../z/Gemm]}", "Myelin"), ("{ForeignNode[/a/Conv]}", "")):
+        assert layers.summary([layer(name, kind, "Half", "Half", **nodes)], ["/a/Conv"])["fallbacks"] == []
 
 
 def test_names_alone() -> None:
     raw = {"Layers": ["Reformatting CopyNode for Input Tensor 0 to conv1", "conv1 + relu1", "fc"]}
-    found = layers.summary(json.dumps(raw), "int8")
+    found = layers.summary(json.dumps(raw), ["fc"])
     assert found["counts"] == {"unknown": 2}
     assert found["reformats"] == 1
     assert found["fallbacks"] == []
@@ -71,14 +96,14 @@ def test_names_alone() -> None:
 
 def test_control_characters_in_names_are_read() -> None:
     text = '{"Layers": [{"Name": "a\x1eb", "LayerType": "Myelin", "Outputs": [{"Format/Datatype": "Half"}]}]}'
-    assert layers.summary(text, "fp16")["layers"][0]["name"] == "a\x1eb"
+    assert layers.summary(text)["layers"][0]["name"] == "a\x1eb"
 
 
 @pytest.mark.parametrize(
     "raw", [None, "", "{", "null", {}, [], {"Layers": None}, {"Layers": [None, 3]}, b"\xff"]
 )
 def test_nothing_to_read(raw: Any) -> None:
-    found = layers.summary(raw, "int8")
+    found = layers.summary(raw)
     assert (found["layers"], found["counts"], found["reformats"]) == ([], {}, 0)
     assert not found["detailed"]
 
@@ -110,5 +135,5 @@ keys = st.sampled_from(["Name", "LayerType", "ParameterType", "Inputs", "Outputs
 @settings(max_examples=60)
 @given(st.lists(st.dictionaries(keys, junk | st.just([{"Format/Datatype": "Half"}])) | junk, max_size=5))
 def test_whatever_there_is_is_read(raw: list[Any]) -> None:
-    found = layers.summary({"Layers": raw}, "int8")
+    found = layers.summary({"Layers": raw}, ["a"])
     assert sum(found["counts"].values()) + found["reformats"] == len(found["layers"]) <= len(raw)

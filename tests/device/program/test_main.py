@@ -4,6 +4,7 @@ import ast
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -90,6 +91,35 @@ def test_it_builds_compares_and_times(bundled: Bundled, on_device: Run, quick: Q
     assert not [file.name for file in (folder / "results").iterdir() if "partial" in file.name]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [pytest.param("8.5.2", marks=pytest.mark.slow), "10.3.0"])
+def test_a_dla_gets_its_engines(bundled: Bundled, on_device: Run, quick: Quick, version: str) -> None:
+    folder = bundled("jetson-agx-orin-64gb@" + {"8.5.2": "5.1", "10.3.0": "6.2"}[version], dla_core=0)
+    quick(folder)
+    done = on_device(folder, trtexec=version)
+    assert done.returncode == 0, done.stderr
+    assert f"trtexec, TensorRT {version}, on DLA 0" in done.stdout
+    assert "int8: 2 layers fell back to the GPU: pool, flat" in done.stdout
+    built = result(folder)["engines"]["int8"]["build"]
+    assert [word for word in built["command"] if "DLA" in word] == ["--useDLACore=0"]
+    assert {"--allowGPUFallback", f"--calib={folder}/results/int8.plan.calibration"} <= set(built["command"])
+    assert (built["dla_subgraphs"], built["fallback_layers"]) == (1, 2)
+    outputs = np.fromfile(folder / "results/int8.output0.bin", "<f4").reshape(3, 3)
+    expected = np.fromfile(folder / "int8.expected.bin", "<f4").reshape(-1, 3)[:3]
+    np.testing.assert_allclose(outputs, expected, atol=1e-2 * np.abs(expected).max())
+    assert not (folder / "results/int8.plan.calibration").exists()
+
+
+def test_a_dla_bundle_without_its_scales_is_refused(bundled: Bundled, on_device: Run) -> None:
+    folder = bundled("jetson-agx-orin-64gb", dla_core=0)
+    scales = folder / "int8.scales.json"
+    scales.write_text(scales.read_text().replace("0.0", "0.1", 1))
+    done = on_device(folder)
+    assert done.returncode == 5
+    assert "int8.scales.json: not the file that was bundled" in done.stderr
+
+
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(bundled: Bundled, on_device: Run, quick: Quick) -> None:
     folder = bundled()
     quick(folder)
@@ -129,6 +159,7 @@ def test_one_step_alone_keeps_what_others_gave(bundled: Bundled, on_device: Run,
     assert set(found["timing"]) == {"compute", "copies"}
 
 
+@pytest.mark.slow
 def test_another_bundle_or_tensorrt_is_worked_off_anew(
     bundled: Bundled, on_device: Run, quick: Quick
 ) -> None:
@@ -138,6 +169,7 @@ def test_another_bundle_or_tensorrt_is_worked_off_anew(
     other = on_device(folder, trtexec="8.5.2")
     assert other.returncode == 0
     assert "done before" not in other.stderr
+    assert "TensorRT is 8.5.2 here; the bundle was made for 10.3.0" in other.stderr
     assert result(folder)["tensorrt"] == "8.5.2"
 
 
@@ -195,6 +227,41 @@ def test_a_cut_step_is_done_again(bundled: Bundled, on_device: Run, quick: Quick
     assert again.returncode == 0
     assert "build-int8 …" in again.stderr
     assert result(folder)["finished"]
+
+
+@pytest.mark.slow
+def test_a_folder_whose_name_trtexec_parts(bundled: Bundled, on_device: Run, quick: Quick) -> None:
+    folder = bundled()
+    quick(folder)
+    odd = folder.rename(folder.parent / "it's one, two: 3")
+    shutil.copy(odd / "edgetune.pyz", folder.parent / "edgetune.pyz")
+    done = on_device(folder.parent, "--folder", odd.name)
+    assert done.returncode == 0, done.stderr
+    assert result(odd)["engines"]["int8"]["outputs"]["samples"] == 3
+
+
+@pytest.mark.slow
+def test_a_full_disk_then_space_again(bundled: Bundled, on_device: Run, quick: Quick, tmp_path: Path) -> None:
+    folder, disk = bundled(), tmp_path / "disk"
+    quick(folder)
+    disk.mkdir()
+    pages = sum(file.stat().st_size // 4096 + 1 for file in folder.iterdir())
+    size = 4096 * (pages + 10)
+    if os.geteuid() or os.system(f"mount -t tmpfs -o size={size} none {disk} 2>/dev/null"):
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        shutil.copytree(folder, disk / "b")
+        full = on_device(disk / "b")
+        assert full.returncode == 6
+        assert "No space left on device" in full.stderr
+        assert "free some space" in full.stderr
+        assert "Traceback" not in full.stderr
+        assert not os.system(f"mount -o remount,size=16m {disk}")
+        again = on_device(disk / "b")
+        assert again.returncode == 0, again.stderr
+        assert result(disk / "b")["finished"]
+    finally:
+        os.system(f"umount {disk}")
 
 
 def test_two_runs_at_once_are_not_allowed(bundled: Bundled, on_device: Run) -> None:

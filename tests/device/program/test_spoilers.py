@@ -8,7 +8,8 @@ from standin_device import BOARDS, programs
 
 from edgetune.device.program.probe import probe
 from edgetune.device.program.spoilers import warnings
-from edgetune.profile import load_profile
+from edgetune.profile import load_profile, load_target
+from edgetune.stages.bundle import wanted
 
 FINE: dict[str, Any] = {
     "l4t": "36.4.3",
@@ -122,6 +123,19 @@ def test_what_is_wanted_takes_all_that_lie_within_it() -> None:
     assert codes({"tensorrt": {"version": "10.13.0"}}, {"tensorrt": "10.1"}) == ["tensorrt"]
 
 
+def test_a_bundle_without_int8_is_not_told_that_there_is_none() -> None:
+    found = {"module": {"model": "NVIDIA Jetson Nano Developer Kit", "compute_capability": "5.3"}}
+    assert codes(found, {"module": "Jetson Nano 4 GB"}) == ["no_int8"]
+    assert codes(found, {"module": "Jetson Nano 4 GB", "no_int8": "it has none"}) == []
+
+
+def test_jetpack_4_calls_a_tx2_by_its_code_name() -> None:
+    for model, wrong in (("quill", []), ("NVIDIA Jetson TX2 NX", []), ("NVIDIA Jetson TX1", [])):
+        assert codes({"module": {"model": model}}, {"module": "Jetson TX2"}) == wrong
+    assert codes({"module": {"model": "jetson-nano"}}, {"module": "Jetson TX2"}) == ["module"]
+    assert codes({"module": {"model": "quill"}}, {"module": "Jetson Nano 4 GB"}) == ["module"]
+
+
 def test_the_work_says_what_it_needs() -> None:
     assert codes(FINE, {"memory_mb": 6101, "disk_mb": 50001}) == ["low_memory", "low_disk"]
 
@@ -145,6 +159,23 @@ def test_whole_devices(board: str, expected: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("board", "spec", "expected"),
+    [
+        # JetPack 4.6 itself, whose TensorRT is older than that of 4.6.1.
+        ("tx2", "jetson-tx2", ["tensorrt", "clocks", "no_swap"]),
+        ("orin-nano", "jetson-orin-nano-8gb:25W@6.2", ["clocks", "no_swap"]),
+    ],
+)
+def test_a_device_is_what_its_bundle_was_made_for(
+    board: str, spec: str, expected: list[str], tmp_path: Path
+) -> None:
+    root = BOARDS[board](tmp_path / "root")
+    environ = programs(tmp_path / "bin", root)
+    found = probe(str(root), environ=environ, folder=str(root), as_root=False)
+    assert codes(found, wanted(load_target(spec)) | {"disk_mb": 1}) == expected
+
+
+@pytest.mark.parametrize(
     ("board", "name", "mode", "jetpack"),
     [
         ("orin-nano", "jetson-orin-nano-8gb", "25W", "6.2"),
@@ -155,7 +186,7 @@ def test_each_module_is_the_one_of_its_profile_and_not_the_one_of_the_other(
     board: str, name: str, mode: str, jetpack: str, tmp_path: Path
 ) -> None:
     profile = load_profile(name)
-    wanted = {
+    meant = {
         "module": profile.title,
         "memory_gb": profile.memory_gb,
         "compute_capability": profile.compute_capability,
@@ -170,4 +201,4 @@ def test_each_module_is_the_one_of_its_profile_and_not_the_one_of_the_other(
         found = probe(
             str(root), environ=programs(tmp_path / f"{other}-bin", root), folder=str(root), as_root=False
         )
-        assert unfit & set(codes(found, wanted)) == (set() if other == board else unfit)
+        assert unfit & set(codes(found, meant)) == (set() if other == board else unfit)

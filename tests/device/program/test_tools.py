@@ -1,6 +1,7 @@
 """Both tools do the same work; the bindings are TensorRT's recorded API, executed by ONNX Runtime."""
 
 import json
+import re
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from edgetune.device.program import plan, tools, work
 from edgetune.device.program.plan import Build
 from edgetune.device.program.problem import Problem
+from edgetune.profile import load_target
 
 Bundled = Callable[..., Path]
 recorded = pytest.mark.skipif(not standin.RECORDINGS, reason="no recorded API in shared/tensorrt-api")
@@ -75,6 +77,60 @@ def test_the_bindings_do_the_whole_work(
     assert again["timing"] == found["timing"]
 
 
+@pytest.fixture
+def dla_profile(tmp_path: Path) -> str:
+    """AGX Orin with a JetPack that brings TensorRT 11.4.1, which none that ships does yet."""
+    content = load_target("jetson-agx-orin-64gb@7.2").profile.model_dump(mode="json")
+    content["jetpacks"] = {"9": content["jetpacks"]["7.2"] | {"tensorrt": "11.4.1"}}
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(content | {"default_jetpack": "9", "name": "mine"}))
+    return str(path)
+
+
+@recorded
+@every
+@pytest.mark.parametrize("apart", [False, True], ids=["here", "aside"])
+def test_the_bindings_do_the_whole_work_on_a_dla(
+    bundled: Bundled, quick: Callable[[Path], None], recording: Path, dla_profile: str, apart: bool
+) -> None:
+    version = tuple(int(part) for part in recording.stem.split("."))
+    folder = bundled(dla_profile if strong(recording) else "jetson-agx-orin-64gb@6.2", dla_core=1)
+    quick(folder)
+    said: list[str] = []
+    cuda, trt = standin_cuda.Runtime(), standin.load(recording, standin.World(dla_cores=2))
+    loaded = plan.load(folder)
+
+    def aside(job: Build) -> int:
+        tools.build_one(trt, loaded, job.name, str(job.workspace_mb), "", lambda _: None)
+        return 0
+
+    tool = tools.Bindings(trt, lambda: cuda, said.append, aside if apart else None)
+    found = done(folder, tool, said)
+    if (10, 8) <= version < (11, 4):
+        assert set(found["errors"]) == {"build-fp16", "build-int8"}
+        assert all("does not drive a DLA" in error["message"] for error in found["errors"].values())
+        return
+    assert found["finished"], found["errors"]
+    number = loaded.samples.number
+    for name in ("fp16", "int8"):
+        built = found["engines"][name]["build"]
+        # Types in the graph put Casts around it.
+        assert [name for name in built["fallback_names"] if "Cast" not in name] == ["pool", "flat"]
+        assert built["fallback_layers"] == len(built["fallback_names"])
+        assert built["dla_layers"] >= 2
+        facts = json.loads((folder / f"results/{name}.plan.json").read_text())
+        assert facts["dla_core"] == 1
+        outputs = np.fromfile(folder / f"results/{name}.output0.bin", "<f4").reshape(number, 3)
+        expected = np.fromfile(folder / f"{name}.expected.bin", "<f4").reshape(number, 3)
+        np.testing.assert_allclose(outputs, expected, atol=1e-2 * np.abs(expected).max())
+    assert trt.world.asked["runtime_core"] == 1
+    assert (trt.world.asked["calibration"] is not None) == (version < (10, 8))
+    missing = [text for text in found["engines"]["int8"]["build"]["messages"] if "Missing scale" in text]
+    assert not [text for text in missing if re.search("tensor (input|c|r),", text)]
+    assert found["timing"]["compute"]["cuda_graph"] == {"fp16": False, "int8": False}
+    assert not cuda.live
+
+
 @recorded
 def test_a_build_aside_that_is_killed_is_tried_with_less(bundled: Bundled) -> None:
     folder = bundled()
@@ -126,6 +182,11 @@ def test_an_engine_of_another_tensorrt_is_not_loaded(bundled: Bundled, quick: Ca
     tool = tools.Bindings(standin.load(other), standin_cuda.Runtime, said.append)
     with pytest.raises(Problem, match=r"built by TensorRT 10\.3\.0, here is 10\.7\.0"):
         tool.times(list(loaded.builds), loaded, copies=False)
+    elsewhere = tools.Bindings(standin.load(one), lambda: standin_cuda.Runtime(compute="7.2"), said.append)
+    with pytest.raises(
+        Problem, match=r"built on Jetson Orin Nano of compute capability 8\.7, here is one of 7\.2"
+    ):
+        next(elsewhere.outputs(loaded.builds[0], loaded, []))
 
 
 @given(st.lists(st.floats(width=16, allow_nan=False), max_size=20))

@@ -88,7 +88,10 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+    # What the list of inputs cannot carry.
+    folder = tmp_path / "a, b: 'c'"
+    folder.mkdir()
+    return Bench(folder)
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=dotted)
@@ -108,7 +111,7 @@ def test_builds_runs_and_times(bench: Bench, version: tuple[int, ...]) -> None:
 
     given = np.random.default_rng(2).uniform(-1, 1, (1, 3, 8, 8)).astype(np.float32)
     (bench.folder / "x.bin").write_bytes(given.tobytes())
-    out = trtexec.outputs(path, job.plan, version, {"input": str(bench.folder / "x.bin")}, str(bench.folder))
+    out = trtexec.outputs(path, job.plan, version, {"input": "x.bin"}, str(bench.folder))
     session = ort.InferenceSession(Path(job.onnx).read_bytes(), providers=["CPUExecutionProvider"])
     (expected,) = session.run(None, {"input": given})
     assert [*out] == ["logits"]
@@ -128,14 +131,11 @@ def test_builds_runs_and_times(bench: Bench, version: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("version", [(10, 16, 2), (11, 1, 0)], ids=dotted)
-def test_warnings_come_back(bench: Bench, version: tuple[int, ...]) -> None:
-    weak = bench.job(version, quantized=False, precision="fp16", typing="weak")
-    if version < (11,):
-        told = trtexec.build(bench.trtexec(version), weak, version)
-        assert told["messages"] == ["Weakly-typed networks have been deprecated in TensorRT."]
-    else:
-        told = trtexec.build(bench.trtexec(version), weak._replace(typing="strong"), version)
-        assert told["messages"] == [], "no flag is passed that would be warned of"
+def test_no_flag_is_passed_that_would_be_warned_of(bench: Bench, version: tuple[int, ...]) -> None:
+    job = bench.job(version, quantized=False, precision="fp16")
+    assert trtexec.build(bench.trtexec(version), job, version)["messages"] == []
+    with pytest.raises(Problem, match="its types are left to builder flags"):
+        trtexec.build(bench.trtexec(version), job._replace(typing="weak"), version)
 
 
 def test_a_spread_that_the_version_warns_of(bench: Bench) -> None:
@@ -161,7 +161,11 @@ def test_a_dla_gets_scales_and_its_fallbacks_are_counted(bench: Bench) -> None:
         trtexec.build(path, job, version)
     assert caught.value.code == 3
     told = trtexec.build(path, job, version, {"input": 0.02})
-    assert (told["dla_subgraphs"], told["gpu_layers"]) == (1, 2)
+    assert (told["dla_subgraphs"], told["fallback_layers"]) == (1, 3)
+    assert told["fallback_names"] == ["pool", "flatten", "fc"]
+    missing = [text for text in told["messages"] if text.startswith("Missing scale")]
+    assert not [text for text in missing if "tensor input," in text]
+    assert len(missing) == 5
     assert f"--calib={job.plan}.calibration" in told["command"]
     assert bench.left() == {"int8.plan", "int8.plan.log"}
     out = trtexec.times(path, job.plan, version, 1, 1, False, str(bench.folder), dla_core=1)
@@ -283,9 +287,9 @@ def test_inputs_that_do_not_fit(bench: Bench) -> None:
     short = bench.folder / "short.bin"
     short.write_bytes(bytes(8))
     with pytest.raises(Problem, match="768 bytes but the file size is 8 bytes"):
-        trtexec.outputs(path, plan, version, {"input": str(short)}, folder)
+        trtexec.outputs(path, plan, version, {"input": short.name}, folder)
     with pytest.raises(Problem, match='name "images"') as caught:
-        trtexec.outputs(path, plan, version, {"images": str(short)}, folder)
+        trtexec.outputs(path, plan, version, {"images": short.name}, folder)
     assert caught.value.code == 5
 
 
@@ -333,13 +337,15 @@ def script(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_finds_it_on_path_then_in_the_usual_place(tmp_path: Path) -> None:
+def test_finds_it_on_path_then_in_the_usual_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usual = script(tmp_path / "usr" / "trtexec", "#!/bin/sh\n")
     found = script(tmp_path / "bin" / "trtexec", "#!/bin/sh\n")
     assert trtexec.find({"PATH": str(tmp_path / "bin")}, [usual]) == found
     assert trtexec.find({"PATH": str(tmp_path)}, [str(tmp_path / "none"), usual]) == usual
     assert trtexec.find({}, [usual]) == usual
     assert trtexec.find({}, []) is None
+    monkeypatch.chdir(tmp_path)
+    assert trtexec.find({"PATH": "bin"}, []) == found, "it runs in other folders"
     Path(usual).chmod(0o644)
     assert trtexec.find({}, [usual]) is None
 

@@ -111,6 +111,8 @@ def test_timing_means_the_same_on_every_version() -> None:
         ("7.1.3", {}, "JetPack"),
         ("8.2.1", {}, "FP16"),
         ("10.3.0", {"typing": "strong"}, "weakly typed"),
+        ("10.11.0", {"typing": "strong"}, "weakly typed"),
+        ("10.12.0", {}, "deprecates"),
         ("11.1.0", {}, "strongly typed"),
         ("10.13.3", {"dla_core": 0}, "10.7"),
         ("11.1.0", {"typing": "strong", "dla_core": 0}, "11.4"),

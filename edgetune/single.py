@@ -1,0 +1,194 @@
+"""Verbs for one stage at a time: `finetune`, `distill`, `export`, `quantize`, `check`, `bench`.
+
+Everything heavy is imported inside the verbs, so that --help answers at once.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from edgetune.devices import On, judged_on_device
+from edgetune.lookup import (
+    Accelerator,
+    ArtifactFolder,
+    AsJson,
+    ProfileName,
+    Quiet,
+    print_json,
+    progress_for,
+    show_made,
+)
+
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", help="Class folders; default: where the artifact's images lay.")
+]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", "-o", help="The folder to write; default: beside the input.")
+]
+FILES = "How images become inputs of a file"
+
+
+def finetune(
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe; only its data, model and finetune sections count.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The folder; default: runs/NAME/checkpoint.")
+    ] = None,
+    accelerator: Accelerator = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a network: images and a recipe become a checkpoint."""
+    from edgetune.steps import finetune_alone
+
+    show_made(finetune_alone(recipe, out, accelerator, progress_for(quiet)), as_json)
+
+
+def distill(
+    recipe: Annotated[
+        Path, typer.Argument(help="A recipe; only its data, model, finetune and distill sections count.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="The folder; default: runs/NAME/checkpoint. The teacher lies beside it."
+        ),
+    ] = None,
+    accelerator: Accelerator = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Distill a teacher into a smaller network: images, a teacher and a recipe become a checkpoint."""
+    from edgetune.steps import distill_alone
+
+    show_made(distill_alone(recipe, out, accelerator, progress_for(quiet)), as_json)
+
+
+def export(
+    checkpoint: ArtifactFolder,
+    profile: ProfileName = "host-cpu",
+    data: DataFolder = None,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size of the graph.")] = 1,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Leave the batch size open.")] = False,
+    opset: Annotated[int, typer.Option(min=0, help="0: the profile's.")] = 0,
+    takes: Annotated[
+        str, typer.Option("--input", help="float32_nchw, or uint8_nhwc: pixels, normalised in the graph.")
+    ] = "float32_nchw",
+    out: OutFolder = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Export a checkpoint to ONNX and compare the two on real images."""
+    from edgetune.recipe import section_from
+    from edgetune.steps import export_alone
+
+    settings = section_from("export", {"input": takes, "batch": batch, "dynamic": dynamic, "opset": opset})
+    show_made(export_alone(checkpoint, profile, settings, data, out, progress_for(quiet)), as_json)
+
+
+def quantize(
+    network: Annotated[Path, typer.Argument(help="Any .onnx file, or the folder of an exported network.")],
+    profile: ProfileName = "host-cpu",
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A folder of images, in classes or not; an artifact has one."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="quick, standard or thorough.")] = "standard",
+    ranges: Annotated[
+        str, typer.Option(help="minmax, mean, percentile, entropy, mse or auto; default: the preset's.")
+    ] = "",
+    method: Annotated[
+        str, typer.Option(help="plain, auto (corrections until it is good) or best; default: the preset's.")
+    ] = "",
+    images: Annotated[int, typer.Option(min=0, help="Calibration images; 0: the preset's.")] = 0,
+    manifest: Annotated[Path | None, typer.Option(help="A pinned calibration set.")] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="A node that stays in float; may be repeated.")
+    ] = None,
+    preprocess: Annotated[str, typer.Option(help=f"{FILES}, as a preset: imagenet, zero-one, ...")] = "",
+    resize: Annotated[int, typer.Option(min=0, help=f"{FILES}: shorter side in pixels.")] = 0,
+    crop: Annotated[int, typer.Option(min=0, help=f"{FILES}: side of the middle square in pixels.")] = 0,
+    mean: Annotated[str, typer.Option(help=f"{FILES}: per channel, of 0 to 1: 0.485,0.456,0.406.")] = "",
+    std: Annotated[str, typer.Option(help=f"{FILES}: per channel: 0.229,0.224,0.225.")] = "",
+    interpolation: Annotated[str, typer.Option(help=f"{FILES}: nearest, bilinear or bicubic.")] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The .onnx file, or an artifact's folder, to write.")
+    ] = None,
+    accelerator: Accelerator = "auto",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Quantize any ONNX network, or an exported artifact, to INT8 for a profile."""
+    from edgetune.data.preprocess import given_as
+    from edgetune.recipe import section_from
+    from edgetune.steps import quantize_alone
+
+    values = {
+        "preset": preset,
+        "ranges": ranges or None,
+        "method": method or None,
+        "images": images or None,
+        "exclude": tuple(exclude or ()),
+    }
+    settings = section_from("quantize", values | {"manifest": str(manifest.absolute()) if manifest else ""})
+    given = given_as(preprocess, resize, crop, mean, std, interpolation)
+    made = quantize_alone(network, profile, settings, data, out, progress_for(quiet), given, accelerator)
+    show_made(made, as_json)
+
+
+def check(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="A run; or a checkpoint, its ONNX and its INT8 artifact.", metavar="RUN"),
+    ],
+    on: On = "",
+    data: DataFolder = None,
+    images: Annotated[int, typer.Option(min=0, help="Test images; 0: all.")] = 0,
+    out: OutFolder = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare checkpoint, ONNX and INT8 on the test split; with --on, a run's engines with ONNX Runtime."""
+    from edgetune.recipe import CheckSection
+    from edgetune.steps import check_alone, three_of
+
+    if on:
+        here = {"data": data, "images": images, "out": out}
+        judged_on_device(folders, on, "compare", as_json, quiet, here)
+        return
+    made = check_alone(*three_of(folders), data, CheckSection(images=images), out, progress_for(quiet))
+    _show_measures(made, as_json)
+
+
+def bench(
+    models: Annotated[
+        list[Path], typer.Argument(help="ONNX or INT8 artifacts, or .onnx files, timed in turns; or a run.")
+    ],
+    on: On = "",
+    preset: Annotated[str, typer.Option(help="quick or standard.")] = "quick",
+    threads: Annotated[int, typer.Option(min=0, help="0: as many as there are cores.")] = 0,
+    provider: Annotated[
+        str, typer.Option(help="cpu, cuda or tensorrt, of ONNX Runtime; a GPU needs onnxruntime-gpu.")
+    ] = "cpu",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Time networks on this machine, interleaved, with intervals; with --on, a run's engines on a device."""
+    from edgetune.steps import bench_alone
+
+    if on:
+        here = {"preset": preset != "quick", "threads": threads, "provider": provider != "cpu"}
+        judged_on_device(models, on, "time", as_json, quiet, here)
+        return
+    _show_measures(bench_alone(models, preset, threads, provider, progress_for(quiet)), as_json)
+
+
+def _show_measures(measures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(measures)
+    else:
+        from edgetune.show import show_measures
+
+        show_measures(measures)
