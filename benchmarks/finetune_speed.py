@@ -8,7 +8,7 @@ Both learn from the same images with the same optimizer and peak rate, without a
 epoch, and are judged on the same test images, after the clock has stopped.
 
 full: images per second of edgetune's epochs beside those of a bare loop: all inputs normalised in memory, forward,
-backward, step, in channels last as edgetune does. Their epochs take turns. Wall and CPU time: where others use
+backward, step, in channels last as edgetune does. Their steps take turns. Wall and CPU time: where others use
 the machine, only the latter says something.
 
 The folder holds train/ and val/ with one folder of images per class. Prints Markdown tables; imports are not timed.
@@ -85,9 +85,7 @@ def main() -> None:
     parser.add_argument("--weights", default="default")
     parser.add_argument("--what", nargs="+", choices=["head", "full"], default=["head", "full"])
     parser.add_argument("--epochs", type=int, default=10, help="of head")
-    parser.add_argument(
-        "--pairs", type=int, default=4, help="epochs of full, each beside one of the bare loop"
-    )
+    parser.add_argument("--full-epochs", type=int, default=6, help="of full, after one to warm up")
     parser.add_argument("--rounds", type=int, default=1, help="of head, each with another seed")
     parser.add_argument("--workers", type=int, default=0, help="of the usual loop's DataLoader")
     args = parser.parse_args()
@@ -106,7 +104,7 @@ def main() -> None:
     if "head" in args.what:
         head(model, data, preprocess, args)
     if "full" in args.what:
-        full(model, data, preprocess, args.pairs)
+        full(model, data, preprocess, args.full_epochs)
 
 
 def head(model: ModelSection, data: Dataset, preprocess: Preprocess, args: Any) -> None:
@@ -201,69 +199,50 @@ def usual(
 
 
 class Turns(Silent):
-    """After each of edgetune's epochs, lets something else have one; notes the CPU time of edgetune's steps."""
+    """After each of edgetune's steps, lets something else have one; notes what both took."""
 
-    def __init__(self, images: int, other: Callable[[], None]) -> None:
-        self._images, self._other = images, other
-        self._seen = 0
-        self._began = 0.0
-        self.cpu: list[float] = []
+    def __init__(self, other: Callable[[], tuple[float, float]]) -> None:
+        self._other = other
+        self.own: list[tuple[float, float]] = []
+        self.others: list[tuple[float, float]] = []
 
     def begin(self, *_: str, **__: int) -> None:
-        """Look at the clock."""
-        self._seen, self._began = 0, time.process_time()
+        """Start the clock."""
+        self._clock = Clock()
 
-    def advance(self, count: int = 1, **_: float) -> None:
-        """Look at the clock where the last step is done."""
-        self._seen += count
-        if self._seen == self._images:
-            self._last = time.process_time() - self._began
-
-    def line(self, text: str) -> None:
-        """Give way after an epoch."""
-        if text.startswith("epoch "):
-            self.cpu.append(self._last)
-            self._other()
+    def advance(self, *_: int, loss: float | None = None, **__: float) -> None:
+        """Read the clock after a step, its batch included."""
+        if loss is not None:
+            self.own.append(self._clock.read())
+            self.others.append(self._other())
+            self._clock = Clock()
 
 
-def full(model: ModelSection, data: Dataset, preprocess: Preprocess, pairs: int) -> None:
+def full(model: ModelSection, data: Dataset, preprocess: Preprocess, epochs: int) -> None:
     """Compare images per second where all of the network learns."""
     # Batches of the same size on both sides.
-    count = len(data.splits["train"]) // BATCH * BATCH
-    splits = {**data.splits, "train": data.splits["train"][:count]}
-    fewer = Dataset(data.root, data.classes, splits)
-    bare = bare_epochs(model, fewer, preprocess)
-    theirs: list[tuple[float, float]] = []
-
-    def other() -> None:
-        theirs.append(next(bare))
-
-    other()
-    theirs.clear()
-    turns = Turns(count, other)
-    settings = FinetuneSection(strategy="full", epochs=pairs + 1, batch=BATCH)
+    steps = len(data.splits["train"]) // BATCH
+    fewer = Dataset(data.root, data.classes, {**data.splits, "train": data.splits["train"][: steps * BATCH]})
+    bare = bare_steps(model, fewer, preprocess)
+    turns = Turns(lambda: next(bare))
+    settings = FinetuneSection(strategy="full", epochs=epochs + 1, batch=BATCH)
     with tempfile.TemporaryDirectory() as out:
         made = fitted(model, fewer, settings, Path(out), turns)
-    wall = [epoch["images_per_second"] for epoch in made.details["training"]["epochs"]][1:]
-    cpu = [count / seconds for seconds in turns.cpu][1:]
-    print(f"\nfull, {pairs} epochs in turns, the first of each left out: images per second\n")
-    print("| | edgetune | bare loop | ratio |\n|---|---|---|---|")
-    for name, own, peer in (
-        ("wall", wall, [count / t[0] for t in theirs[1:]]),
-        ("CPU", cpu, [count / t[1] for t in theirs[1:]]),
-    ):
-        ratios = [a / b for a, b in zip(own, peer, strict=True)]
+    print(f"\nfull, {epochs * steps} steps in turns after {steps} to warm up: images per second\n")
+    print("| | edgetune | bare loop | ratio of the sums | median ratio |\n|---|---|---|---|---|")
+    for kind, name in enumerate(("wall", "CPU")):
+        own, peer = ([times[kind] for times in side[steps:]] for side in (turns.own, turns.others))
+        ratios = [b / a for a, b in zip(own, peer, strict=True)]
         print(
-            f"| {name} | {statistics.median(own):.2f} | {statistics.median(peer):.2f} "
-            f"| {statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |"
+            f"| {name} | {BATCH * len(own) / sum(own):.2f} | {BATCH * len(peer) / sum(peer):.2f} "
+            f"| {sum(peer) / sum(own):.3f} | {statistics.median(ratios):.3f} |"
         )
-    epochs = made.details["training"]["epochs"]
-    waited = sum(e["waited_seconds"] for e in epochs) / sum(e["seconds"] for e in epochs)
-    print(f"\nthe model waited for data {waited:.2%} of the training time")
+    waited = sum(epoch["waited_seconds"] for epoch in made.details["training"]["epochs"])
+    print(f"\nthe model waited for data {waited / sum(wall for wall, _ in turns.own):.2%} of its time")
 
 
-def bare_epochs(model: ModelSection, data: Dataset, preprocess: Preprocess) -> Iterator[tuple[float, float]]:
-    """Yield seconds of epoch after epoch of nothing but steps."""
+def bare_steps(model: ModelSection, data: Dataset, preprocess: Preprocess) -> Iterator[tuple[float, float]]:
+    """Yield seconds of step after step, with nothing around them."""
     samples = data.splits["train"]
     found = torch.from_numpy(next(pixels(data.root, samples, preprocess, len(samples))))
     shape = (1, 3, 1, 1)
@@ -275,15 +254,14 @@ def bare_epochs(model: ModelSection, data: Dataset, preprocess: Preprocess) -> I
     net = fresh(model, data, preprocess, 0).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(net.parameters(), fused=True)
     while True:
-        net.train()
-        clock = Clock()
         for pick in torch.randperm(len(labels)).split(BATCH):
+            clock = Clock()
             loss = functional.cross_entropy(net(inputs[pick]), labels[pick], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             loss.item()
-        yield clock.read()
+            yield clock.read()
 
 
 def fresh(model: ModelSection, data: Dataset, preprocess: Preprocess, seed: int) -> nn.Module:
