@@ -11,7 +11,6 @@ import mmap
 import os
 import shutil
 import tempfile
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -100,32 +99,6 @@ class Images:
     pixels: Pixels
     labels: Tensor
     preprocess: Preprocess
-
-
-class Waits:
-    """How long a model waited for its batches.
-
-    Attributes:
-        seconds: so far.
-    """
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def around(self, feed: Feed) -> Feed:
-        """Return the same feed, with its waits counted."""
-
-        def batches(epoch: int) -> Iterator[Batch]:
-            source = feed.batches(epoch)
-            while True:
-                began = time.perf_counter()
-                batch = next(source, None)
-                self.seconds += time.perf_counter() - began
-                if batch is None:
-                    return
-                yield batch
-
-        return Feed(feed.images, feed.steps, batches)
 
 
 def seed_for(*parts: int) -> int:

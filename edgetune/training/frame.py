@@ -280,7 +280,9 @@ def keeping_best(begun: Begun, data: Dataset, task: Task, into: Path) -> Iterato
         folder.mkdir(exist_ok=True)
         write_checkpoint(begun, data, folder, training_told(stop.course, task, begun.net, 0.0, 0.0))
         best = stop.course.history[stop.course.best_epoch - 1]
-        kept = f"epoch {best['epoch']} ({100 * best['val_top1']:.1f}% on val), the best before it, is kept in "
+        kept = (
+            f"epoch {best['epoch']} ({100 * best['val_top1']:.1f}% on val), the best before it, is kept in "
+        )
         raise Diverged(
             stop.message,
             f"{stop.hint}\n{kept}{folder}: edgetune predict, export and so on take it",

@@ -23,7 +23,7 @@ from edgetune.training.accelerator import Accelerator
 from edgetune.training.compiling import Compiling, Verdict
 from edgetune.training.course import Course, agree, restore, state_of, tensors_of
 from edgetune.training.evaluate import Score, score
-from edgetune.training.features import Feed, Waits
+from edgetune.training.features import Feed
 from edgetune.training.resume import save_state
 from edgetune.training.step import Loss, Stepper
 from edgetune.training.strategies import (
@@ -36,6 +36,7 @@ from edgetune.training.strategies import (
     scheduled,
     set_phase,
 )
+from edgetune.training.waits import Waits
 
 # Told the history so far, before the first epoch and after each; what it raises ends the training.
 Watch = Callable[[list[dict[str, Any]]], None]

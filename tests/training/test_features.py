@@ -18,9 +18,7 @@ from edgetune.progress import Silent
 from edgetune.training import features, ranks
 from edgetune.training.accelerator import choose_accelerator
 from edgetune.training.features import (
-    Feed,
     Images,
-    Waits,
     compute_features,
     epoch_order,
     feature_feed,
@@ -152,21 +150,6 @@ def test_what_goes_wrong_in_the_thread_is_said_by_the_batches(images: Images) ->
         with pytest.raises(ConfigError, match=r"20\.png"):
             seen.extend(image_feed(broken, 4, CPU, seed=0, shuffled=False, decodes=decodes).batches(1))
         assert len(seen) == 5, "the batches before it are good"
-
-
-def test_waits_are_counted_and_work_is_not(images: Images) -> None:
-    def slow(_: int) -> Any:
-        for batch in range(3):
-            time.sleep(0.02)
-            yield batch
-
-    waits = Waits()
-    seen = []
-    for batch in waits.around(Feed(3, 3, slow)).batches(1):
-        seen.append(batch)
-        time.sleep(0.1)
-    assert seen == [0, 1, 2]
-    assert 0.06 <= waits.seconds < 0.3
 
 
 def test_mix_turns_labels_into_shares(images: Images) -> None:
