@@ -134,7 +134,9 @@ def distill(
         )
         with keeping_best(begun, data, task, into):
             course = train(student, task, progress)
-    training = training_told(course, task, begun.net, time.perf_counter() - began, feeder.decode_seconds)
+    training = training_told(
+        course, task, begun.net, time.perf_counter() - began, feeder.decode_seconds, feeder.features_earlier
+    )
     parents, told_of = {"teacher": teacher.digest}, _told(taught, distil, lesson, learned)
     return write_checkpoint(
         begun, data, into, training, parents, distillation=told_of, settings=settings.model_dump(mode="json")

@@ -34,6 +34,7 @@ class Feeder:
     Attributes:
         labels: of the training split [N].
         decode_seconds: spent on decoding images before they were needed.
+        features_earlier: whether an earlier training had computed the features.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Feeder:
         self._progress = progress
         self._cache = cache
         self.decode_seconds = 0.0
+        self.features_earlier = False
         chosen = knobs(settings.augment)
         self._augment = build_augment(chosen, self._view.size_px)
         self._mix = build_mix(chosen, len(data.classes))
@@ -163,12 +165,17 @@ class Feeder:
             else [],
             library_versions("edgetune", "torch", "torchvision", "pillow", "numpy", "timm"),
         ]
+
+        def earlier() -> None:
+            self.features_earlier = True
+            self._progress.line(f"features of {split}: {feeds[0].images} images, computed earlier")
+
         # Only in a folder that is ours.
         ours = ranks.leaders((self._cache / TAG_FILE).is_file())
         return compute_features(
             self._net, self._net.get_submodule(self._head), feeds, self._accelerator, self._progress,
             side=(preprocess.channels, preprocess.size_px), folder=self._cache / FEATURES if ours else None,
-            images=images,
+            images=images, earlier=earlier,
         )  # fmt: skip
 
 

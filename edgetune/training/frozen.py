@@ -4,7 +4,7 @@ It knows no optimizer and no loop. It may import artifact, data.cache, progress 
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ def compute_features(
     side: tuple[int, int],
     folder: Path | None = None,
     images: Sequence[Any] = (),
+    earlier: Callable[[], None] = lambda: None,
 ) -> Tensor | None:
     """Run the frozen part of a network once and keep what its head is given.
 
@@ -50,6 +51,7 @@ def compute_features(
         folder: where features are kept on the disk, out of memory's way, and found again by whoever asks for the
             same; None: in memory.
         images: plain values that tell the feeds' images from all others.
+        earlier: called where an earlier training has computed them.
 
     Returns:
         float32 [V, N, ...] on the CPU, of all processes' shares; None where that would take more than `FEATURE_BYTES`.
@@ -85,7 +87,9 @@ def compute_features(
         if folder is not None:
             try:
                 key = hash_json([*images, len(feeds), _digest(net, head, probe), str(accelerator.autocast)])
-                found, _ = kept(folder, key, shapes, torch.float32, DISK_SHARE, fill, progress)
+                found, there = kept(folder, key, shapes, torch.float32, DISK_SHARE, fill, progress)
+                if there:
+                    earlier()
                 return found.get(NAME, torch.empty(len(feeds), count, 0))
             except (NoRoom, OSError):
                 pass

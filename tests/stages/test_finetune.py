@@ -353,6 +353,22 @@ def test_strategies_share_decoded_images(data: Dataset, tmp_path: Path) -> None:
         assert all(0 <= epoch["waited_seconds"] <= epoch["seconds"] for epoch in told["epochs"])
 
 
+def test_trainings_that_share_a_folder_compute_features_once(data: Dataset, tmp_path: Path) -> None:
+    wanted = {"strategy": "feature-extractor", "epochs": 1, "views": 2, "augment": {"preset": "light"}}
+    cache, said = tmp_path / "decoded", [Lines(), Lines(), Lines()]
+    rates: list[dict[str, Any]] = [{}, {"learning_rate": 0.01}, {"seed": 1}]
+    made = [
+        train(data, tmp_path / str(number), cache=cache, settings=wanted | rate, progress=told)
+        for number, (rate, told) in enumerate(zip(rates, said, strict=True))
+    ]
+    earlier = [any("features of train" in line and "earlier" in line for line in told.lines) for told in said]
+    assert earlier == [False, True, False], "another seed, other views"
+    assert [one.details["training"]["features_earlier"] for one in made[:2]] == [False, True]
+    alone = train(data, tmp_path / "alone", settings=wanted | rates[1])
+    one, other = (read_tensors(found.file("model.safetensors")) for found in (made[1], alone))
+    assert all(torch.equal(one[name], other[name]) for name in one), "the same to the bit"
+
+
 def test_without_room_for_decoded_images_the_network_is_the_same(data: Dataset, tmp_path: Path) -> None:
     made = []
     for name in ("kept", "not"):
