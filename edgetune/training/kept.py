@@ -72,7 +72,7 @@ def kept(
         StageError: it cannot be read.
     """
     path = folder / f"{key[:NAME_DIGITS]}.safetensors"
-    with _owned(folder):
+    with _owned(folder, progress):
         there = ranks.leaders(ranks.rank() == 0 and _read(path, key, shapes, dtype, progress) is not None)
         if not there:
             _make(path, key, shapes, dtype, share, fill)
@@ -85,14 +85,18 @@ def kept(
 
 
 @contextmanager
-def _owned(folder: Path) -> Iterator[None]:
+def _owned(folder: Path, progress: Progress) -> Iterator[None]:
     """Keep others out of the folder; of several processes that train together the first one does."""
     handles: list[int] = []
 
     def own() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         handles.append(os.open(folder, os.O_RDONLY))
-        fcntl.flock(handles[0], fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.line(f"{folder}: another edgetune computes what lies there; waiting for it")
+            fcntl.flock(handles[0], fcntl.LOCK_EX)
 
     try:
         _by_leader(own)

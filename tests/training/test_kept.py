@@ -1,5 +1,6 @@
 """Sets of tensors are whole or not there, and a folder of them never fills a disk."""
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -7,15 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from edgetune.progress import Silent
+from edgetune.progress import Progress, Silent
 from edgetune.training import kept as module
 from edgetune.training.features import Batch
 from edgetune.training.kept import NoRoom, Put, kept
 
+SILENT = Silent()
 SHAPES = {"one": (2, 3, 4), "other": (2, 3)}
 
 
-def make(folder: Path, key: str, share: float = 0.5) -> bool:
+def make(folder: Path, key: str, share: float = 0.5, progress: Progress = SILENT) -> bool:
     """Ask for a set whose values are all the image's number and the view's tenth."""
 
     def fill(put: Put) -> None:
@@ -25,7 +27,7 @@ def make(folder: Path, key: str, share: float = 0.5) -> bool:
                 found = {"one": values[:, None].expand(-1, 4), "other": values}
                 put(view, Batch(picks, picks, picks, view + 1), found)
 
-    found, there = kept(folder, key, SHAPES, torch.float16, share, fill, Silent())
+    found, there = kept(folder, key, SHAPES, torch.float16, share, fill, progress)
     expected = torch.arange(3) + torch.tensor([[0.0], [0.1]])
     torch.testing.assert_close(found["other"].float(), expected, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(found["one"][..., 3], found["other"])
@@ -81,3 +83,18 @@ def test_what_is_in_use_outlives_its_file(tmp_path: Path, monkeypatch: pytest.Mo
     make(tmp_path, key(6))
     assert [path.stem for path in tmp_path.iterdir()] == [key(6)[:24]]
     assert found["one"].min() == 1
+
+
+def test_who_waits_for_another_process_says_so(tmp_path: Path) -> None:
+    class Leaving(Silent):
+        """Lets go of the folder as soon as it is told that somebody waits."""
+
+        def line(self, text: str) -> None:
+            said.append(text)
+            os.close(other)
+
+    said: list[str] = []
+    other = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    assert not make(tmp_path, key(1), progress=Leaving())
+    assert said == [f"{tmp_path}: another edgetune computes what lies there; waiting for it"]
