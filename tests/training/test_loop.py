@@ -302,6 +302,40 @@ def test_several_processes_learn_what_one_does(
     assert found[0][3] == shown.shown, "images of all processes move the bar"
 
 
+def test_what_takes_no_part_in_the_loss_waits_for_nobody_and_stays(make_task: MakeTask, tiny: Any) -> None:
+    options = {
+        "strategy": "full",
+        "epochs": 1,
+        "weight_decay": 0.5,
+        "optimizer": "sgd",
+        "learning_rate": 0.01,
+    }
+
+    def work(folder: str) -> dict[str, Any]:
+        net = tiny()
+        # Registered in a group that learns, and never called.
+        net.first.spare = nn.Linear(2, 2, bias=False)
+        nn.init.ones_(net.first.spare.weight)
+        net.first.forward = lambda images: body(net, images)
+        train(net, make_task(net, folder, **options), Silent())
+        return {name: tensor.numpy() for name, tensor in state(net).items()}
+
+    alone, shared = work("alone"), several(2, lambda: work("shared"))
+    for found in [alone, *shared]:
+        assert (found["first.spare.weight"] == 1).all(), "weights that nothing reaches do not decay either"
+    for name, tensor in alone.items():
+        torch.testing.assert_close(
+            torch.from_numpy(shared[0][name]), torch.from_numpy(tensor), atol=1e-3, rtol=1e-3
+        )
+
+
+def body(net: Any, images: torch.Tensor) -> torch.Tensor:
+    """What `first` computes without its spare part."""
+    for name, part in net.first.named_children():
+        images = part(images) if name != "spare" else images
+    return images
+
+
 @pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 3, marks=pytest.mark.slow)])
 def test_an_interrupted_training_goes_on_with_other_processes(
     make_task: MakeTask, tiny: Any, before: int, after: int
