@@ -280,6 +280,7 @@ def test_shares_are_the_batches_of_one_process(
     assert any(len(part[-1].picks) == 0 for part in shares) == (size == 5), "three images for five"
 
 
+@pytest.mark.forks
 def test_features_are_computed_in_shares(images: Images) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Linear(5, 2))
