@@ -336,13 +336,16 @@ def test_nothing_of_it_depends_on_where_it_ran(teacher: Callable, data: Dataset,
     assert train(teacher(LARGE), data, tmp_path / "elsewhere" / "two", **options).digest == one.digest
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize(
     ("processes", "distil", "settings"),
     [
         (2, {"views": 2}, {"augment": {"preset": "light"}}),
         (2, {"views": 0, "labels": 0.0}, {"augment": {"preset": "light"}}),
         # The last batch's 5 images go through as 2 and 3, and some of three processes have none.
-        (3, {"features": {"body": "body"}}, {"batch": 4, "accumulate": 2}),
+        pytest.param(
+            3, {"features": {"body": "body"}}, {"batch": 4, "accumulate": 2}, marks=pytest.mark.slow
+        ),
         (2, {"views": 1}, {"strategy": "feature-extractor"}),
     ],
 )

@@ -425,6 +425,7 @@ def test_a_training_that_diverges_at_once_leaves_nothing(data: Dataset, tmp_path
     assert not (tmp_path / "made-diverged").exists()
 
 
+@pytest.mark.forks
 @pytest.mark.slow
 def test_several_processes_make_one_checkpoint(data: Dataset, tmp_path: Path) -> None:
     options = {"settings": {"strategy": "gradual", "optimizer": "sgd", "learning_rate": 0.005, "epochs": 3}}

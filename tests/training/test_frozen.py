@@ -79,6 +79,7 @@ def test_features_that_are_too_large_are_not_kept(
     assert not net.head._forward_pre_hooks
 
 
+@pytest.mark.forks
 def test_features_are_computed_in_shares(images: Images) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Linear(5, 2))
@@ -163,6 +164,7 @@ def test_without_room_on_the_disk_they_lie_in_memory(
     assert not folder.is_dir() or not list(folder.iterdir()), "nothing is left"
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("trouble", ["", "full"])
 def test_of_several_processes_the_first_one_writes(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str

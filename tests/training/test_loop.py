@@ -263,6 +263,7 @@ def history(course: Any, *keys: str) -> list[list[Any]]:
     return [[entry[key] for entry in course.history] for key in keys]
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize(
     "settings",
     [
@@ -302,6 +303,7 @@ def test_several_processes_learn_what_one_does(
     assert found[0][3] == shown.shown, "images of all processes move the bar"
 
 
+@pytest.mark.forks
 def test_what_takes_no_part_in_the_loss_waits_for_nobody_and_stays(make_task: MakeTask, tiny: Any) -> None:
     options = {
         "strategy": "full",
@@ -336,6 +338,7 @@ def body(net: Any, images: torch.Tensor) -> torch.Tensor:
     return images
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 3, marks=pytest.mark.slow)])
 def test_an_interrupted_training_goes_on_with_other_processes(
     make_task: MakeTask, tiny: Any, before: int, after: int
@@ -362,6 +365,7 @@ def test_an_interrupted_training_goes_on_with_other_processes(
         torch.testing.assert_close(torch.from_numpy(tensors[name]), tensor, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.forks
 def test_a_loss_that_is_no_number_in_one_process_stops_all(make_task: MakeTask, tiny: Any) -> None:
     def work() -> str:
         net = tiny()
