@@ -48,7 +48,7 @@ def show_made(artifact: Any, as_json: bool) -> None:
 def profiles_list(as_json: AsJson = False) -> None:
     """List the shipped profiles."""
     from edgetune.profile import load_profile, names
-    from edgetune.show import show_profiles
+    from edgetune.show_profiles import show_profiles
 
     loaded = [load_profile(name) for name in names()]
     print_json([p.model_dump(mode="json") for p in loaded]) if as_json else show_profiles(loaded)
@@ -61,10 +61,43 @@ def profiles_show(
 ) -> None:
     """Show one profile: modes, JetPacks, sources."""
     from edgetune.profile import load_target
-    from edgetune.show import show_target
+    from edgetune.show_profiles import show_target
 
     target = load_target(name)
     print_json(target.model_dump(mode="json")) if as_json else show_target(target)
+
+
+@profiles_app.command("compare")
+def profiles_compare(
+    targets: Annotated[
+        list[str],
+        typer.Argument(help=r"Two or more: NAME\[:MODE]\[@JETPACK], or YAML files.", metavar="TARGET..."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Set profiles or their modes side by side: what differs, and all modes by their peak."""
+    from edgetune.profile import compare_targets
+    from edgetune.show_profiles import show_comparison
+
+    found = compare_targets(targets)
+    print_json(found) if as_json else show_comparison(found)
+
+
+@profiles_app.command("validate")
+def profiles_validate(
+    files: Annotated[
+        list[str], typer.Argument(help="YAML files, or names of shipped profiles.", metavar="FILE...")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Say all that is wrong with profiles: keys, values, figures that contradict each other (exit 3)."""
+    from edgetune.profile import validate_profile
+    from edgetune.show_profiles import show_complaints
+
+    found = [validate_profile(file) for file in files]
+    print_json(found) if as_json else show_complaints(found)
+    if not all(file["valid"] for file in found):
+        raise typer.Exit(3)
 
 
 @models_app.command("list")

@@ -13,11 +13,12 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "tensorrt", "matplotlib"
 
 # From the ground up; a module imports only from floors below its own, or from its own folder.
 FLOORS = (
-    ("errors", "progress"),
+    ("errors", "progress", "terminal"),
     ("artifact",),
-    ("store", "yaml", "machine"),
+    ("store", "yaml", "machine", "contradictions"),
     ("learning",),
     ("recipe",),
+    ("hardware",),
     ("profile",),
     ("device",),
     ("data", "models", "engines"),
@@ -26,7 +27,7 @@ FLOORS = (
     ("report", "stages"),
     ("learned",),
     ("pipeline",),
-    ("steps", "show", "tuning"),
+    ("steps", "show", "show_profiles", "tuning"),
     ("away",),
     ("lookup",),
     ("devices", "searches"),
