@@ -31,7 +31,9 @@ def conv(
 class Bottleneck(nn.Module):
     """Two convolutions and a shortcut."""
 
-    def __init__(self, inputs: int, outputs: int, first: int, hidden: float = 1.0, shortcut: bool = True) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, first: int, hidden: float = 1.0, shortcut: bool = True
+    ) -> None:
         super().__init__()
         inner = int(outputs * hidden)
         self.one, self.two = conv(inputs, inner, first), conv(inner, outputs, 3)
@@ -287,7 +289,13 @@ class ResNetSSD(nn.Module):
         self.body = nn.Sequential(
             body.conv1, body.bn1, body.relu, body.maxpool, body.layer1, body.layer2, body.layer3
         )
-        sizes = ((256, 256, 512, 2), (512, 256, 512, 2), (512, 128, 256, 2), (256, 128, 256, 2), (256, 128, 256, 1))
+        sizes = (
+            (256, 256, 512, 2),
+            (512, 256, 512, 2),
+            (512, 128, 256, 2),
+            (256, 128, 256, 2),
+            (256, 128, 256, 1),
+        )
         self.rest = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 1), nn.ReLU(), nn.Conv2d(b, c, 3, stride, 1), nn.ReLU())
             for a, b, c, stride in sizes

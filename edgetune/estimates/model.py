@@ -6,7 +6,7 @@
     memory     bytes / (bandwidth * share reached); an activation counts by how much of it outgrows the L2 cache
 
 Where both terms are long, part of the shorter one hides behind the longer. The parameters are fitted by
-benchmarks/estimate_fit.py. It may import profile and estimate.kernels.
+benchmarks/estimate_fit.py. It may import profile and estimates.kernels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetune.estimate.kernels import Kernel, Kind, Precision
+from edgetune.estimates.kernels import Kernel, Kind, Precision
 
 Floats = NDArray[np.float64]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -79,9 +79,7 @@ class Sizes:
 def sizes_of(kernels: Sequence[Kernel], precision: Precision) -> Sizes:
     """Gather a network's kernels."""
     tensors = [
-        (index, size)
-        for index, kernel in enumerate(kernels)
-        for size in kernel.tensor_bytes(precision)
+        (index, size) for index, kernel in enumerate(kernels) for size in kernel.tensor_bytes(precision)
     ]
     return Sizes(
         kind=np.array([KINDS.index(kernel.kind) for kernel in kernels]),
@@ -113,7 +111,7 @@ def columns(sizes: Sizes, hardware: Hardware) -> Columns:
         int8=sizes.int8,
         operations=sizes.operations,
         depth=sizes.depth,
-        activations=np.bincount(sizes.tensor_of, beyond, count),
+        activations=np.bincount(sizes.tensor_of, beyond, count).astype(np.float64),
         weights=sizes.weights,
         hertz=np.full(count, hardware.mhz * 1e6),
         peak=np.where(sizes.int8, hardware.int8 or np.nan, hardware.fp16),
@@ -139,7 +137,9 @@ def seconds(c: Columns, p: Mapping[str, float], graph: Any = False) -> Floats:
     kinds[0, KINDS.index("depthwise")] *= p["depthwise_cuda"]
     efficiency = p["efficiency"] * by_architecture("efficiency") * kinds[c.architecture, c.kind]
     efficiency = efficiency * np.where(c.int8, p["efficiency_int8"], 1.0)
-    fill = p["fill_cycles"] * np.where(c.int8, p["fill_int8"], 1.0) * by_architecture("fill") * c.depth / c.hertz
+    fill = (
+        p["fill_cycles"] * np.where(c.int8, p["fill_int8"], 1.0) * by_architecture("fill") * c.depth / c.hertz
+    )
     compute = c.operations / (c.peak * efficiency) + fill
     reached = p["bandwidth"] * by_architecture("bandwidth") * c.bandwidth
     memory = c.activations / reached + c.weights / (reached * p["bandwidth_weights"])

@@ -107,7 +107,8 @@ def _load(path: Path) -> ModelProto:
 
 
 def _bytes_of(item: TensorProto) -> int:
-    return math.prod(item.dims) * max(helper.tensor_dtype_to_np_dtype(item.data_type).itemsize, 1)
+    width = int(helper.tensor_dtype_to_np_dtype(item.data_type).itemsize)
+    return math.prod(item.dims) * max(width, 1)
 
 
 def _without_weights(model: ModelProto) -> tuple[ModelProto, set[str]]:
@@ -186,4 +187,6 @@ def _fix_inputs(model: ModelProto, weights: set[str], shapes: Shapes, name: str)
 def _example(said: list[int | str] | None) -> str:
     if said is None:
         return "1x3x224x224"
-    return "x".join(str(size) if isinstance(size, int) else "1" if i == 0 else "224" for i, size in enumerate(said))
+    return "x".join(
+        str(size) if isinstance(size, int) else "1" if i == 0 else "224" for i, size in enumerate(said)
+    )

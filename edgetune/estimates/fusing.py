@@ -6,126 +6,33 @@ become one kernel; Q and DQ become types; reshapes and most concatenations cost 
 normalization is one kernel. TensorRT decides by timing and may do otherwise; what a device did is in its
 engine's own layer list.
 
-It knows nothing of devices or of time. It may import quant.graph, quant.macs, quant.lint_view and
-estimate.network.
+It knows nothing of devices or of time. It may import quant.graph, quant.macs, quant.lint_view,
+estimates.network and estimates.kernels.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from onnx import NodeProto
 
 from edgetune.errors import ArtifactError
-from edgetune.estimate.network import Network
+from edgetune.estimates.kernels import WEIGHTED, Kernel, Kind, kind_of, operations
+from edgetune.estimates.network import Network
 from edgetune.quant.graph import attribute, is_standard
 from edgetune.quant.lint_view import is_qdq
 from edgetune.quant.macs import multiply_accumulates
 
-Kind = Literal["conv", "grouped", "depthwise", "gemm", "matmul", "pool", "pointwise", "reduce", "copy"]
-Precision = Literal["int8", "fp16", "fp32"]
-FLOAT_BYTES = {"int8": 2, "fp16": 2, "fp32": 4}
-WEIGHTED: tuple[Kind, ...] = ("conv", "grouped", "depthwise", "gemm")
-
-_UNARY = frozenset(
-    {
-        *("Relu", "Clip", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sigmoid", "HardSigmoid"),
-        *("HardSwish", "Swish", "Mish", "Softplus", "Softsign", "Tanh", "Gelu", "Erf", "Exp", "Log", "Sqrt", "Abs"),
-        *("Neg", "Reciprocal", "Ceil", "Floor", "Round", "Sign", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan"),
-        *("Sinh", "Cosh", "Not", "IsInf", "IsNaN", "BatchNormalization", "Cast"),
-    }
+# They change how a tensor is called, not where it lies.
+_FREE = frozenset(
+    {"Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Shape", "Size", "Constant"}
 )
-_BINARY = frozenset(
-    {
-        *("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mean", "Sum", "Mod", "Where", "And", "Or", "Xor"),
-        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
-    }
-)
-POINTWISE = _UNARY | _BINARY
 # Activations that stay a kernel of their own behind a convolution. That is how layer lists of TensorRT 8 show SiLU,
 # and with it the published rows fit better than without, on both architectures that have many of them.
 _APART = frozenset({"Sigmoid", "HardSwish", "Swish", "Mish", "Softplus", "Tanh", "Gelu", "Erf", "Div"})
-_REDUCE = frozenset(
-    {
-        *("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare"),
-        *("ReduceLogSum", "ReduceLogSumExp", "Softmax", "LogSoftmax", "LayerNormalization", "GroupNormalization"),
-        *("InstanceNormalization", "RMSNormalization", "LpNormalization", "LRN", "ArgMax", "ArgMin", "TopK", "CumSum"),
-    }
-)
-_POOL = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"})
-_COPY = frozenset(
-    {
-        *("Transpose", "Slice", "Split", "Concat", "Resize", "Upsample", "Pad", "Tile", "Expand", "Gather"),
-        *("GatherElements", "GatherND", "DepthToSpace", "SpaceToDepth", "ScatterND", "ScatterElements", "OneHot"),
-        *("ConstantOfShape", "Range", "Trilu", "EyeLike"),
-    }
-)
-# They change how a tensor is called, not where it lies.
-_FREE = frozenset({"Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Shape", "Size", "Constant"})
 # What the pointwise operations between an input and its use may be, for one region: the longest known is GELU.
 _REGION = 8
 _NORM = ("Sub", "Pow", "ReduceMean", "Add", "Sqrt", "Div")
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """What runs in one launch. Sizes are for the whole batch.
-
-    Attributes:
-        name: of the node that decides its kind.
-        nodes: names of all nodes in it.
-        kind: of work; `matmul` is a product of two tensors that are both computed.
-        operations: multiplications and additions; one per element visited where nothing is multiplied.
-        reads: elements of computed tensors that come in, by tensor.
-        writes: elements that go out, by tensor.
-        weights: elements of constants.
-        int8: whether it runs in INT8 once the network is quantized.
-        int8_tensors: which of the tensors are stored in INT8 then.
-        outputs: elements of its result; with a product, how many sums there are.
-        depth: length of each sum; 1 where nothing is summed.
-        inner: input channels that are summed over, of one group.
-        outer: output channels of one group.
-    """
-
-    name: str
-    nodes: tuple[str, ...]
-    kind: Kind
-    operations: int
-    reads: dict[str, int]
-    writes: dict[str, int]
-    weights: int
-    int8: bool
-    int8_tensors: frozenset[str]
-    outputs: int
-    depth: int
-    inner: int = 1
-    outer: int = 1
-
-    def bytes_read(self, precision: Precision) -> int:
-        """Bytes of activations that come in."""
-        return sum(size * self._width(name, precision) for name, size in self.reads.items())
-
-    def bytes_written(self, precision: Precision) -> int:
-        """Bytes of activations that go out."""
-        return sum(size * self._width(name, precision) for name, size in self.writes.items())
-
-    def tensor_bytes(self, precision: Precision) -> list[int]:
-        """Bytes of each activation that comes in or goes out."""
-        moved = [*self.reads.items(), *self.writes.items()]
-        return [size * self._width(name, precision) for name, size in moved]
-
-    def weight_bytes(self, precision: Precision) -> int:
-        """Bytes of constants."""
-        return self.weights * (1 if self.runs_int8(precision) else FLOAT_BYTES[precision])
-
-    def runs_int8(self, precision: Precision) -> bool:
-        """Whether it runs in INT8."""
-        return precision == "int8" and self.int8
-
-    def _width(self, tensor: str, precision: Precision) -> int:
-        return 1 if precision == "int8" and tensor in self.int8_tensors else FLOAT_BYTES[precision]
 
 
 @dataclass
@@ -135,7 +42,7 @@ class _Group:
     head: NodeProto
     kind: Kind
     size: int
-    nodes: list[NodeProto] = field(default_factory=list)
+    nodes: list[NodeProto]
 
 
 def kernels_of(network: Network) -> tuple[Kernel, ...]:
@@ -170,41 +77,12 @@ def layers_of(network: Network, layers: Iterable[Iterable[str]]) -> list[Kernel 
     return found
 
 
-def operations(network: Network, node: NodeProto) -> int:
-    """Return a node's multiplications and additions, for the whole batch."""
-    products = 2 * multiply_accumulates(network.graph, node)
-    if products or not (kind := kind_of(network, node)) or kind == "copy":
-        return products
-    out = sum(network.size(name) for name in node.output if name)
-    if kind in ("pool", "reduce"):
-        window = attribute(node, "kernel_shape", None)
-        return out * math.prod(window) if window else max(out, network.size(node.input[0]))
-    return out
-
-
-def kind_of(network: Network, node: NodeProto) -> Kind | None:
-    """Return what kind of work a node is; None: none, or an operator without an estimate."""
-    if not is_standard(node) or is_qdq(node):
-        return None
-    name = node.op_type
-    if name in ("Conv", "ConvTranspose"):
-        groups = attribute(node, "group", 1)
-        channels = network.shape(node.input[0])[1]
-        return "conv" if groups == 1 else "depthwise" if groups == channels else "grouped"
-    if name in ("Gemm", "MatMul", "Einsum"):
-        return "gemm" if any(given in network.fixed for given in node.input[:2]) else "matmul"
-    found: tuple[tuple[frozenset[str], Kind], ...] = (
-        (POINTWISE, "pointwise"), (_REDUCE, "reduce"), (_POOL, "pool"), (_COPY, "copy"),
-    )  # fmt: skip
-    return next((kind for names, kind in found if name in names), None)
-
-
 def _refuse(network: Network) -> None:
     """Refuse what no figure can stand for: operators without an estimate, shapes that depend on values."""
     strange = Counter(
         node.op_type if is_standard(node) else f"{node.domain}::{node.op_type}"
         for node in network.nodes
-        if kind_of_safe(network, node) is None and node.op_type not in _FREE and not is_qdq(node)
+        if _kind_unshaped(network, node) is None and node.op_type not in _FREE and not is_qdq(node)
     )
     if strange:
         named = ", ".join(f"{count} {name}" for name, count in sorted(strange.items()))
@@ -224,7 +102,7 @@ def _refuse(network: Network) -> None:
                 )
 
 
-def kind_of_safe(network: Network, node: NodeProto) -> Kind | None:
+def _kind_unshaped(network: Network, node: NodeProto) -> Kind | None:
     """Return `kind_of`, also where shapes are not known yet."""
     if node.op_type in ("Conv", "ConvTranspose"):
         return "conv" if is_standard(node) else None
@@ -243,6 +121,7 @@ class _Fusing:
         self.place: dict[str, int] = {}
         self.groups: list[_Group] = []
         self.taken: set[str] = set()
+        self.elided: dict[str, tuple[str, ...]] = {}
         self.direct: set[str] = set()
         for node in network.nodes:
             if self._is_free(node):
@@ -306,6 +185,7 @@ class _Fusing:
             kind = kind_of(self.network, node)
             if kind == "copy" and self._is_elided(node):
                 self.place.update(dict.fromkeys(node.output, self._latest(node)[0]))
+                self.elided[node.output[0]] = tuple(self.root(name) for name in node.input)
                 continue
             if kind is not None:
                 self._assign(node, kind)
@@ -375,7 +255,9 @@ class _Fusing:
         while rest:
             wanted = rest.pop(0)
             readers = self.readers.get(edge.output[0], [])
-            match = next((r for r in readers if r.op_type == wanted or (wanted == "Pow" and r.op_type == "Mul")), None)
+            match = next(
+                (r for r in readers if r.op_type == wanted or (wanted == "Pow" and r.op_type == "Mul")), None
+            )
             if match is None:
                 return []
             found.append(match)
@@ -384,7 +266,10 @@ class _Fusing:
 
     def _is_elided(self, node: NodeProto) -> bool:
         """Say whether a concatenation costs nothing: its parts are written in place, channel behind channel."""
-        if node.op_type != "Concat" or attribute(node, "axis", 1) not in (1, 1 - len(self.network.shape(node.output[0]))):
+        if node.op_type != "Concat" or attribute(node, "axis", 1) not in (
+            1,
+            1 - len(self.network.shape(node.output[0])),
+        ):
             return False
         return all(
             self.root(name) in self.place and (name == self.root(name) or name in self.direct)
@@ -395,7 +280,7 @@ class _Fusing:
         """Tensors that are in INT8 once the network is quantized."""
         if self.quantized:
             return self.quantized
-        found = set()
+        found: set[str] = set()
         for group in reversed(self.groups):
             tensors = {self.root(name) for node in group.nodes for name in node.input if name}
             outs = {name for node in group.nodes for name in node.output}
@@ -410,7 +295,9 @@ class _Fusing:
         """Count what a group does and moves."""
         network = self.network
         inside = {name for node in group.nodes for name in node.output}
-        reads, writes, weights = {}, {}, 0
+        reads: dict[str, int] = {}
+        writes: dict[str, int] = {}
+        weights = 0
         for node in group.nodes:
             for name in dict.fromkeys(node.input):
                 root = self.root(name)
@@ -419,7 +306,8 @@ class _Fusing:
                 if root in network.fixed:
                     weights += network.size(name)
                 else:
-                    reads[root] = self._part_read(node, root)
+                    share = self._part_read(node, root) / max(network.size(root), 1)
+                    reads |= {part: round(network.size(part) * share) for part in self._parts(root)}
             for name in node.output:
                 readers = [item for item in self.readers.get(name, []) if item not in group.nodes]
                 if name and (readers or name in self.results):
@@ -451,6 +339,11 @@ class _Fusing:
             groups = attribute(node, "group", 1)
             return {"inner": data[1] // groups, "outer": out[1] // groups}
         return {"inner": data[-1], "outer": out[-1]}
+
+    def _parts(self, tensor: str) -> Iterator[str]:
+        """Give a tensor, or what it consists of where a concatenation costs nothing."""
+        for part in self.elided.get(tensor, (tensor,)):
+            yield from [part] if part == tensor else self._parts(part)
 
     def _part_read(self, node: NodeProto, tensor: str) -> int:
         """Return how much of a tensor a node reads: of one that it cuts or gathers from, what it gives."""
