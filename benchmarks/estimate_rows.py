@@ -1,9 +1,11 @@
 """The published rows as the fit takes them: networks exported once into a folder, kernels, hardware."""
 
 import csv
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from estimate_networks import export
 
 from edgetune.estimates.fitting import Row
@@ -24,8 +26,8 @@ def published() -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if not row["left_out"]]
 
 
-def rows(folder: Path) -> list[Row]:
-    """Return all rows that are used."""
+def rows(folder: Path, plain: bool = False) -> list[Row]:
+    """Return all rows that are used; `plain`: with all bytes and operations, no cache, no padded channels."""
 
     @cache
     def kernels(name: str, batch: int) -> tuple[Kernel, ...]:
@@ -36,7 +38,11 @@ def rows(folder: Path) -> list[Row]:
         target = load_target(row["target"])
         hardware = hardware_of(target.profile, target.mode)
         assert hardware is not None, row["target"]
-        sizes = sizes_of(kernels(row["network"], int(row["batch"])), row["precision"])
+        network = kernels(row["network"], int(row["batch"]))
+        sizes = sizes_of(network, row["precision"])
+        if plain:
+            hardware = replace(hardware, l2=0.0)
+            sizes = replace(sizes, operations=np.array([float(kernel.operations) for kernel in network]))
         found.append(
             Row(columns(sizes, hardware), row["target"], row["network"], row["measured"], float(row["value"]))
         )
