@@ -90,7 +90,7 @@ def contradictions(values: Values) -> Found:
 
 def _whole(values: Values, modes: Mapping[str, Values], jetpacks: Mapping[str, Values]) -> Found:
     kind = values.get("kind")
-    if modes and values.get("default_mode") not in modes:
+    if modes and values.get("default_mode") not in list(modes):
         yield ("default_mode",), f"{values.get('default_mode')!r} is none of modes: {', '.join(modes)}"
     if kind == "host":
         if not values.get("host"):
@@ -103,7 +103,7 @@ def _whole(values: Values, modes: Mapping[str, Values], jetpacks: Mapping[str, V
             yield ("host",), f"is for kind: host; a {kind} says the same per entry of jetpacks"
         if not jetpacks:
             yield ("jetpacks",), f"missing; a {kind} needs at least one, with its TensorRT"
-        elif values.get("default_jetpack") not in jetpacks:
+        elif values.get("default_jetpack") not in list(jetpacks):
             known = ", ".join(jetpacks)
             yield ("default_jetpack",), f"{values.get('default_jetpack')!r} is none of jetpacks: {known}"
 
@@ -166,23 +166,18 @@ def _mode(values: Values, mode: Values) -> Iterator[tuple[str, str]]:
 
 
 def _order(modes: Mapping[str, Values]) -> Found:
-    """A mode with a lower peak draws no more power, and one of less power has no faster memory."""
+    """A mode with more power has no lower peak and no slower memory."""
     for name, mode in modes.items():
         power = _number(mode, "power_w")
-        for other, faster in modes.items():
-            budget = _number(faster, "power_w")
-            if power is None or budget is None or power <= budget:
+        for other, frugal in modes.items():
+            less = _number(frugal, "power_w")
+            if power is None or less is None or power <= less:
                 continue
-            for key in PEAKS:
-                here, there = _number(mode, key), _number(faster, key)
+            for key in (*PEAKS, "bandwidth_gb_s"):
+                here, there = _number(mode, key), _number(frugal, key)
                 if here and there and here < there:
-                    said = f"{power:g}, above the {budget:g} of {other}, whose peak is higher ({key} {there:g} > {here:g})"
-                    yield ("modes", name, "power_w"), said
-                    break
-            here, there = _number(mode, "bandwidth_gb_s"), _number(faster, "bandwidth_gb_s")
-            if here and there and here < there:
-                said = f"{there:g}, above the {here:g} of {name}, which has more power ({power:g} > {budget:g} W)"
-                yield ("modes", other, "bandwidth_gb_s"), said
+                    said = f"{here:g}, below the {there:g} of {other}, which has less power ({less:g} < {power:g} W)"
+                    yield ("modes", name, key), said
 
 
 def _jetpack(

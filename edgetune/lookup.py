@@ -15,6 +15,10 @@ Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ProfileName = Annotated[
     str, typer.Option("--profile", help=r"NAME\[:MODE]\[@JETPACK]; see edgetune profiles list.")
 ]
+Junit = Annotated[
+    Path | None,
+    typer.Option("--junit", help="Write the gates to this file as JUnit XML, for CI.", metavar="FILE"),
+]
 ArtifactFolder = Annotated[Path, typer.Argument(help="A folder that a stage made.")]
 
 profiles_app = typer.Typer(no_args_is_help=True, help="Hardware profiles: where a network must run.")
@@ -24,6 +28,40 @@ models_app = typer.Typer(no_args_is_help=True, help="Networks to start from.")
 def print_json(value: Any) -> None:
     """Print a result to stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def show_judged(
+    report: dict[str, Any], page: Path, as_json: bool, junit: Path | None, *, strict: bool, note: str = ""
+) -> None:
+    """Print a judged report, write its gates for CI where that is asked for, and end with its exit code.
+
+    Args:
+        report: of a run or of a bundle.
+        page: that shows it.
+        as_json: print JSON.
+        junit: the file for CI.
+        strict: a gate that could not be judged counts as failed.
+        note: a line for people.
+
+    Raises:
+        typer.Exit: with 7, a gate failed.
+    """
+    if as_json:
+        print_json(report)
+    else:
+        from rich.console import Console
+
+        from edgetune.report.table import print_summary
+
+        print_summary(report, Console(highlight=False), page)
+        if note:
+            typer.echo(note)
+    if junit is not None:
+        from edgetune.report.junit import write_junit
+
+        write_junit(report, junit, strict=strict)
+    if report["exit_code"]:
+        raise typer.Exit(report["exit_code"])
 
 
 def progress_for(quiet: bool) -> Any:

@@ -27,8 +27,7 @@ INT8_SINCE = UINT8_SINCE = (8, 5)
 # What two targets are compared by.
 PROFILE_FACTS = ("title", "kind", "chip", "compute_capability", "memory_gb", "l2_mb", "dla_cores", "int8")
 MODE_FIGURES = (
-    "sms", "gpu_mhz", "bandwidth_gb_s", "int8_dense_tops", "fp16_dense_tflops", "power_w", "nvpmodel_id", "super",
-    "confidence",
+    "sms", "gpu_mhz", "bandwidth_gb_s", "int8_dense_tops", "fp16_dense_tflops", "power_w", "super", "confidence",
 )  # fmt: skip
 JETPACK_FACTS = ("l4t", "tensorrt", "cuda", "python", "opset_max", "opset", "ir", "typing")
 
@@ -196,11 +195,22 @@ def _with_parents(path: Path, children: tuple[Path, ...]) -> Document:
 
 
 def _merged(inherited: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Lay a file's own keys over what it inherits; `null` takes a mode or a JetPack away."""
+    """Lay a file's own keys over what it inherits; `null` takes a mode or a JetPack away.
+
+    A mode that is gone is gone from inherited JetPacks, too; one that is left without any goes with it.
+    """
     made = _laid_over({key: value for key, value in inherited.items() if key != "name"}, own)
+    gone: set[str] = set()
     for key in ("modes", "jetpacks"):
         if isinstance(made.get(key), dict):
+            gone |= {name for name, entry in made[key].items() if entry is None}
             made[key] = {name: entry for name, entry in made[key].items() if entry is not None}
+    packs = made.get("jetpacks")
+    for name, pack in list(packs.items()) if isinstance(packs, dict) else ():
+        listed = inherited.get("jetpacks", {}).get(name, {}).get("modes")
+        if listed and isinstance(pack, dict) and pack.get("modes") is listed:
+            left = [mode for mode in listed if mode not in gone]
+            packs.update({name: pack | {"modes": left}}) if left else packs.pop(name)
     return made
 
 
@@ -278,7 +288,7 @@ def compare_targets(specs: Sequence[str]) -> dict[str, Any]:
             }
     fastest = sorted(
         modes.values(),
-        key=lambda row: (row["int8_dense_tops"] or 0, row["fp16_dense_tflops"] or 0),
+        key=lambda row: [row[key] or 0 for key in ("int8_dense_tops", "fp16_dense_tflops", "bandwidth_gb_s")],
         reverse=True,
     )
     return {

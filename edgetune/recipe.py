@@ -100,12 +100,12 @@ class Gates(Section):
         latency_p99_ms: of the INT8 network; needs 662 queries, so bench.preset: standard.
         speedup_min: FP32's median latency over INT8's.
         memory_mb: peak of the process that runs the INT8 network.
-        size_mb: of the INT8 file.
+        size_mb: of the INT8 file, in 10^6 bytes.
         engine_agreement_percent_min: share of samples on which the device's INT8 engine names the same class
             as ONNX Runtime does with the same network.
         energy_mj: of one inference of the INT8 engine, the whole module's, in mJ.
 
-    Once a device has been measured, the limits of accuracy, latency, speed and memory hold for its engines:
+    Once a device has been measured, the limits of accuracy, latency, speed, memory and size hold for its engines:
     latency with copies, speed against the FP16 engine.
     """
 

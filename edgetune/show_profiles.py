@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgetune.profile import JetPack, Mode, Profile, Target
-from edgetune.terminal import console, show_rows
+from edgetune.terminal import console, say, show_rows
 
 HEADS = {
     "sms": "SMs", "gpu_mhz": "GPU MHz", "bandwidth_gb_s": "GB/s", "int8_dense_tops": "INT8 TOPS",
@@ -16,9 +16,7 @@ HEADS = {
 }  # fmt: skip
 WORDS = {
     "compute_capability": "compute capability", "memory_gb": "memory, GB", "l2_mb": "L2, MiB",
-    "dla_cores": "DLAs", "int8": "INT8 path", "bandwidth_gb_s": "memory, GB/s",
-    "int8_dense_tops": "INT8 dense, TOPS", "fp16_dense_tflops": "FP16 dense, TFLOPS", "power_w": "power, W",
-    "nvpmodel_id": "nvpmodel -m", "super": "Super mode", "confidence": "figures are", "l4t": "L4T",
+    "dla_cores": "DLAs", "int8": "INT8 path", "super": "Super mode", "confidence": "figures are", "l4t": "L4T",
     "tensorrt": "TensorRT", "cuda": "CUDA", "python": "Python", "opset_max": "opset at most",
     "opset": "opset exported", "ir": "IR version", "jetpack": "JetPack", **HEADS,
 }  # fmt: skip
@@ -58,7 +56,7 @@ def _confidences(profile: Profile) -> str:
 def show_target(target: Target) -> None:
     """Show one profile in full, with the chosen mode and JetPack marked."""
     out, profile = console(), target.profile
-    out.print(f"{target.label}: {profile.title} ({profile.chip})")
+    out.print(f"{target.label}: {profile.title}, {profile.chip}")
     parts = [
         f"inherits from {profile.extends}" if profile.extends else "",
         f"compute capability {profile.compute_capability}" if profile.compute_capability else "",
@@ -87,7 +85,7 @@ def show_target(target: Target) -> None:
         show_rows(columns, packs, wrap=("modes",))
     out.print("sources:")
     for line in _sources(profile):
-        out.print(f"  {line}")
+        say(line.lstrip(), indent=2 + len(line) - len(line.lstrip()))
     if profile.notes:
         out.print(profile.notes)
 
@@ -109,12 +107,12 @@ def _sources(profile: Profile) -> Iterator[str]:
 def show_comparison(found: Mapping[str, Any]) -> None:
     """Show targets side by side: what differs, what does not, and all modes by their peak."""
     out = console()
-    columns = ("", *found["targets"])
+    columns = ("what", *found["targets"])
     rows = [(WORDS.get(row["what"], row["what"]), *map(_shown, row["values"])) for row in found["differs"]]
     show_rows(columns, rows, right=columns[1:]) if rows else out.print("nothing differs")
-    same = [f"{WORDS.get(what, what)} {_shown(value)}" for what, value in found["same"].items()]
+    same = [f"{WORDS.get(what, what)}: {_shown(value)}" for what, value in found["same"].items()]
     if same:
-        out.print(f"the same: {'; '.join(same)}")
+        say(f"the same in all: {'; '.join(same)}")
     out.print("modes, by their peak:")
     modes = [
         (row["target"], *(_shown(row[figure]) for figure in HEADS), row["confidence"])

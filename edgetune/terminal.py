@@ -5,6 +5,7 @@ It knows nothing of what is shown. It imports nothing of edgetune.
 
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from rich.cells import cell_len
@@ -23,6 +24,17 @@ def console() -> Console:
 
 def _has_width() -> bool:
     return sys.stdout.isatty() or "COLUMNS" in os.environ
+
+
+def say(text: str, indent: int = 0) -> None:
+    """Print a paragraph whose further lines, where the terminal needs them, stand two columns further in."""
+    out, margin = console(), " " * indent
+    if _has_width():
+        text = textwrap.fill(
+            text, out.width, initial_indent=margin, subsequent_indent=f"{margin}  ", break_on_hyphens=False
+        )
+        margin = ""
+    out.print(margin + text)
 
 
 def show_rows(
