@@ -1,9 +1,9 @@
-"""A profile's mode as the hardware that the time of a kernel depends on. It may import profile and estimates.model."""
+"""A profile's mode as the hardware that the time of a kernel depends on. It may import hardware and estimates.model."""
 
 from edgetune.estimates.model import Hardware
-from edgetune.profile import Mode, Profile
+from edgetune.hardware import Mode, Profile
 
-# Of L2, where a profile says nothing: the least that a Jetson has, in MB.
+# Of L2, where a profile says nothing: the least that a Jetson has, in MiB.
 LEAST_L2_MB = 0.25
 # Compute capability from which there are tensor cores, and from which those of Ampere; later ones count as Ampere.
 TENSOR_CORES, AMPERE = (7, 0), (8, 0)
@@ -33,5 +33,5 @@ def hardware_of(profile: Profile, mode: str) -> Hardware | None:
         bandwidth=figures.bandwidth_gb_s * 1e9,
         int8=(figures.int8_dense_tops or 0.0) * 1e12 if profile.int8 else 0.0,
         fp16=figures.fp16_dense_tflops * 1e12,
-        l2=(profile.l2_mb or LEAST_L2_MB) * 1e6,
+        l2=(profile.l2_mb or LEAST_L2_MB) * 2**20,
     )

@@ -145,16 +145,16 @@ class Kernel:
 
     def bytes_read(self, precision: Precision) -> int:
         """Bytes of activations that come in."""
-        return sum(size * self._width(name, precision) for name, size in self.reads.items())
+        return sum(size * self.width(name, precision) for name, size in self.reads.items())
 
     def bytes_written(self, precision: Precision) -> int:
         """Bytes of activations that go out."""
-        return sum(size * self._width(name, precision) for name, size in self.writes.items())
+        return sum(size * self.width(name, precision) for name, size in self.writes.items())
 
     def tensor_bytes(self, precision: Precision) -> list[int]:
         """Bytes of each activation that comes in or goes out."""
         moved = [*self.reads.items(), *self.writes.items()]
-        return [size * self._width(name, precision) for name, size in moved]
+        return [size * self.width(name, precision) for name, size in moved]
 
     def weight_bytes(self, precision: Precision) -> int:
         """Bytes of constants."""
@@ -164,7 +164,8 @@ class Kernel:
         """Whether it runs in INT8."""
         return precision == "int8" and self.int8
 
-    def _width(self, tensor: str, precision: Precision) -> int:
+    def width(self, tensor: str, precision: Precision) -> int:
+        """Bytes of one element of an activation."""
         return 1 if precision == "int8" and tensor in self.int8_tensors else FLOAT_BYTES[precision]
 
 
