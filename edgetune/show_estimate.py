@@ -49,24 +49,23 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _notes(rows: list[dict[str, Any]]) -> list[str]:
-    """Return what is said of the estimates, each once; of single targets only where there is one."""
-    targets = {row["target"] for row in rows}
-    counts: dict[str, set[str]] = {}
-    for row in rows:
-        for note in row["notes"]:
-            counts.setdefault(note, set()).add(row["target"])
-    shown = [note for note, named in counts.items() if len(targets) == 1 or len(named) > 1 or "times" in note]
-    if len(targets) == 1:
-        return shown + sorted({row["why"] for row in rows if row["fits"] is not True})
-    return [note for note in shown if "the interval is a guess" not in note and "no measured row" not in note]
+    """Return what is said of the estimates, each once; what the marks say already only of a single target."""
+    single = len({row["target"] for row in rows}) == 1
+    notes = dict.fromkeys(note for row in rows for note in row["notes"])
+    if single:
+        return [*notes, *sorted({row["why"] for row in rows if row["fits"] is not True})]
+    return [note for note in notes if "measured:" not in note]
 
 
 def _reasons(left: list[dict[str, str]]) -> list[str]:
     """Return why targets have no estimate, the same reasons together."""
-    grouped: dict[tuple[str, str], list[str]] = {}
+    grouped: dict[str, dict[str, set[str]]] = {}
     for item in left:
-        grouped.setdefault((item["precision"], item["why"]), []).append(item["target"])
-    return [f"{', '.join(targets)} in {precision}: {why}" for (precision, why), targets in grouped.items()]
+        grouped.setdefault(item["why"], {}).setdefault(item["target"], set()).add(item["precision"])
+    return [
+        f"{', '.join(targets)} in {' and '.join(sorted(set().union(*targets.values())))}: {why}"
+        for why, targets in grouped.items()
+    ]
 
 
 def _show_kernels(row: dict[str, Any]) -> None:

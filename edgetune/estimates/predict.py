@@ -6,6 +6,7 @@ It may import errors, profile and the other modules of estimates.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from edgetune.errors import ConfigError
 from edgetune.estimates.fusing import kernels_of
-from edgetune.estimates.hardware import AMPERE, architecture, hardware_of
+from edgetune.estimates.hardware import architecture, hardware_of
 from edgetune.estimates.kernels import Kernel, Precision
 from edgetune.estimates.model import Floats, columns, seconds, sizes_of
 from edgetune.estimates.network import Network, Shapes, read_network
@@ -24,6 +25,8 @@ from edgetune.profile import Target
 RESERVED_MB = 1000
 # Half widths, as factors, where no row says how wrong an estimate is: assumptions, and said to be.
 SLOWER_MODE, OTHER_CHIP = 1.5, 2.0
+# A factor on a module's time from which it is said.
+OFF = 1.15
 # Compute capabilities of the modules that were measured.
 MEASURED_CHIPS = ("5.3", "6.2", "7.2", "8.7")
 # Operations of the smallest and largest network that was measured, whole batch.
@@ -50,23 +53,28 @@ class Value(NamedTuple):
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Read:
-    """A network, its kernels, and how many bytes of activations are alive at once."""
+    """A network and its kernels, with what every target needs of them counted once."""
 
     network: Network
     kernels: tuple[Kernel, ...]
+
+    def __post_init__(self) -> None:
+        self.sizes = cache(lambda precision: sizes_of(self.kernels, precision))
+        self.engine_mb = cache(self._engine_mb)
+        self.activations_mb = cache(self._activations_mb)
 
     @property
     def operations(self) -> int:
         """Multiplications and additions of the whole batch."""
         return sum(kernel.operations for kernel in self.kernels)
 
-    def engine_mb(self, precision: Precision) -> float:
+    def _engine_mb(self, precision: Precision) -> float:
         """Weights as the engine stores them; its plan is a little larger."""
         return sum(kernel.weight_bytes(precision) for kernel in self.kernels) / 1e6
 
-    def activations_mb(self, precision: Precision) -> float:
+    def _activations_mb(self, precision: Precision) -> float:
         """The largest sum of activations that are needed at one time."""
         born: dict[str, int] = {}
         dies: dict[str, int] = {}
@@ -145,11 +153,11 @@ def why_not(target: Target, precision: Precision) -> str:
         return "it is a host, whose latency is measured on the spot: edgetune bench"
     hardware = hardware_of(target.profile, target.mode)
     if hardware is None:
-        return f"its profile does not state clock, bandwidth and FP16 peak of the mode {target.mode}"
+        return "its profile does not state clock, bandwidth and FP16 peak of this mode"
     if precision == "int8" and target.no_int8:
         return target.no_int8
     if precision == "int8" and not hardware.int8:
-        return f"its profile states no INT8 peak of the mode {target.mode}"
+        return "its profile states no INT8 peak of this mode"
     return ""
 
 
@@ -165,9 +173,8 @@ def predict(read: Read, target: Target, precision: Precision, known: Parameters)
         raise ConfigError(
             f"{target.label}, {precision}: no estimate: {reason}", hint="edgetune profiles show NAME"
         )
-    found = seconds(columns(sizes_of(read.kernels, precision), hardware), known.values)
-    key = f"{target.profile.name}:{target.mode}"
-    times = found * 1e3 * known.devices.get(key, 1.0)
+    found = seconds(columns(read.sizes(precision), hardware), known.values)
+    times = found * 1e3 * known.devices.get(_measured_mode(target, known), 1.0)
     ms = float(times.sum())
     half, basis, notes = _rests_on(target, known)
     notes += _about_network(read, precision, times / ms)
@@ -191,41 +198,43 @@ def _fit(target: Target, needed: float) -> tuple[bool | None, str]:
     )
 
 
+def _measured_mode(target: Target, known: Parameters) -> str:
+    """Return the measured mode of the same module whose peak is nearest, its own first; "" where none is."""
+    modes = target.profile.modes
+    own = math.log(modes[target.mode].fp16_dense_tflops or 1.0)
+    names = [name for name in modes if f"{target.profile.name}:{name}" in known.devices]
+    distance = {name: abs(math.log(modes[name].fp16_dense_tflops or 1.0) - own) for name in names}
+    nearest = (
+        target.mode if target.mode in names else min(distance, key=lambda name: distance[name], default="")
+    )
+    return f"{target.profile.name}:{nearest}" if nearest else ""
+
+
 def _rests_on(target: Target, known: Parameters) -> tuple[float, Basis, list[str]]:
     """Return the half width of the interval as a factor, and what of the device is extrapolated."""
-    profile, key = target.profile, f"{target.profile.name}:{target.mode}"
-    if key in known.devices:
-        factor = known.devices[key]
-        known_well = []
-        if abs(math.log(factor)) > math.log(1.15):
-            faster = "slower" if factor > 1 else "faster"
-            ratio = max(factor, 1 / factor)
-            known_well = [
-                f"measurements of {key} are {ratio:.2f} times {faster} than those of other modules explain; the "
-                "estimate includes that"
-            ]
-        return known.intervals["network"], "measured", known_well
+    profile, measured = target.profile, _measured_mode(target, known)
+    factor = known.devices.get(measured, 1.0)
+    said = []
+    if abs(math.log(factor)) > math.log(OFF):
+        ratio, way = max(factor, 1 / factor), "slower" if factor > 1 else "faster"
+        said.append(
+            f"{measured} was measured {ratio:.2f} times {way} than other modules explain, which is included"
+        )
+    if measured == f"{profile.name}:{target.mode}":
+        return known.intervals["network"], "measured", said
     if profile.compute_capability not in MEASURED_CHIPS:
         like = {"cuda": "Maxwell and Pascal", "volta": "Volta", "ampere": "Orin"}[architecture(profile)]
-        newer = tuple(map(int, profile.compute_capability.split("."))) >= AMPERE
-        said = f"no measured row of compute capability {profile.compute_capability}: taken to be as efficient as {like}"
-        said += ", which a newer chip may well exceed" if newer else ""
-        return OTHER_CHIP, "guess", [f"{said}; the interval is a guess"]
-    measured = [name for name in known.devices if name.split(":")[0] == profile.name]
-    fastest = max(profile.modes.values(), key=lambda mode: mode.fp16_dense_tflops or 0.0)
-    below = (profile.modes[target.mode].fp16_dense_tflops or 0.0) < 0.999 * (fastest.fp16_dense_tflops or 0.0)
-    if below or measured:
-        other = f" ({', '.join(name.split(':')[1] for name in measured)} has)" if measured else ""
-        return (
-            SLOWER_MODE,
-            "guess",
-            [f"no measured row of the mode {target.mode}{other}; the interval is a guess"],
+        said.append(
+            f"nothing of compute capability {profile.compute_capability} was measured: taken to be as efficient as "
+            f"{like}; the interval is a guess"
         )
-    return (
-        known.intervals["both"],
-        "related",
-        [f"no measured row of {profile.name}: judged by modules with the same kind of GPU"],
-    )
+        return OTHER_CHIP, "guess", said
+    peak = max(mode.fp16_dense_tflops or 0.0 for mode in profile.modes.values())
+    if measured or (profile.modes[target.mode].fp16_dense_tflops or 0.0) < 0.999 * peak:
+        said.append("no mode below a module's maximum was measured: the interval is a guess")
+        return SLOWER_MODE, "guess", said
+    said.append(f"{profile.name} was not measured: judged by modules with the same kind of GPU")
+    return known.intervals["both"], "related", said
 
 
 def _about_network(read: Read, precision: Precision, shares: Floats) -> list[str]:
