@@ -44,7 +44,7 @@ def _row(row: dict[str, Any]) -> tuple[str, ...]:
     fits = {True: "yes", False: "NO", None: "?"}[row["fits"]]
     return (
         row["target"] + MARKS[row["basis"]], row["precision"], f"{row['ms']:.3g}",
-        f"{row['low_ms']:.3g} to {row['high_ms']:.3g}", f"{memory:.0f}", fits,
+        f"{row['low_ms']:.3g} to {row['high_ms']:.3g}", f"{memory:.3g}", fits,
     )  # fmt: skip
 
 

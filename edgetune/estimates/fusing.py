@@ -10,7 +10,6 @@ It knows nothing of devices or of time. It may import quant.graph, quant.macs, q
 estimates.network and estimates.kernels.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -23,6 +22,8 @@ from edgetune.quant.graph import attribute, is_standard
 from edgetune.quant.lint_view import is_qdq
 from edgetune.quant.macs import multiply_accumulates
 
+# Nodes named of one operator without an estimate.
+SHOWN = 3
 # They change how a tensor is called, not where it lies.
 _FREE = frozenset(
     {"Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Shape", "Size", "Constant"}
@@ -79,15 +80,15 @@ def layers_of(network: Network, layers: Iterable[Iterable[str]]) -> list[Kernel 
 
 def _refuse(network: Network) -> None:
     """Refuse what no figure can stand for: operators without an estimate, shapes that depend on values."""
-    strange = Counter(
-        node.op_type if is_standard(node) else f"{node.domain}::{node.op_type}"
-        for node in network.nodes
-        if _kind_unshaped(network, node) is None and node.op_type not in _FREE and not is_qdq(node)
-    )
+    strange: dict[str, list[str]] = {}
+    for node in network.nodes:
+        if _kind_unshaped(network, node) is None and node.op_type not in _FREE and not is_qdq(node):
+            name = node.op_type if is_standard(node) else f"{node.domain}::{node.op_type}"
+            strange.setdefault(name, []).append(node.name)
     if strange:
-        named = ", ".join(f"{count} {name}" for name, count in sorted(strange.items()))
+        counts = ", ".join(f"{len(nodes)} {name} ({_some(nodes)})" for name, nodes in sorted(strange.items()))
         raise ArtifactError(
-            f"no estimate is known for {sum(strange.values())} operators of the network: {named}",
+            f"operators of the network have no estimate: {counts}",
             hint="cut the network before them, or measure it: edgetune bench",
         )
     for node in network.nodes:
@@ -100,6 +101,20 @@ def _refuse(network: Network) -> None:
                     "when the network runs",
                     hint="export it with fixed sizes, or cut it before its post-processing",
                 )
+        if node.op_type == "Conv" and is_standard(node):
+            has, wants = (
+                network.shape(node.input[0])[1],
+                network.shape(node.input[1])[1] * attribute(node, "group", 1),
+            )
+            if has != wants:
+                raise ArtifactError(
+                    f"not a valid graph: node {node.name!r} has weights for {wants} channels and is given {has}",
+                    hint="export it again",
+                )
+
+
+def _some(nodes: list[str]) -> str:
+    return ", ".join(nodes[:SHOWN]) + (", ..." if len(nodes) > SHOWN else "")
 
 
 def _kind_unshaped(network: Network, node: NodeProto) -> Kind | None:
@@ -356,6 +371,13 @@ class _Fusing:
             return False
         if not self.quantized:
             return True
-        producers = self.network.graph.producers
-        data = [producers.get(name) for name in group.head.input[:2]]
-        return all(node is not None and is_qdq(node, "DequantizeLinear") for node in data)
+        return all(self._is_dequantized(name) for name in group.head.input[:2])
+
+    def _is_dequantized(self, tensor: str) -> bool:
+        """Say whether a tensor comes from a DQ, looked at through what only changes how it is called."""
+        while tensor not in self.network.dequantized:
+            node = self.network.graph.producers.get(tensor)
+            if node is None or (node.op_type not in _FREE and node.op_type != "Transpose"):
+                return False
+            tensor = node.input[0]
+        return True

@@ -31,12 +31,12 @@ class Network:
     Attributes:
         graph: the nodes that run, in order, Q and DQ among them.
         fixed: names of tensors that depend on no input: weights, and what is computed from them.
-        weight_bytes: of the file's constants, as they are stored.
+        dequantized: names of what DequantizeLinear nodes give, also of those whose result is constant.
     """
 
     graph: Graph
     fixed: frozenset[str]
-    weight_bytes: int
+    dequantized: frozenset[str]
 
     @property
     def nodes(self) -> list[NodeProto]:
@@ -72,9 +72,9 @@ def read_network(source: Path | ModelProto, shapes: Shapes | None = None) -> Net
     name = "the network" if isinstance(source, ModelProto) else str(source)
     if not model.graph.node:
         raise ArtifactError(f"{name}: holds no network: it has no nodes", hint="name another .onnx file")
-    weight_bytes = sum(_bytes_of(item) for item in model.graph.initializer)
     work, weights = _without_weights(model)
     _fix_inputs(work, weights, shapes or {}, name)
+    dequantized = frozenset(node.output[0] for node in work.graph.node if is_qdq(node, "DequantizeLinear"))
     try:
         while fold_constants(work):
             pass
@@ -87,7 +87,7 @@ def read_network(source: Path | ModelProto, shapes: Shapes | None = None) -> Net
     for node in graph.nodes:
         if all(given in fixed for given in node.input if given) and node.input:
             fixed.update(node.output)
-    network = Network(graph, frozenset(fixed), weight_bytes)
+    network = Network(graph, frozenset(fixed), dequantized)
     if not network.nodes:
         raise ArtifactError(
             f"{name}: holds no network: nothing in it depends on an input", hint="name another .onnx file"
@@ -104,11 +104,6 @@ def _load(path: Path) -> ModelProto:
         raise ArtifactError(f"{path}: not an ONNX file", hint="name a .onnx file") from error
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror or error}") from error
-
-
-def _bytes_of(item: TensorProto) -> int:
-    width = int(helper.tensor_dtype_to_np_dtype(item.data_type).itemsize)
-    return math.prod(item.dims) * max(width, 1)
 
 
 def _without_weights(model: ModelProto) -> tuple[ModelProto, set[str]]:
