@@ -24,6 +24,8 @@ from edgetune.profile import (
     load_target,
     merged_gates,
     names,
+    own_content,
+    target_of,
     validate_profile,
 )
 from edgetune.recipe import Gates
@@ -282,6 +284,23 @@ def test_modes_are_laid_over_key_by_key(tmp_path: Path, root: str, data: st.Data
     loaded = load_profile(str(tmp_path / "x.yaml"))
     assert loaded.modes == shipped.modes | {mode: shipped.modes[mode].model_copy(update=own)}
     assert list(loaded.modes) == list(shipped.modes)
+
+
+def test_what_does_not_ship_is_kept_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.yaml", f"{HEAD}extends: jetson-orin-nx-8gb\ngates: {{size_mb: 3}}\n")
+    target = load_target(f"{path}:20W@6.0")
+    kept = json.loads(json.dumps(own_content(target)))["own"]
+    Path(path).unlink()
+    again = target_of(target.label, kept)
+    assert again == target
+    assert again.profile.gates.model_fields_set == {"size_mb"}, "defaults are not limits of its own"
+    shipped = load_target("jetson-orin-nx-8gb:20W@6.0")
+    assert own_content(shipped) == {}
+    assert target_of(shipped.label, None) == shipped
+    with pytest.raises(ConfigError, match="damaged"):
+        target_of(target.label, kept | {"modes": 3})
+    with pytest.raises(ConfigError, match="unknown profile"):
+        target_of(target.label, None)
 
 
 def test_targets_side_by_side() -> None:
