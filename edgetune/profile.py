@@ -202,13 +202,16 @@ def _merged(inherited: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """
     made = _laid_over({key: value for key, value in inherited.items() if key != "name"}, own)
     gone: set[str] = set()
+    above = inherited.get("jetpacks") or {}
     for key in ("modes", "jetpacks"):
         if isinstance(made.get(key), dict):
             gone |= {name for name, entry in made[key].items() if entry is None}
             made[key] = {name: entry for name, entry in made[key].items() if entry is not None}
     packs = made.get("jetpacks")
-    for name, pack in list(packs.items()) if isinstance(packs, dict) else ():
-        listed = inherited.get("jetpacks", {}).get(name, {}).get("modes")
+    if not isinstance(packs, dict):
+        return made
+    for name, pack in list(packs.items()):
+        listed: list[str] = above.get(name, {}).get("modes") or []
         if listed and isinstance(pack, dict) and pack.get("modes") is listed:
             left = [mode for mode in listed if mode not in gone]
             packs.update({name: pack | {"modes": left}}) if left else packs.pop(name)
