@@ -14,6 +14,7 @@ import typer
 from edgetune import __version__
 from edgetune.devices import On, build, bundle, device_app, verify
 from edgetune.errors import EdgetuneError
+from edgetune.estimating import estimate
 from edgetune.lookup import (
     Accelerator,
     ArtifactFolder,
@@ -196,6 +197,7 @@ app.command(rich_help_panel=AWAY)(build)
 app.command(rich_help_panel=AWAY)(verify)
 app.add_typer(device_app, name="device", rich_help_panel=AWAY)
 app.command(rich_help_panel=LOOK)(lint)
+app.command(rich_help_panel=LOOK)(estimate)
 app.command(rich_help_panel=ONE_GO)(tune)
 app.command(rich_help_panel=LOOK)(compare)
 
