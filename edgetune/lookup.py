@@ -46,6 +46,11 @@ def show_judged(
     Raises:
         typer.Exit: with 7, a gate failed.
     """
+    # First: who reads the rest may stop early (| head).
+    if junit is not None:
+        from edgetune.report.junit import write_junit
+
+        write_junit(report, junit, strict=strict)
     if as_json:
         print_json(report)
     else:
@@ -56,10 +61,6 @@ def show_judged(
         print_summary(report, Console(highlight=False), page)
         if note:
             typer.echo(note)
-    if junit is not None:
-        from edgetune.report.junit import write_junit
-
-        write_junit(report, junit, strict=strict)
     if report["exit_code"]:
         raise typer.Exit(report["exit_code"])
 

@@ -5,8 +5,9 @@ A profile is one YAML file in profiles/, or a path to one of the user's own, whi
 It may import errors, hardware, contradictions, recipe (for the gates) and yaml.
 """
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -201,13 +202,16 @@ def _merged(inherited: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """
     made = _laid_over({key: value for key, value in inherited.items() if key != "name"}, own)
     gone: set[str] = set()
+    above = inherited.get("jetpacks") or {}
     for key in ("modes", "jetpacks"):
         if isinstance(made.get(key), dict):
             gone |= {name for name, entry in made[key].items() if entry is None}
             made[key] = {name: entry for name, entry in made[key].items() if entry is not None}
     packs = made.get("jetpacks")
-    for name, pack in list(packs.items()) if isinstance(packs, dict) else ():
-        listed = inherited.get("jetpacks", {}).get(name, {}).get("modes")
+    if not isinstance(packs, dict):
+        return made
+    for name, pack in list(packs.items()):
+        listed: list[str] = above.get(name, {}).get("modes") or []
         if listed and isinstance(pack, dict) and pack.get("modes") is listed:
             left = [mode for mode in listed if mode not in gone]
             packs.update({name: pack | {"modes": left}}) if left else packs.pop(name)
@@ -229,18 +233,53 @@ def load_target(spec: str) -> Target:
     Raises:
         ConfigError: the profile, mode or JetPack is unknown, or the mode is not in that JetPack.
     """
+    name, mode, jetpack = _parts_of(spec)
+    return _chosen(load_profile(name), mode, jetpack)
+
+
+def own_content(target: Target) -> dict[str, Any]:
+    """Return what a report or a bundle must keep of a target's profile: `own`, its content, if it does not ship."""
+    name = target.profile.name
+    if name in names() and load_profile(name) == target.profile:
+        return {}
+    return {"own": target.profile.model_dump(mode="json", exclude_unset=True)}
+
+
+def target_of(label: str, own: Mapping[str, Any] | None) -> Target:
+    """Return the target of a report or a bundle, wherever its profile's file may be by now.
+
+    Args:
+        label: in full.
+        own: the content of its profile, if that does not ship.
+
+    Raises:
+        ConfigError: the profile, mode or JetPack is unknown, or the content is damaged.
+    """
+    if not own:
+        return load_target(label)
+    try:
+        profile = Profile.model_validate_json(json.dumps(own))
+    except ValueError as error:
+        raise ConfigError(f"{label}: the profile that is kept beside it is damaged: {error}") from None
+    return _chosen(profile, *_parts_of(label)[1:])
+
+
+def _parts_of(spec: str) -> tuple[str, str, str]:
     match = re.fullmatch(r"(?P<name>[^:@]+)(:(?P<mode>[^@]+))?(@(?P<jetpack>.+))?", spec)
     if match is None:
         raise ConfigError(f"profile {spec!r}: write NAME[:MODE][@JETPACK]", hint="edgetune profiles list")
-    profile = load_profile(match["name"])
-    jetpack = match["jetpack"] or profile.default_jetpack
+    return match["name"], match["mode"] or "", match["jetpack"] or ""
+
+
+def _chosen(profile: Profile, wanted: str, named: str) -> Target:
+    jetpack = named or profile.default_jetpack
     called = "TensorRT" if profile.kind == "desktop" else "JetPack"
-    if match["jetpack"] and jetpack not in profile.jetpacks:
+    if named and jetpack not in profile.jetpacks:
         known = ", ".join(profile.jetpacks) or "it has none"
         raise ConfigError(f"profile {profile.name!r}: unknown {called} {jetpack!r}", hint=f"known: {known}")
     allowed = profile.jetpacks[jetpack].modes if jetpack else ()
     default = profile.default_mode if not allowed or profile.default_mode in allowed else allowed[0]
-    wanted = match["mode"] or default
+    wanted = wanted or default
     mode = next((known for known in profile.modes if known.lower() == wanted.lower()), "")
     if not mode:
         raise ConfigError(

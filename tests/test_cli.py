@@ -102,6 +102,14 @@ def test_profiles_are_compared_and_validated(tmp_path: Path) -> None:
     assert CliRunner().invoke(cli.app, ["profiles", "validate", "host-cpu"]).exit_code == 0
 
 
+@pytest.mark.parametrize("verb", ["check", "bench"])
+def test_gates_are_not_written_where_none_is_judged(verb: str, tmp_path: Path) -> None:
+    done = CliRunner(env=PLAIN).invoke(cli.app, [verb, str(tmp_path), "--junit", str(tmp_path / "x.xml")])
+    assert done.exit_code == 2
+    assert "no gate is judged here" in " ".join(done.output.replace("│", " ").split())
+    assert not (tmp_path / "x.xml").exists()
+
+
 def test_a_table_survives_a_narrow_terminal() -> None:
     shown = CliRunner(env=PLAIN | {"COLUMNS": "40"}).invoke(
         cli.app, ["profiles", "show", "jetson-agx-orin-64gb"]

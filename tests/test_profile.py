@@ -1,5 +1,6 @@
 """Profiles: every shipped one is whole, and a target resolves to one mode and one JetPack."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from edgetune.profile import (
     load_target,
     merged_gates,
     names,
+    own_content,
+    target_of,
     validate_profile,
 )
 from edgetune.recipe import Gates
@@ -232,6 +235,7 @@ def test_an_heir_needs_a_name_of_its_own(tmp_path: Path) -> None:
         load_profile(write(tmp_path / "x.yaml", "schema_version: 1\nextends: jetson-tx2\n"))
 
 
+read = functools.cache(load_profile)
 SHIPPED = sorted(set(names()) - {"host-cpu"})
 OVERRIDES = st.fixed_dictionaries(
     {},
@@ -246,7 +250,7 @@ OVERRIDES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(SHIPPED), st.lists(OVERRIDES, min_size=1, max_size=3))
 def test_the_closest_word_counts_and_all_else_is_inherited(
     tmp_path: Path, root: str, chain: list[dict[str, Any]]
@@ -257,7 +261,7 @@ def test_the_closest_word_counts_and_all_else_is_inherited(
         # JSON is YAML, and quotes what needs it.
         parent = f"heir-{number}.yaml"
         (tmp_path / parent).write_text(json.dumps(values))
-    loaded, shipped = load_profile(str(tmp_path / parent)), load_profile(root)
+    loaded, shipped = load_profile(str(tmp_path / parent)), read(root)
     for key in Profile.model_fields:
         said = [own[key] for own in chain if key in own]
         if key == "gates":
@@ -268,10 +272,10 @@ def test_the_closest_word_counts_and_all_else_is_inherited(
     assert loaded.name == f"heir-{len(chain) - 1}"
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(SHIPPED), st.data())
 def test_modes_are_laid_over_key_by_key(tmp_path: Path, root: str, data: st.DataObject) -> None:
-    shipped = load_profile(root)
+    shipped = read(root)
     mode = data.draw(st.sampled_from(sorted(shipped.modes)))
     own = data.draw(
         st.dictionaries(st.sampled_from(["source", "confidence", "super"]), st.just("derived"), min_size=1)
@@ -282,6 +286,23 @@ def test_modes_are_laid_over_key_by_key(tmp_path: Path, root: str, data: st.Data
     loaded = load_profile(str(tmp_path / "x.yaml"))
     assert loaded.modes == shipped.modes | {mode: shipped.modes[mode].model_copy(update=own)}
     assert list(loaded.modes) == list(shipped.modes)
+
+
+def test_what_does_not_ship_is_kept_whole(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.yaml", f"{HEAD}extends: jetson-orin-nx-8gb\ngates: {{size_mb: 3}}\n")
+    target = load_target(f"{path}:20W@6.0")
+    kept = json.loads(json.dumps(own_content(target)))["own"]
+    Path(path).unlink()
+    again = target_of(target.label, kept)
+    assert again == target
+    assert again.profile.gates.model_fields_set == {"size_mb"}, "defaults are not limits of its own"
+    shipped = load_target("jetson-orin-nx-8gb:20W@6.0")
+    assert own_content(shipped) == {}
+    assert target_of(shipped.label, None) == shipped
+    with pytest.raises(ConfigError, match="damaged"):
+        target_of(target.label, kept | {"modes": 3})
+    with pytest.raises(ConfigError, match="unknown profile"):
+        target_of(target.label, None)
 
 
 def test_targets_side_by_side() -> None:

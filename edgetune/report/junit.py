@@ -62,7 +62,7 @@ def junit(report: Mapping[str, Any], *, strict: bool = False) -> str:
             ElementTree.SubElement(case, "system-out").text = said
     numbers = {key: str(count) for key, count in counts.items()}
     suite.attrib.update(numbers)
-    whole = ElementTree.Element("testsuites", name="edgetune", **numbers)
+    whole = ElementTree.Element("testsuites", {"name": "edgetune", **numbers})
     whole.append(suite)
     ElementTree.indent(whole)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(whole, encoding="unicode")}\n'

@@ -29,7 +29,7 @@ from edgetune.device.packing import PROGRAM, pack, write_program
 from edgetune.device.program.plan import PLAIN, RESULTS, SCHEMA, WORK_FILE
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError
-from edgetune.profile import Target, check_input
+from edgetune.profile import Target, check_input, own_content
 from edgetune.progress import Progress, Silent
 from edgetune.quant import dla, implicit
 from edgetune.quant.lint_view import reader_of
@@ -356,6 +356,7 @@ def wanted(target: Target) -> dict[str, Any]:
         "tensorrt": jetpack.tensorrt, "no_int8": target.no_int8, "power_mode": target.mode,
         "power_mode_id": profile.modes[target.mode].nvpmodel_id,
         "compute_capability": profile.compute_capability, "memory_gb": profile.memory_gb if jetson else None,
+        **own_content(target),
     }  # fmt: skip
 
 
