@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgetune.estimates.parameters import Parameters
-from edgetune.terminal import console, say, show_rows
+from edgetune.terminal import say, show_rows
 
 COSTLIEST = 10
 MARKS = {"measured": "", "related": "~", "guess": "?"}
@@ -22,16 +22,15 @@ def show_estimate(found: dict[str, Any]) -> None:
     )
     columns = ("target", "precision", "ms", "90% interval", "memory MB", "fits")
     show_rows(columns, [_row(row) for row in rows], right=("ms", "90% interval", "memory MB"))
-    out = console()
-    out.print(f"estimated, not measured: {found['assumed']}")
+    say(f"estimated, not measured: {found['assumed']}")
     if any(row["basis"] == "related" for row in rows):
-        out.print("~ no measured row of this module: judged by others with the same kind of GPU")
+        say("~ no measured row of this module: judged by others with the same kind of GPU")
     if any(row["basis"] == "guess" for row in rows):
-        out.print("? no measured row of this mode or chip: how wide the interval is, is a guess")
+        say("? no measured row of this mode or chip: how wide the interval is, is a guess")
     for note in _notes(rows):
-        out.print(f"note: {note}")
+        say(f"note: {note}")
     for item in _reasons(found["not_estimated"]):
-        out.print(f"no estimate: {item}")
+        say(f"no estimate: {item}")
     if "kernels" in rows[0]:
         _show_kernels(rows[0])
     if found["answer"]:
@@ -39,12 +38,17 @@ def show_estimate(found: dict[str, Any]) -> None:
             say(sentence)
 
 
+def _figure(value: float) -> str:
+    """Write three digits, and all before the point."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
 def _row(row: dict[str, Any]) -> tuple[str, ...]:
     memory = row["engine_mb"] + row["activations_mb"]
     fits = {True: "yes", False: "NO", None: "?"}[row["fits"]]
     return (
-        row["target"] + MARKS[row["basis"]], row["precision"], f"{row['ms']:.3g}",
-        f"{row['low_ms']:.3g} to {row['high_ms']:.3g}", f"{memory:.3g}", fits,
+        row["target"] + MARKS[row["basis"]], row["precision"], _figure(row["ms"]),
+        f"{_figure(row['low_ms'])} to {_figure(row['high_ms'])}", f"{memory:.3g}", fits,
     )  # fmt: skip
 
 
@@ -72,10 +76,11 @@ def _show_kernels(row: dict[str, Any]) -> None:
     """Show the costliest kernels of one estimate."""
     kernels = row["kernels"]
     shown = kernels[:COSTLIEST]
-    console().print(f"\nthe {len(shown)} costliest of {len(kernels)} kernels in {row['precision']}:")
+    say("")
+    say(f"the {len(shown)} costliest of {len(kernels)} kernels in {row['precision']}:")
     cells = [
         (
-            kernel["name"], kernel["kind"], kernel["precision"], f"{kernel['operations'] / 1e6:.3g}",
+            kernel["name"], kernel["kind"], kernel["precision"], _figure(kernel["operations"] / 1e6),
             f"{(kernel['bytes_read'] + kernel['bytes_written'] + kernel['weight_bytes']) / 1e6:.3g}",
             f"{kernel['ms']:.3g}", f"{kernel['share']:.1%}",
         )
@@ -108,5 +113,5 @@ def show_fit(made: Parameters, out: Path) -> None:
     """Show what a fit to a user's own measurements gave."""
     say(f"{out}: fitted to {made.rows} measurements, the published ones among them")
     for name, factor in made.devices.items():
-        console().print(f"  {name}: {factor:.3g} times the time that modules like it take")
+        say(f"{name}: {factor:.3g} times the time that modules like it take", 2)
     say(f"next: edgetune estimate MODEL.onnx --parameters {out}")
