@@ -157,14 +157,9 @@ def fit(rows: Sequence[Row], priors: Mapping[str, Prior] = PRIORS, start: Fit | 
 def held_out(rows: Sequence[Row], by: str, full: Fit | None = None) -> NDArray[np.float64]:
     """Predict each row from a fit that saw nothing of its `device`, its `network`, or `both`; return ms."""
     full = full or fit(rows)
-    keys = {
-        "device": lambda row: (row.target,), "network": lambda row: (row.network,),
-        "both": lambda row: (row.target, row.network),
-    }  # fmt: skip
-    key = keys[by]
     found = np.zeros(len(rows))
-    for group in sorted({key(row) for row in rows}):
-        held = [place for place, row in enumerate(rows) if key(row) == group]
+    for group in sorted({_group(row, by) for row in rows}):
+        held = [place for place, row in enumerate(rows) if _group(row, by) == group]
         seen = [
             row
             for row in rows
@@ -173,6 +168,10 @@ def held_out(rows: Sequence[Row], by: str, full: Fit | None = None) -> NDArray[n
         made = fit(seen, start=full)
         found[held] = Rows([rows[place] for place in held]).predict(*made)
     return found
+
+
+def _group(row: Row, by: str) -> tuple[str, ...]:
+    return {"device": (row.target,), "network": (row.network,)}.get(by, (row.target, row.network))
 
 
 def refit(rows: Sequence[Row], known: Fit) -> Fit:

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -270,5 +270,5 @@ def estimate_ms(onnx_path: Path, target: Target, precision: str) -> Value:
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"no estimate in {precision!r}", hint=f"known: {', '.join(PRECISIONS)}")
-    made = predict(read(onnx_path), target, cast(Precision, precision), load_parameters())
+    made = predict(read(onnx_path), target, precision, load_parameters())
     return Value(made.ms, made.low_ms, made.high_ms, made.notes)

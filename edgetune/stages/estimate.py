@@ -142,7 +142,7 @@ def _kernels(network: Read, item: Estimate) -> list[dict[str, Any]]:
         }
         for kernel, ms in zip(network.kernels, item.kernel_ms, strict=True)
     ]
-    return sorted(found, key=lambda row: -float(row["ms"]))  # type: ignore[arg-type]
+    return sorted(found, key=lambda row: -float(row["ms"]))
 
 
 def _cheapness(item: Estimate) -> tuple[float, float, float, str]:
