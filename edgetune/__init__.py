@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgetune.stages.bench import bench
     from edgetune.stages.check import check
     from edgetune.stages.distill import distill
+    from edgetune.stages.estimate import estimate
     from edgetune.stages.export import export
     from edgetune.stages.finetune import finetune
     from edgetune.stages.init import init
@@ -43,6 +44,7 @@ __all__ = [
     "bench",
     "check",
     "distill",
+    "estimate",
     "export",
     "finetune",
     "init",
@@ -60,7 +62,18 @@ __all__ = [
     "tune",
 ]
 
-_STAGES = ("bench", "check", "distill", "export", "finetune", "init", "lint", "predict", "quantize")
+_STAGES = (
+    "bench",
+    "check",
+    "distill",
+    "estimate",
+    "export",
+    "finetune",
+    "init",
+    "lint",
+    "predict",
+    "quantize",
+)
 _HOME = {
     **dict.fromkeys(("Artifact", "Preprocess"), "artifact"),
     **dict.fromkeys(("Dataset", "scan"), "data.folders"),

@@ -14,7 +14,7 @@ import edgetune
 from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.folders import Dataset
 from edgetune.machine import machine
-from edgetune.profile import Target, merged_gates
+from edgetune.profile import Target, merged_gates, own_content
 from edgetune.recipe import Gates, Recipe
 from edgetune.report.device import left_to_do
 from edgetune.report.gates import exit_code, judge, verdict
@@ -72,7 +72,7 @@ def assemble(
         "recipe": recipe.model_dump(mode="json"),
         "profile": {
             "label": target.label, "title": target.profile.title, "kind": target.profile.kind,
-            "rendering": target.runtime.rendering, "no_int8": target.no_int8,
+            "rendering": target.runtime.rendering, "no_int8": target.no_int8, **own_content(target),
         },
         "machine": machine(),
         "data": _data(data),
