@@ -6,6 +6,7 @@ errors, artifact, recipe, profile, data, machine and the gates.
 
 import datetime
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,12 @@ def assemble(
     estimate: dict[str, Any] | None = None,
     strict: bool,
     command: str,
+    beside: Mapping[str, Artifact | None] | None = None,
 ) -> dict[str, Any]:
     """Build the content of report.json, verdict and gates included.
 
-    `estimate` is what stands in for a measurement of the INT8 engine, or why there is none as `why_not`.
+    `estimate` is what stands in for a measurement of the INT8 engine, or why there is none as `why_not`; `beside` names
+    what else was trained.
     """
     found: dict[str, Any] = {"latency": None, "transfer": None, "distillation": None}
     for part in (measures, latency, transfer, distillation):
@@ -83,10 +86,13 @@ def assemble(
         "training": checkpoint.details["training"],
         "artifacts": [
             {
-                "role": role, "kind": made.kind, "path": made.path.name,
+                "role": role, "kind": made.kind,
+                # A teacher may lie elsewhere.
+                "path": made.path.name if made.path.parent == checkpoint.path.parent else str(made.path),
                 "digest": made.digest, "bytes": made.bytes,
             }
-            for role, made in roles.items()
+            for role, made in [*roles.items(), *(beside or {}).items()]
+            if made is not None
         ],
         "layers": told.get("layers"),
         "calibration": {key: told.get(key) for key in CALIBRATION},
