@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgetune.stages.lint import lint
     from edgetune.stages.predict import predict
     from edgetune.stages.quantize import quantize, quantize_onnx
+    from edgetune.tuning.tune import tune
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ __all__ = [
     "recipe_from",
     "run",
     "scan",
+    "tune",
 ]
 
 _STAGES = (
@@ -81,6 +83,7 @@ _HOME = {
     **dict.fromkeys(("Recipe", "load_recipe", "recipe_from"), "recipe"),
     **{name: f"stages.{name}" for name in _STAGES},
     "quantize_onnx": "stages.quantize",
+    "tune": "tuning.tune",
 }
 
 

@@ -124,6 +124,17 @@ class Gates(Section):
     energy_mj: Annotated[float, Field(gt=0)] | None = None
 
 
+class RecipeGates(Gates):
+    """Limits, and what a recipe alone may say of how they are judged.
+
+    Attributes:
+        estimates: until a device was measured, what `edgetune estimate` says of the INT8 engine's latency and
+            memory is held against latency_p50_ms and memory_mb, and marked as estimated.
+    """
+
+    estimates: bool = False
+
+
 class Span(Section):
     """The values between two ends.
 
@@ -198,7 +209,7 @@ class Recipe(Section):
     quantize: QuantizeSection = QuantizeSection()
     check: CheckSection = CheckSection()
     bench: BenchSection = BenchSection()
-    gates: Gates = Gates()
+    gates: RecipeGates = RecipeGates()
     tune: TuneSection = TuneSection()
     folder: Path = Field(default=Path(), exclude=True)
 

@@ -18,6 +18,7 @@ from edgetune.data.folders import Dataset
 from edgetune.errors import ConfigError
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import DistillSection, FinetuneSection, ModelSection
+from edgetune.training import ranks
 from edgetune.training.accelerator import choose_accelerator
 from edgetune.training.answers import kept_answers
 from edgetune.training.distil import TEMPERATURES, UNLABELLED, Answers, check_loss, distilling
@@ -42,6 +43,7 @@ from edgetune.training.teacher import Teacher, in_order, load_teacher
 ANSWERS_FOLDER = "answers"
 
 
+@ranks.together
 def distill(
     teacher: Artifact,
     model: ModelSection,
@@ -62,6 +64,8 @@ def distill(
     progress: Progress | None = None,
 ) -> Artifact:
     """Train a network on the training split to answer as a teacher does; otherwise as `finetune`.
+
+    Under torchrun on several machines, teacher and answers lie in a folder that all of them see.
 
     Args:
         teacher: a checkpoint or an exported network, of any input size and normalisation.
@@ -86,7 +90,7 @@ def distill(
 
     Raises:
         ConfigError: a teacher that does not know the classes or gives no logits, layers that cannot be matched, a
-            strategy that the network cannot do.
+            strategy that the network cannot do, more processes than images.
         MissingTool: `cuda` is asked for and there is no GPU.
         ArtifactError: a file that does not fit.
         StageError: training diverged, memory or disk do not do.
@@ -95,8 +99,10 @@ def distill(
     progress = progress or Silent()
     target = choose_accelerator(accelerator)
     check_loss(distil, len(data.classes))
-    into.mkdir(parents=True, exist_ok=True)
     learned = with_unlabelled(data, unlabelled, progress)
+    ranks.check_enough(len(learned.splits["train"]), settings.batch)
+    if ranks.rank() == 0:
+        into.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if target.name == "cuda" else []):
         begun = begin_network(model, data, settings, module, preprocess, weights)
         loaded = load_teacher(teacher, target, tuple(distil.features.values()), teacher_module)
@@ -128,7 +134,9 @@ def distill(
         )
         with keeping_best(begun, data, task, into):
             course = train(student, task, progress)
-    training = training_told(course, task, begun.net, time.perf_counter() - began, feeder.decode_seconds)
+    training = training_told(
+        course, task, begun.net, time.perf_counter() - began, feeder.decode_seconds, feeder.features_earlier
+    )
     parents, told_of = {"teacher": teacher.digest}, _told(taught, distil, lesson, learned)
     return write_checkpoint(
         begun, data, into, training, parents, distillation=told_of, settings=settings.model_dump(mode="json")

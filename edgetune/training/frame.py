@@ -188,7 +188,12 @@ def fingerprint(begun: Begun, data: Dataset, settings: FinetuneSection, *more: A
 
 
 def training_told(
-    course: Course, task: Task, net: nn.Module, seconds: float, decode_seconds: float
+    course: Course,
+    task: Task,
+    net: nn.Module,
+    seconds: float,
+    decode_seconds: float,
+    features_earlier: bool = False,
 ) -> dict[str, Any]:
     """Say how the training went, for the report.
 
@@ -198,6 +203,7 @@ def training_told(
         net: the network that is kept; what was trained beside it does not count.
         seconds: that all of it took.
         decode_seconds: of these, until images were decoded.
+        features_earlier: whether a frozen network's features were there already.
     """
     best = course.history[course.best_epoch - 1]
     kept = {id(parameter) for parameter in net.parameters()}
@@ -214,6 +220,7 @@ def training_told(
         "compile": {phase: verdict.why for phase, verdict in course.compiled.items()},
         "seconds": round(seconds, 2),
         "decode_seconds": round(decode_seconds, 2),
+        "features_earlier": features_earlier,
         "stopped_early": len(course.history) < task.epochs,
         "best_epoch": course.best_epoch,
         "val_top1": best["val_top1"],
