@@ -31,7 +31,8 @@ _FREE = frozenset(
 # Activations that stay a kernel of their own behind a convolution. That is how layer lists of TensorRT 8 show SiLU,
 # and with it the published rows fit better than without, on both architectures that have many of them.
 _APART = frozenset({"Sigmoid", "HardSwish", "Swish", "Mish", "Softplus", "Tanh", "Gelu", "Erf", "Div"})
-# What the pointwise operations between an input and its use may be, for one region: the longest known is GELU.
+# Steps that are followed to see whether all readers of a result are pointwise and end up in one kernel: GELU, the
+# longest that is known, takes 5.
 _REGION = 8
 _NORM = ("Sub", "Pow", "ReduceMean", "Add", "Sqrt", "Div")
 
