@@ -29,9 +29,11 @@ def show_estimate(found: dict[str, Any]) -> None:
         f"within {errors['median']:.0%}, nine in ten within {errors['p90']:.0%}"
     )
     if any(row["basis"] == "related" for row in rows):
-        say("~ no measured row of this module: judged by others with the same kind of GPU")
+        say("~ no latency was published of this module: judged by others with the same kind of GPU")
     if any(row["basis"] == "guess" for row in rows):
-        say("? no measured row of this mode or chip: how wide the interval is, is a guess")
+        say(
+            "? no latency was published of modes below a module's maximum, nor of this chip: the interval is a guess"
+        )
     for note in _notes(rows):
         say(f"note: {note}")
     for item in _reasons(found["not_estimated"]):
