@@ -208,11 +208,11 @@ class _Fusing:
         stored = self._stored()
         for name in self.network.graph.inputs:
             if name in self.readers and name not in self.network.fixed:
-                size = self.network.size(name)
-                # It comes in as FP32: twice the elements of FP16.
+                size, width = self.network.size(name), self.network.width(name)
+                # Counted in elements of FP16: an input in FP32 has twice as many, one of bytes half.
                 yield Kernel(
-                    f"{name} (reformat)", (), "copy", 0, {f"{name} (FP32)": 2 * size}, {name: size}, 0, False,
-                    stored, size, 1,
+                    f"{name} (reformat)", (), "copy", 0, {f"{name} (as given)": size * width // 2}, {name: size}, 0,
+                    False, stored, size, 1,
                 )  # fmt: skip
         for group in self.groups:
             yield self.measure(group, stored)
