@@ -1,0 +1,112 @@
+"""Does the protocol find what is there, and nothing else? Two CPU-bound functions, equal or 10% apart.
+
+Each repeat is a measurement of one second each, interleaved. Of measurements of equal functions few may name a
+winner, of measurements of unequal ones most must. A last part times the harness itself: a function of 0.2 ms by
+the protocol and by a bare loop, in turns.
+
+    python benchmarks/latency_protocol.py --repeats 200
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+from machine import heading
+
+from edgetune.latency.protocol import PRESETS, Preset, take
+from edgetune.latency.ranking import rank
+from edgetune.latency.summary import cleaned_of
+
+ALLOWED, WANTED, OF = 17, 180, 200
+SECOND = Preset(
+    seconds=1.0, queries=20, rounds=PRESETS["quick"].rounds, warmup_seconds=0.2, limit_seconds=3.0
+)
+LATENCY_MS, SLOWER = 1.5, 1.10
+SHORT_MS, LOOPS, BARE = 0.2, 10, 1500
+
+
+def spinner(steps: int) -> Callable[[], None]:
+    """Return a function that keeps the processor busy for so many steps, in a cache of its own."""
+    values = np.linspace(0.1, 1.0, 512, dtype=np.float32)
+    into = np.empty_like(values)
+
+    def spin() -> None:
+        for _ in range(steps):
+            np.multiply(values, values, out=into)
+
+    return spin
+
+
+def steps_for(milliseconds: float) -> int:
+    """Return how many steps take so long here."""
+    spin, times = spinner(1000), []
+    for _ in range(30):
+        begun = time.perf_counter()
+        spin()
+        times.append(time.perf_counter() - begun)
+    return max(1, round(1000 * milliseconds / 1e3 / statistics.median(times)))
+
+
+def claims(repeats: int, factor: float) -> tuple[int, int]:
+    """Return how often B, so many times as slow as A, lost and how often it won."""
+    steps = steps_for(LATENCY_MS)
+    lost = won = 0
+    for seed in range(repeats):
+        queries = {"A": spinner(steps), "B": spinner(round(steps * factor))}
+        taken = take(queries, SECOND, seed=seed)
+        found = rank(cleaned_of(taken.rounds).samples, seed=seed)
+        assert found is not None
+        lost += found["winner"] == "A"
+        won += found["winner"] == "B"
+    return lost, won
+
+
+def overhead() -> tuple[float, float]:
+    """Return the median latency of a short function by a bare loop and by the protocol, in ms, each the best of many.
+
+    Load comes and goes, so the two take turns, and of each the median of its medians counts.
+    """
+    spin = spinner(steps_for(SHORT_MS))
+    bare, harness = [], []
+    preset = Preset(seconds=0.3, queries=20, rounds=6, warmup_seconds=0.05, limit_seconds=1.0)
+    for _ in range(LOOPS):
+        parts = []
+        for _ in range(6):
+            begun = time.perf_counter()
+            for _ in range(BARE // 6):
+                spin()
+            parts.append((time.perf_counter() - begun) / (BARE // 6))
+        bare.append(1e3 * min(parts))
+        blocks = take({"m": spin}, preset).rounds["m"]
+        harness.append(min(float(block.mean()) for block in blocks))
+    return statistics.median(bare), statistics.median(harness)
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=OF)
+    options = parser.parse_args()
+    count = options.repeats
+    print(heading("numpy", "scipy"))
+    for what, factor, limit in (
+        ("equal", 1.0, f"at most {ALLOWED}"),
+        ("B 10% slower", SLOWER, f"at least {WANTED}"),
+    ):
+        begun = time.monotonic()
+        lost, won = claims(count, factor)
+        found = lost + won if factor == 1.0 else lost
+        print(
+            f"{what:<13} a winner in {lost + won:>3} of {count} (A {lost}, B {won}); {found * OF / count:.0f} of {OF}, "
+            f"target {limit} of {OF}; {time.monotonic() - begun:.0f} s",
+            flush=True,
+        )
+    bare, harness = overhead()
+    more = 100 * (harness / bare - 1)
+    print(f"overhead      bare loop {bare:.4f} ms, protocol {harness:.4f} ms: {more:+.2f}%, target 2%")
+
+
+if __name__ == "__main__":
+    main()
