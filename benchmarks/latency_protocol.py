@@ -8,7 +8,6 @@ the protocol and by a bare loop, in turns.
 """
 
 import argparse
-import statistics
 import time
 from collections.abc import Callable
 
@@ -24,7 +23,7 @@ SECOND = Preset(
     seconds=1.0, queries=20, rounds=PRESETS["quick"].rounds, warmup_seconds=0.2, limit_seconds=3.0
 )
 LATENCY_MS, SLOWER = 1.5, 1.10
-SHORT_MS, LOOPS, BARE = 0.2, 10, 1500
+SHORT_MS, LOOPS, BLOCKS, CHUNK = 0.2, 30, 20, 20
 
 
 def spinner(steps: int) -> Callable[[], None]:
@@ -46,7 +45,7 @@ def steps_for(milliseconds: float) -> int:
         begun = time.perf_counter()
         spin()
         times.append(time.perf_counter() - begun)
-    return max(1, round(1000 * milliseconds / 1e3 / statistics.median(times)))
+    return max(1, round(1000 * milliseconds / 1e3 / float(np.quantile(times, 0.25))))
 
 
 def claims(repeats: int, factor: float) -> tuple[int, int]:
@@ -64,24 +63,29 @@ def claims(repeats: int, factor: float) -> tuple[int, int]:
 
 
 def overhead() -> tuple[float, float]:
-    """Return the median latency of a short function by a bare loop and by the protocol, in ms, each the best of many.
+    """Return what a short function takes by a bare loop and by the protocol, in ms.
 
-    Load comes and goes, so the two take turns, and of each the median of its medians counts.
+    Both in chunks of a few milliseconds, in turns, and of both the lower quartile of the chunks' means: a chunk in
+    which another program ran says nothing.
     """
     spin = spinner(steps_for(SHORT_MS))
-    bare, harness = [], []
-    preset = Preset(seconds=0.3, queries=20, rounds=6, warmup_seconds=0.05, limit_seconds=1.0)
+    chunks = {"bare": list[float](), "protocol": list[float]()}
+    preset = Preset(
+        seconds=BLOCKS * CHUNK * SHORT_MS / 1e3,
+        queries=1,
+        rounds=BLOCKS,
+        warmup_seconds=0.01,
+        limit_seconds=1.0,
+    )
     for _ in range(LOOPS):
-        parts = []
-        for _ in range(6):
+        for _ in range(BLOCKS):
             begun = time.perf_counter()
-            for _ in range(BARE // 6):
+            for _ in range(CHUNK):
                 spin()
-            parts.append((time.perf_counter() - begun) / (BARE // 6))
-        bare.append(1e3 * min(parts))
-        blocks = take({"m": spin}, preset).rounds["m"]
-        harness.append(min(float(block.mean()) for block in blocks))
-    return statistics.median(bare), statistics.median(harness)
+            chunks["bare"].append(1e3 * (time.perf_counter() - begun) / CHUNK)
+        chunks["protocol"] += [float(block.mean()) for block in take({"m": spin}, preset).rounds["m"]]
+    bare, protocol = (float(np.quantile(times, 0.25)) for times in chunks.values())
+    return bare, protocol
 
 
 def main() -> None:

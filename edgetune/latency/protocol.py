@@ -70,7 +70,7 @@ class Preset:
 
 # `standard` gives a p99 that rests on ten queries beyond it, unless a query takes 0.12 s or longer.
 PRESETS = {
-    "quick": Preset(seconds=2.0, queries=64, rounds=40, warmup_seconds=0.5, limit_seconds=15.0),
+    "quick": Preset(seconds=2.0, queries=64, rounds=60, warmup_seconds=0.5, limit_seconds=15.0),
     "standard": Preset(30.0, 1000, 60, warmup_seconds=10.0, limit_seconds=120.0, warmup_least=2.0),
     "mlperf": Preset(600.0, 64, 120, 30.0, math.inf, warmup_least=2.0, offline_samples=24_576),
 }
@@ -170,7 +170,7 @@ def take(
         shown.end()
     return Taken(
         {name: [np.array(one, dtype=np.float64) / 1e6 for one in parts] for name, parts in times.items()},
-        {name: one.count for name, one in warm.items()},
+        {name: one.queries for name, one in warm.items()},
         tuple(name for name, one in warm.items() if not one.stable),
         {name: busy[name] / spent[name] if spent[name] > 0 else 1.0 for name in queries},
     )
@@ -220,7 +220,7 @@ _CLOCK = "stop what sets the clock (a virtual machine that is moved, a debugger)
 
 
 class _Warm(NamedTuple):
-    count: int
+    queries: int
     seconds: float
     stable: bool
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from edgetune.device.program.plan import Work
 from edgetune.device.program.power import PERIOD_S, Sample, energy_j, whole_module
 from edgetune.device.results import Engine, Result, Timed, expected_of, load_result, load_work, outputs_of
-from edgetune.latency.summary import summarise
 from edgetune.latency.statistics import mean_interval, paired_drop, wilson
+from edgetune.latency.summary import summarise
 from edgetune.quant.compare import Comparison, agreement
 
 SCHEMA_VERSION = 1

@@ -115,7 +115,7 @@ def test_on_a_gpu_the_provider_is_named_and_host_memory_is_not(
 def test_presets_of_the_recipe_are_those_of_the_protocol() -> None:
     for name in PRESETS:
         assert BenchSection(preset=name).preset == name
-    assert set(PRESETS) == {"quick", "standard"}
+    assert set(PRESETS) == {"quick", "standard", "mlperf"}
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_no_peak_where_the_process_fails(tmp_path: Path) -> None:
 def test_the_measuring_process_loads_no_torch(tmp_path: Path) -> None:
     model = network(tmp_path / "m.onnx")
     code = (
-        "import runpy, sys; sys.argv = ['memory', sys.argv[1], '1'];"
+        "import runpy, sys; sys.argv = ['memory', sys.argv[1], '1', '{}'];"
         "runpy.run_module('edgetune.latency.memory', run_name='__main__');"
         "print('', *sorted({'torch', 'onnx', 'scipy', 'matplotlib'} & set(sys.modules)))"
     )
