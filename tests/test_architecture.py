@@ -27,7 +27,7 @@ FLOORS = (
     ("learned",),
     ("pipeline",),
     ("steps", "show", "tuning"),
-    ("away",),
+    ("away", "benching"),
     ("lookup",),
     ("devices", "searches"),
     ("single",),

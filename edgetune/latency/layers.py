@@ -53,7 +53,8 @@ def with_roof(timed: Sequence[Mapping[str, Any]], roof: Mapping[str, Any], sourc
 
     Args:
         timed: `name`, `kind`, `precision`, `ms`, `bytes` and `operations` each.
-        roof: `int8_ops_s`, `fp16_ops_s`, `fp32_ops_s`, `bytes_s`, None where unknown, and `source`.
+        roof: `int8_ops_s`, `fp16_ops_s`, `fp32_ops_s`, `bytes_s`, None where unknown, and `source`; where what
+            is small stays in a cache, `cache_bytes_s` up to `cache_bytes`.
         source: who timed them.
     """
     total = sum(layer["ms"] for layer in timed)
@@ -73,7 +74,8 @@ def costliest(layers: Sequence[Layer], most: int = COSTLIEST) -> list[Layer]:
 def _layer(timed: Mapping[str, Any], roof: Mapping[str, Any], total: float) -> Layer:
     peak = roof.get(f"{timed['precision']}_ops_s") or roof.get("fp32_ops_s" if timed["precision"] else "")
     compute = _least_ms(timed["operations"], peak)
-    memory = _least_ms(timed["bytes"], roof.get("bytes_s"))
+    small = timed["bytes"] is not None and timed["bytes"] <= (roof.get("cache_bytes") or 0)
+    memory = _least_ms(timed["bytes"], (roof.get("cache_bytes_s") if small else None) or roof.get("bytes_s"))
     known = [ms for ms in (compute, memory) if ms]
     # With one of the two alone it could lie higher: no distance.
     least = max(known) if known and compute is not None and memory is not None else None

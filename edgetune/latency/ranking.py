@@ -12,6 +12,10 @@ from edgetune.latency.statistics import Rounds
 from edgetune.latency.summary import Ratio, ratio
 
 LEVEL = 0.05
+# Where in memory a program happens to lie makes it so much faster or slower, which no repeat within one process
+# shows (Mytkowicz, Diwan, Hauswirth & Sweeney 2009, Producing wrong data without doing anything obviously wrong,
+# ASPLOS XIV:265-276, found more than this): a smaller difference is none.
+LEAST = 0.02
 
 
 class Place(TypedDict):
@@ -38,7 +42,7 @@ def rank(rounds: Mapping[str, Rounds], *, trusted: bool = True, seed: int = 0) -
 
     Ratios are taken round by round, so that what slows all models at once decides nothing. Their confidence is
     1 - 2 LEVEL / models: of equal models one is then called the winner with a probability of `LEVEL` at most
-    (one of them must beat a given other one, and any of them could).
+    (one of them must beat a given other one, and any of them could). Less than `LEAST` is no difference.
 
     Args:
         rounds: samples by model and round, above 0.
@@ -58,7 +62,7 @@ def rank(rounds: Mapping[str, Rounds], *, trusted: bool = True, seed: int = 0) -
     for position, name in enumerate(names[1:], 2):
         slower = ratio(rounds, name, first, confidence=confidence, seed=seed)
         behind = slower if leader == first else ratio(rounds, name, leader, confidence=confidence, seed=seed)
-        apart = behind["low"] > 1
+        apart = behind["low"] > 1 + LEAST
         leader = name if apart else leader
         places.append({"name": name, "place": position if apart else places[-1]["place"], "slower": slower})
     alone = trusted and places[1]["place"] > 1
@@ -80,5 +84,5 @@ def _sentence(places: list[Place], alone: bool, trusted: bool) -> str:
         return "no winner: the clock cannot be trusted"
     equal = [place["name"] for place in places if place["place"] == 1]
     named = f"{', '.join(equal[:-1])} and {equal[-1]}"
-    times = f"{second['name']} takes {found['value']:.3g} times as long, {span}"
+    times = f"{second['name']} takes {found['value']:.3g} times as long, {span}; less than {LEAST:.0%} counts as none"
     return f"no winner: {named} cannot be told apart ({times})"

@@ -28,6 +28,14 @@ def test_the_distance_is_to_the_larger_of_the_two() -> None:
     assert [one["share"] for one in (compute, memory, int8)] == [pytest.approx(1 / 3)] * 3
 
 
+def test_what_a_cache_holds_moves_faster() -> None:
+    roof = ROOF | {"cache_bytes_s": 1e10, "cache_bytes": 2_000_000}
+    small, large = with_roof([layer(operations=0), layer(operations=0, bytes=3_000_000)], roof, "a test")[
+        "layers"
+    ]
+    assert (small["roofline_ms"], large["roofline_ms"]) == (pytest.approx(0.1), 3.0)
+
+
 @pytest.mark.parametrize("unknown", [{"operations": None}, {"bytes": None}, {"precision": ""}])
 def test_no_distance_from_what_is_not_known(unknown: dict[str, object]) -> None:
     found = with_roof([layer(**unknown)], ROOF, "a test")["layers"][0]
