@@ -260,7 +260,7 @@ def _plot(models: dict[str, dict[str, Any]], console: Console) -> None:
 
 
 def _show_layers(name: str, found: dict[str, Any], console: Console) -> None:
-    from edgetune.latency.layers import costliest
+    from edgetune.report.layers import costliest
     from edgetune.report.wording import middle
 
     worst = costliest(found["layers"])

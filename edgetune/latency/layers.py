@@ -8,8 +8,6 @@ larger of the two. It knows nothing of engines: whoever timed the layers gives t
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-COSTLIEST = 10
-
 
 class Layer(TypedDict):
     """A layer as it ran.
@@ -64,11 +62,6 @@ def with_roof(timed: Sequence[Mapping[str, Any]], roof: Mapping[str, Any], sourc
         "roof": dict(roof),
         "layers": [_layer(layer, roof, total) for layer in timed],
     }
-
-
-def costliest(layers: Sequence[Layer], most: int = COSTLIEST) -> list[Layer]:
-    """Return those that take longest, the longest first."""
-    return sorted(layers, key=lambda layer: -layer["ms"])[:most]
 
 
 def _layer(timed: Mapping[str, Any], roof: Mapping[str, Any], total: float) -> Layer:

@@ -226,8 +226,12 @@ class _Warm(NamedTuple):
 
 
 def _warm_up(query: Query, preset: Preset, clock: Clock) -> _Warm:
-    """Run until stable; return how many queries that took and the seconds of one."""
-    begun, count, medians = clock(), 0, list[float]()
+    """Run until stable; return how many queries that took and the seconds of one.
+
+    Those are the lower quartile of the last windows: by a window in which others ran, blocks would come out too
+    small, and smaller for one model than for another.
+    """
+    begun, count, medians, recent = clock(), 0, list[float](), list[list[int]]()
     while True:
         window, times = clock(), list[int]()
         while len(times) < WINDOW_QUERIES or not _over(clock, window, WINDOW_SECONDS):
@@ -236,13 +240,15 @@ def _warm_up(query: Query, preset: Preset, clock: Clock) -> _Warm:
                 raise StageError("nothing was measured: the clock stands still", hint=_CLOCK)
         count += len(times)
         medians.append(float(np.median(times)))
+        recent = [*recent[-2:], times]
         latest = medians[-3:]
         stable = len(latest) == 3 and max(latest) <= min(latest) * (1 + STABLE)
         if _over(clock, begun, preset.warmup_seconds) or (
             stable and _over(clock, begun, preset.warmup_least)
         ):
             # Of a slow model there are too few windows to tell.
-            return _Warm(count, max(medians[-1], 1.0) / 1e9, stable or len(medians) < 3)
+            usual = float(np.quantile(np.concatenate(recent), 0.25))
+            return _Warm(count, max(usual, 1.0) / 1e9, stable or len(medians) < 3)
 
 
 def _over(clock: Clock, since: int, seconds: float) -> bool:

@@ -1,6 +1,6 @@
 """The page of a latency measurement: bench.html, bench.json beside it, and its charts as pictures.
 
-It may import artifact, latency's layers and the report's other files.
+It may import artifact, machine and the report's other files.
 """
 
 import datetime
@@ -9,14 +9,13 @@ from typing import Any
 
 import edgetune
 from edgetune.artifact import disk_error, write_atomic
-from edgetune.latency.layers import costliest
 from edgetune.machine import machine
+from edgetune.report import layers as of_layers
 from edgetune.report import wording
 from edgetune.report.render import write_page
 
 SCHEMA_VERSION = 1
 COLUMNS = ("Network", "p50", "95%", "p90", "p99", "Spread", "Runs", "Memory")
-LAYER_COLUMNS = ("Layer", "Kind", "Type", "Time", "Share", "Bytes", "Operations", "Over the roofline")
 
 
 def publish(found: dict[str, Any], folder: Path) -> None:
@@ -36,8 +35,8 @@ def publish(found: dict[str, Any], folder: Path) -> None:
     spans = charts_bench.span_chart(latency["models"])
     parts = [
         (
-            name, layers, layer_rows(layers),
-            charts_bench.layer_chart(name, costliest(layers["layers"]), f"layers{place}"),
+            name, layers, of_layers.rows(layers["layers"]),
+            charts_bench.layer_chart(name, of_layers.costliest(layers["layers"]), f"layers{place}"),
         )
         for place, (name, layers) in enumerate(latency["layers"].items())
     ]  # fmt: skip
@@ -57,7 +56,7 @@ def publish(found: dict[str, Any], folder: Path) -> None:
         meta=[here["cpu"], latency["engine"], wording.count(latency["threads"], "thread"), *batch,
               f"preset {latency['preset']}", wording.when(made_at)],
         latency=latency, columns=COLUMNS, rows=rows(latency["models"]), also=also(latency), spans=spans,
-        layer_columns=LAYER_COLUMNS, parts=parts, gates=gate_rows(found["gates"]), offline=offline_rows(latency),
+        layer_columns=of_layers.COLUMNS, parts=parts, gates=gate_rows(found["gates"]), offline=offline_rows(latency),
     )  # fmt: skip
 
 
@@ -91,25 +90,6 @@ def offline_rows(latency: dict[str, Any]) -> list[list[str]]:
         ]
         for name, one in (latency["offline"] or {}).items()
     ]  # fmt: skip
-
-
-def layer_rows(layers: dict[str, Any]) -> list[list[str]]:
-    """Return the costliest layers."""
-    return [
-        [
-            one["name"], one["kind"], one["precision"] or wording.NONE, wording.milliseconds(one["ms"]),
-            wording.percent(one["share"]), wording.size(one["bytes"]), amount(one["operations"]),
-            f"{wording.times(one['distance'])} ({one['bound']})" if one["distance"] else wording.NONE,
-        ]
-        for one in costliest(layers["layers"])
-    ]  # fmt: skip
-
-
-def amount(operations: int | None) -> str:
-    """Return a number of operations: `12.3 M`."""
-    if operations is None:
-        return wording.NONE
-    return f"{wording.number(operations / 1e6)} M" if operations else "0"
 
 
 def gate_rows(gates: dict[str, list[dict[str, Any]]]) -> list[list[str]]:

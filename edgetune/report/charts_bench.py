@@ -19,6 +19,11 @@ LIGHT = {
     "first": "#64748b", "second": "#2563eb", "wrong": "#c2410c",
 }  # fmt: skip
 
+# So many times the slowest median are drawn at most.
+TAIL = 3.0
+# What ONNX Runtime appends to the names of nodes that it rewrites.
+_MADE = re.compile(r"(_output_\d+)?(_nchwc|_nhwc)?(_token_\d+)?$")
+
 
 def span_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
     """Draw each model's median with its interval, p90 and p99, the fastest first."""
@@ -38,12 +43,17 @@ def span_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
             )
         axes.set_yticks(range(len(order)), [middle(name, 22) for name in order])
         axes.set_ylim(len(order) - 0.4, -0.6)
-        axes.set_xlim(left=0)
+        # A tail that was interrupted would leave the medians no room.
+        longest = max(float(model["p99_ms"]) for model in models.values())
+        room = TAIL * max(float(model["p50_high_ms"]) for model in models.values())
+        axes.set_xlim(0, 1.04 * min(longest, room))
         axes.tick_params(axis="y", length=0, labelcolor=INK)
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel("latency of one run, ms")
+        axes.set_xlabel(
+            "latency of one run, ms" + ("; tails go on beyond the edge" if longest > room else "")
+        )
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, borderaxespad=0.2, handlelength=1.4,
                     columnspacing=1.2, handletextpad=0.5)  # fmt: skip
         said = ", ".join(f"{name} {milliseconds(models[name]['p50_ms'])}" for name in order)
@@ -66,7 +76,7 @@ def layer_chart(name: str, layers: Sequence[Mapping[str, Any]], chart: str = "la
         if known:
             axes.plot([ms for _, ms in known], [p for p, _ in known], "|", color=WRONG, markersize=13, mew=2.2,
                       label="roofline")  # fmt: skip
-        axes.set_yticks(places, [middle(layer["name"], 24) for layer in layers])
+        axes.set_yticks(places, [middle(_MADE.sub("", layer["name"]), 24) for layer in layers])
         axes.set_ylim(len(layers) - 0.4, -0.6)
         axes.set_xlim(left=0)
         axes.tick_params(axis="y", length=0, labelcolor=INK)

