@@ -10,12 +10,13 @@ from typing import Any
 from edgetune.artifact import Artifact
 from edgetune.engines.plans import is_plan
 from edgetune.errors import ConfigError
+from edgetune.latency.subjects import Asked
 from edgetune.machine import cores
 from edgetune.profile import Target, load_target
 from edgetune.progress import Progress
 from edgetune.recipe import Gates, section_from
 from edgetune.report.gates import exit_code, judge
-from edgetune.stages.bench import Asked, bench_models
+from edgetune.stages.bench import bench_models
 from edgetune.steps import roles_of
 
 # Of a profile's limits, those that a measurement of any network meets or does not.

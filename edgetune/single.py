@@ -214,7 +214,7 @@ def bench(
     from edgetune.benching import bench_alone
     from edgetune.data.preprocess import Given, given_as
     from edgetune.engines.feeds import shapes_from
-    from edgetune.stages.bench import Asked
+    from edgetune.latency.subjects import Asked
 
     given = given_as(preprocess, resize, crop, mean, std, interpolation)
     asked = Asked(batch, shapes_from(shape or ()), data, None if given == Given() else given, layers)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgetune.artifact import Artifact
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError
-from edgetune.latency import memory
+from edgetune.latency import memory, subjects
 from edgetune.latency.protocol import PRESETS, Preset
 from edgetune.recipe import BenchSection
 from edgetune.stages import bench as module_of_bench
@@ -103,7 +103,7 @@ def test_on_a_gpu_the_provider_is_named_and_host_memory_is_not(
             super().__init__(model, threads)
             self.engine, self.placed = "ONNX Runtime 1.31.1, CUDA", {"CUDA": 1, "CPU": 1}
 
-    monkeypatch.setattr(module_of_bench, "Session", OnGpu)
+    monkeypatch.setattr(subjects, "Session", OnGpu)
     monkeypatch.setattr(module_of_bench, "peak_memory_bytes", lambda *_: pytest.fail("the CPU's was taken"))
     found = bench_models({"m": network(tmp_path / "m.onnx")}, threads=1, provider="cuda")
     assert asked == ["cuda"]
