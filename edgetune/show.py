@@ -260,7 +260,7 @@ def _plot(models: dict[str, dict[str, Any]], console: Console) -> None:
 
 
 def _show_layers(name: str, found: dict[str, Any], console: Console) -> None:
-    from edgetune.report.layers import costliest
+    from edgetune.report.layers import costliest, shown
     from edgetune.report.wording import middle
 
     worst = costliest(found["layers"])
@@ -270,7 +270,7 @@ def _show_layers(name: str, found: dict[str, Any], console: Console) -> None:
     )
     rows = [
         (
-            middle(layer["name"], 22), f"{layer['kind']} {layer['precision']}", f"{layer['ms']:.4g}",
+            middle(shown(layer["name"]), 22), f"{layer['kind']} {layer['precision']}", f"{layer['ms']:.4g}",
             *("-" if amount is None else f"{amount / 1e6:.3g}" for amount in (layer["bytes"], layer["operations"])),
             "-" if layer["distance"] is None else f"{layer['distance']:.3g}x {layer['bound']}",
         )

@@ -95,8 +95,18 @@ def offline_rows(latency: dict[str, Any]) -> list[list[str]]:
 def gate_rows(gates: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
     """Return what the profile allows."""
     return [
-        [name, one["title"], one["label"], f"{wording.number(one['value'])} {one['unit']}",
-         f"{wording.number(one['limit'])} {one['unit']}", one["why"]]
+        [
+            name,
+            one["title"],
+            one["label"],
+            _unit(one["value"], one["unit"]),
+            _unit(one["limit"], one["unit"]),
+            one["why"],
+        ]
         for name, own in gates.items()
         for one in own
-    ]  # fmt: skip
+    ]
+
+
+def _unit(value: float | None, unit: str) -> str:
+    return wording.NONE if value is None else f"{wording.number(value)} {unit}"

@@ -1,6 +1,6 @@
 """Charts of latencies side by side, and of the layers that cost most.
 
-It knows nothing of the page. It may import the report's drawing and wording.
+It knows nothing of the page. It may import the report's drawing, layers and wording.
 """
 
 import re
@@ -11,6 +11,7 @@ import matplotlib as mpl
 from matplotlib.ticker import MaxNLocator
 
 from edgetune.report.drawing import FIRST, INK, MUTED, SECOND, STYLE, WRONG, figure, legend, svg
+from edgetune.report.layers import shown
 from edgetune.report.wording import middle, milliseconds
 
 # A picture by itself has no page whose colours it could follow: those of the light page.
@@ -21,8 +22,6 @@ LIGHT = {
 
 # So many times the slowest median are drawn at most.
 TAIL = 3.0
-# What ONNX Runtime appends to the names of nodes that it rewrites.
-_MADE = re.compile(r"(_output_\d+)?(_nchwc|_nhwc)?(_token_\d+)?$")
 
 
 def span_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
@@ -76,7 +75,7 @@ def layer_chart(name: str, layers: Sequence[Mapping[str, Any]], chart: str = "la
         if known:
             axes.plot([ms for _, ms in known], [p for p, _ in known], "|", color=WRONG, markersize=13, mew=2.2,
                       label="roofline")  # fmt: skip
-        axes.set_yticks(places, [middle(_MADE.sub("", layer["name"]), 24) for layer in layers])
+        axes.set_yticks(places, [middle(shown(layer["name"]), 24) for layer in layers])
         axes.set_ylim(len(layers) - 0.4, -0.6)
         axes.set_xlim(left=0)
         axes.tick_params(axis="y", length=0, labelcolor=INK)
