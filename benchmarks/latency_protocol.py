@@ -23,7 +23,7 @@ SECOND = Preset(
     seconds=1.0, queries=20, rounds=PRESETS["quick"].rounds, warmup_seconds=0.2, limit_seconds=3.0
 )
 LATENCY_MS, SLOWER = 1.5, 1.10
-SHORT_MS, LOOPS, BLOCKS, CHUNK = 0.2, 30, 20, 20
+SHORT_MS, LOOPS, BLOCKS, CHUNK = 0.2, 30, 40, 10
 
 
 # One place in memory for all: how arrays lie in it makes functions a few hundredths faster or slower.
@@ -68,8 +68,8 @@ def claims(repeats: int, factor: float) -> tuple[int, int]:
 def overhead() -> tuple[float, float]:
     """Return what a short function takes by a bare loop and by the protocol, in ms.
 
-    Both in chunks of a few milliseconds, in turns, and of both the lower quartile of the chunks' means: a chunk in
-    which another program ran says nothing.
+    Both in chunks of two milliseconds, in turns, and of both the mean that one chunk in twenty falls below: a chunk
+    in which another program ran says nothing.
     """
     spin = spinner(steps_for(SHORT_MS))
     chunks = {"bare": list[float](), "protocol": list[float]()}
@@ -87,7 +87,7 @@ def overhead() -> tuple[float, float]:
                 spin()
             chunks["bare"].append(1e3 * (time.perf_counter() - begun) / CHUNK)
         chunks["protocol"] += [float(block.mean()) for block in take({"m": spin}, preset).rounds["m"]]
-    bare, protocol = (float(np.quantile(times, 0.25)) for times in chunks.values())
+    bare, protocol = (float(np.quantile(times, 0.05)) for times in chunks.values())
     return bare, protocol
 
 

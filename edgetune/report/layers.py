@@ -31,7 +31,8 @@ def rows(layers: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [
         [
             shown(one["name"]), one["kind"] or wording.NONE, one["precision"] or wording.NONE,
-            wording.milliseconds(one["ms"]), wording.percent(one["share"]), wording.size(one["bytes"]), amount(one["operations"]),
+            wording.milliseconds(one["ms"]), wording.percent(one["share"]), wording.size(one["bytes"]),
+            amount(one["operations"]),
             f"{wording.times(one['distance'])} ({one['bound']})" if one["distance"] else wording.NONE,
         ]
         for one in costliest(layers)
