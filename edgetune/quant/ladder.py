@@ -14,7 +14,8 @@ import numpy as np
 from onnx import ModelProto
 
 from edgetune.artifact import TensorSpec
-from edgetune.engines.onnxruntime import Feed, node_seconds
+from edgetune.engines.onnxruntime import Feed
+from edgetune.engines.profiling import node_seconds
 from edgetune.errors import ConfigError, StageError
 from edgetune.progress import Progress, Silent
 from edgetune.quant.collect import Batch, parts
