@@ -211,7 +211,7 @@ def training_told(
     return {
         "strategy": task.settings.strategy,
         "optimizer": task.settings.optimizer,
-        "peak_learning_rate": peak_rate(task.settings),
+        "peak_learning_rate": peak_rate(task.settings, net),
         "accelerator": task.accelerator.name,
         "processes": ranks.size(),
         "batch": task.settings.batch * task.settings.accumulate,
