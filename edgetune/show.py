@@ -175,7 +175,10 @@ def _show_latency(latency: dict[str, Any], console: Console) -> None:
     for note in latency.get("notes") or []:
         console.print(f"note: {note}")
     if not latency.get("trusted", True):
-        console.print(f"not to be trusted: {latency['why']}")
+        first, *more = latency["why"].split("; ")
+        console.print(f"not to be trusted: {first}")
+        for reason in more:
+            console.print(f"  and {reason}")
 
 
 def _plot(models: dict[str, dict[str, Any]], console: Console) -> None:

@@ -191,6 +191,7 @@ def test_teacher_and_students_are_made_once(class_folders: Path, tmp_path: Path)
     assert made == ("checkpoint", "distillation"), "the teacher has answered, the student alone is there"
 
 
+@pytest.mark.slow
 def test_a_teacher_that_has_answered_serves_the_students_of_other_runs(
     class_folders: Path, tmp_path: Path
 ) -> None:

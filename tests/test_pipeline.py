@@ -237,6 +237,7 @@ def test_single_steps_find_what_a_run_made(copy: tuple[Path, Path]) -> None:
     assert other.path == out / "int8-jetson"
 
 
+@pytest.mark.slow
 def test_images_elsewhere_stay_in_their_splits(copy: tuple[Path, Path], tmp_path: Path) -> None:
     images, out = copy
     go(recipe(images), out)  # its data.json then names this copy

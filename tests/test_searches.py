@@ -84,6 +84,7 @@ def test_images_that_changed_are_refused(
     assert "--data" in hint
 
 
+@pytest.mark.slow
 def test_tune_prints_the_best_and_what_to_do_next(class_folders: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE % 0)

@@ -16,6 +16,8 @@ def test_a_measurement_that_is_not_to_be_trusted_says_so(capsys: pytest.CaptureF
     out = capsys.readouterr().out
     assert "1.5" in out
     assert "not to be trusted: p90 is 2.0 times p50" in out
+    show.show_measures({"latency": LATENCY | {"why": "it drifts; the machine was under load"}})
+    assert "not to be trusted: it drifts\n  and the machine was under load\n" in capsys.readouterr().out
 
 
 def test_operators_that_a_gpu_left_to_others_are_told(capsys: pytest.CaptureFixture[str]) -> None:

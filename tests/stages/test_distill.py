@@ -336,6 +336,7 @@ def test_nothing_of_it_depends_on_where_it_ran(teacher: Callable, data: Dataset,
     assert train(teacher(LARGE), data, tmp_path / "elsewhere" / "two", **options).digest == one.digest
 
 
+@pytest.mark.slow
 @pytest.mark.forks
 @pytest.mark.parametrize(
     ("processes", "distil", "settings"),

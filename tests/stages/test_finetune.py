@@ -353,6 +353,7 @@ def test_strategies_share_decoded_images(data: Dataset, tmp_path: Path) -> None:
         assert all(0 <= epoch["waited_seconds"] <= epoch["seconds"] for epoch in told["epochs"])
 
 
+@pytest.mark.slow
 def test_trainings_that_share_a_folder_compute_features_once(data: Dataset, tmp_path: Path) -> None:
     wanted = {"strategy": "feature-extractor", "epochs": 1, "views": 2, "augment": {"preset": "light"}}
     cache, said = tmp_path / "decoded", [Lines(), Lines(), Lines()]

@@ -50,6 +50,7 @@ def test_checkpoint_onnx_and_int8_agree(made: Path) -> None:
             assert ours["probability"] == pytest.approx(theirs["probability"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_an_unreadable_image_is_named_and_the_rest_answered(made: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"x")
     good = made / "images" / "red" / "1.png"

@@ -420,6 +420,7 @@ def test_too_few_steps_and_features_are_not_compiled(make_task: MakeTask, tiny: 
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [torch.bfloat16, torch.float16])
 def test_mixed_precision_learns_and_resumes(make_task: MakeTask, tiny: Any, fast: torch.dtype) -> None:
     def task(net: Any, folder: str) -> Task:

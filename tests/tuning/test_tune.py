@@ -45,6 +45,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
+@pytest.mark.slow
 def test_the_test_split_is_looked_at_once_for_the_winner(
     written: Write, tmp_path: Path, looks: list[str]
 ) -> None:
@@ -145,6 +146,7 @@ def test_without_optuna(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.hint == 'pip install "edgetune[tune]"'
 
 
+@pytest.mark.slow
 def test_a_winner_whose_network_is_gone_is_made_again(
     written: Write, tmp_path: Path, looks: list[str]
 ) -> None:

@@ -92,6 +92,7 @@ def dla_profile(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @recorded
 @every
 @pytest.mark.parametrize("apart", [False, True], ids=["here", "aside"])
