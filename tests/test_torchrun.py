@@ -48,8 +48,8 @@ def edit(folder: Path, old: str, new: str) -> None:
     (folder / "recipe.yaml").write_text(text.replace(old, new))
 
 
-def tensors(run_folder: Path) -> dict[str, torch.Tensor]:
-    return read_tensors(Artifact.load(run_folder / "checkpoint").file("model.safetensors"))
+def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return read_tensors(Artifact.load(checkpoint).file("model.safetensors"))
 
 
 def test_two_processes_make_the_run_of_one(folder: Path) -> None:
@@ -58,7 +58,7 @@ def test_two_processes_make_the_run_of_one(folder: Path) -> None:
     assert (alone.returncode, shared.returncode) == (0, 0), shared.stderr
     assert shared.stdout.count("report: ") == 1, "one of them speaks"
     assert sum(line.startswith("epoch 1/3") for line in shared.stderr.splitlines()) == 1
-    one, other = tensors(folder / "alone"), tensors(folder / "shared")
+    one, other = tensors(folder / "alone/checkpoint"), tensors(folder / "shared/checkpoint")
     for name, tensor in one.items():
         torch.testing.assert_close(other[name], tensor, atol=1e-4, rtol=1e-3)
     assert sorted(path.name for path in (folder / "shared").iterdir()) == sorted(
@@ -80,11 +80,11 @@ def test_too_many_processes_are_refused_once(folder: Path) -> None:
 def start_and_kill(folder: Path, out: str, victim: int, *options: str) -> subprocess.CompletedProcess[str]:
     """Kill one of the two processes once an epoch is behind them."""
     process = subprocess.Popen(
-        [*TORCHRUN, *options, *COMMAND, "run", "recipe.yaml", "-o", out],
+        [*TORCHRUN, *options, *COMMAND, "finetune", "recipe.yaml", "-o", out],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    state = folder / out / "checkpoint.partial" / ".resume" / "state.json"
+    state = folder / f"{out}.partial" / ".resume" / "state.json"
     for _ in range(1200):
         if state.is_file():
             break
@@ -99,13 +99,13 @@ def start_and_kill(folder: Path, out: str, victim: int, *options: str) -> subpro
 @pytest.mark.parametrize("victim", [0, 1])
 def test_one_process_is_killed_and_the_job_goes_on(folder: Path, victim: int) -> None:
     edit(folder, "epochs: 3", "epochs: 8")
-    whole = run(folder, sys.executable, *COMMAND, "run", "recipe.yaml", "-o", "whole")
+    whole = run(folder, sys.executable, *COMMAND, "finetune", "recipe.yaml", "-o", "whole")
     assert whole.returncode == 0, whole.stderr
     cut = start_and_kill(folder, "cut", victim)
     assert cut.returncode != 0
-    assert not (folder / "cut" / "checkpoint").exists(), "killed in the middle"
+    assert not (folder / "cut").exists(), "killed in the middle"
     command = [sys.executable] if victim else TORCHRUN  # One process goes on where two were, too.
-    resumed = run(folder, *command, *COMMAND, "run", "recipe.yaml", "-o", "cut")
+    resumed = run(folder, *command, *COMMAND, "finetune", "recipe.yaml", "-o", "cut")
     assert resumed.returncode == 0, resumed.stderr
     assert "going on after epoch" in resumed.stderr
     one, other = tensors(folder / "whole"), tensors(folder / "cut")
@@ -118,4 +118,4 @@ def test_torchrun_starts_a_killed_job_again_by_itself(folder: Path) -> None:
     done = start_and_kill(folder, "cut", 1, "--max-restarts", "2")
     assert done.returncode == 0, done.stderr
     assert "going on after epoch" in done.stderr
-    assert Artifact.load(folder / "cut" / "checkpoint").details["training"]["processes"] == 2
+    assert Artifact.load(folder / "cut").details["training"]["processes"] == 2
