@@ -30,6 +30,12 @@ OutFolder = Annotated[
     Path | None, typer.Option("--out", "-o", help="The folder to write; default: beside the input.")
 ]
 FILES = "How images become inputs of a file"
+PreprocessPreset = Annotated[str, typer.Option(help=f"{FILES}, as a preset: imagenet, zero-one, ...")]
+Resize = Annotated[int, typer.Option(min=0, help=f"{FILES}: shorter side in pixels.")]
+Crop = Annotated[int, typer.Option(min=0, help=f"{FILES}: side of the middle square in pixels.")]
+Mean = Annotated[str, typer.Option(help=f"{FILES}: per channel, of 0 to 1: 0.485,0.456,0.406.")]
+Std = Annotated[str, typer.Option(help=f"{FILES}: per channel: 0.229,0.224,0.225.")]
+Interpolation = Annotated[str, typer.Option(help=f"{FILES}: nearest, bilinear or bicubic.")]
 
 
 def finetune(
@@ -110,12 +116,12 @@ def quantize(
     exclude: Annotated[
         list[str] | None, typer.Option(help="A node that stays in float; may be repeated.")
     ] = None,
-    preprocess: Annotated[str, typer.Option(help=f"{FILES}, as a preset: imagenet, zero-one, ...")] = "",
-    resize: Annotated[int, typer.Option(min=0, help=f"{FILES}: shorter side in pixels.")] = 0,
-    crop: Annotated[int, typer.Option(min=0, help=f"{FILES}: side of the middle square in pixels.")] = 0,
-    mean: Annotated[str, typer.Option(help=f"{FILES}: per channel, of 0 to 1: 0.485,0.456,0.406.")] = "",
-    std: Annotated[str, typer.Option(help=f"{FILES}: per channel: 0.229,0.224,0.225.")] = "",
-    interpolation: Annotated[str, typer.Option(help=f"{FILES}: nearest, bilinear or bicubic.")] = "",
+    preprocess: PreprocessPreset = "",
+    resize: Resize = 0,
+    crop: Crop = 0,
+    mean: Mean = "",
+    std: Std = "",
+    interpolation: Interpolation = "",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The .onnx file, or an artifact's folder, to write.")
     ] = None,
@@ -192,12 +198,12 @@ def bench(
     data: Annotated[
         Path | None, typer.Option("--data", help="A folder of images: also from the file to the answer.")
     ] = None,
-    preprocess: Annotated[str, typer.Option(help=f"{FILES}, as a preset: imagenet, zero-one, ...")] = "",
-    resize: Annotated[int, typer.Option(min=0, help=f"{FILES}: shorter side in pixels.")] = 0,
-    crop: Annotated[int, typer.Option(min=0, help=f"{FILES}: side of the middle square in pixels.")] = 0,
-    mean: Annotated[str, typer.Option(help=f"{FILES}: per channel, of 0 to 1: 0.485,0.456,0.406.")] = "",
-    std: Annotated[str, typer.Option(help=f"{FILES}: per channel: 0.229,0.224,0.225.")] = "",
-    interpolation: Annotated[str, typer.Option(help=f"{FILES}: nearest, bilinear or bicubic.")] = "",
+    preprocess: PreprocessPreset = "",
+    resize: Resize = 0,
+    crop: Crop = 0,
+    mean: Mean = "",
+    std: Std = "",
+    interpolation: Interpolation = "",
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder for bench.html.")] = Path("runs/bench"),
     junit: Junit = None,
     as_json: AsJson = False,

@@ -4,21 +4,18 @@ Times come from TensorRT's profiler, kinds and bytes from the engine, operations
 computes. It may import errors, profile, device, engines and latency.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
 
+from edgetune.device.program.layers import BETWEEN
 from edgetune.device.results import Engine
 from edgetune.engines.profiling import operations
 from edgetune.errors import EdgetuneError
 from edgetune.latency.layers import Layers, with_roof
 from edgetune.profile import load_target
-
-# How layers are named after their nodes: "conv + relu", "PWN(sigmoid, mul)".
-_BETWEEN = re.compile(r" \+ |PWN\(|, |\)")
 
 
 def device_layers(engine: Engine, network: Path, profile: str, tool: str) -> Layers | None:
@@ -37,7 +34,7 @@ def device_layers(engine: Engine, network: Path, profile: str, tool: str) -> Lay
     timed = []
     for layer in engine.profile.layers:
         facts = told.get(layer.name)
-        nodes = (facts.onnx if facts else ()) or tuple(filter(None, _BETWEEN.split(layer.name)))
+        nodes = (facts.onnx if facts else ()) or tuple(filter(None, BETWEEN.split(layer.name)))
         known = [counted[name] for name in nodes if name in counted]
         whole = bool(known) and None not in known
         timed.append(

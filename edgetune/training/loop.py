@@ -267,7 +267,7 @@ def learn(
         Diverged: the loss is no number.
     """
     set_phase(course.net, task.layout, phase)
-    steps = feeds.train.steps * task.epochs
+    steps, peak = feeds.train.steps * task.epochs, peak_rate(task.settings, course.net)
     sums, seen, rate = [0.0, 0.0, 0.0], 0, 0.0
     # A step's figures are read once the next one is under way: a GPU would stand still until they are here.
     open_step: tuple[int, int, float, Tensor] | None = None
@@ -284,7 +284,7 @@ def learn(
         progress.advance(count, loss=values[0] / count)
 
     for number, batch in enumerate(feeds.train.batches(epoch), start=1):
-        rate = peak_rate(task.settings, course.net) * scheduled(course.step, steps, task.settings.warmup)
+        rate = peak * scheduled(course.step, steps, task.settings.warmup)
         for group in course.optimizer.param_groups:
             group["lr"] = rate * phase.rates[group["part"]]
         with task.accelerator.guarded():

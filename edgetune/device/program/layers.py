@@ -34,7 +34,7 @@ _FREE = frozenset({"constant", "noop", "shape_call"})  # they take no time
 # Of many nodes the engine tells what goes in and comes out, not what runs between.
 _OPAQUE = re.compile(r"myelin|foreign ?node", re.IGNORECASE)
 # Layers are named after their nodes: "conv + relu", "PWN(sigmoid, mul)"; in later versions these are in Metadata.
-_BETWEEN = re.compile(r" \+ |PWN\(|, |\)")
+BETWEEN = re.compile(r" \+ |PWN\(|, |\)")
 
 
 def precision_in(text: str) -> str:
@@ -77,7 +77,7 @@ def summary(raw: Any, int8_nodes: Collection[str] = ()) -> dict[str, Any]:
 
 
 def _fell_back(layer: dict[str, Any], quantized: frozenset[str]) -> bool:
-    nodes = layer["onnx"] or _BETWEEN.split(layer["name"])
+    nodes = layer["onnx"] or BETWEEN.split(layer["name"])
     opaque = _OPAQUE.search(f"{layer['kind']} {layer['name']}")
     return layer["precision"] in _WIDER and not opaque and not quantized.isdisjoint(nodes)
 
