@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgetune.artifact import Artifact, Preprocess, TensorSpec, write_atomic
+from edgetune.artifact import Artifact, How, TensorSpec, write_atomic
 from edgetune.data.folders import Dataset, Sample
-from edgetune.data.images import as_input, normalise, pixels
+from edgetune.data.reader import Given, arranged, for_file, for_torch, frames
 from edgetune.data.subset import chosen, relabelled
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
@@ -38,9 +38,9 @@ CONFUSION_CLASSES = 200
 TITLES = {"torch": "torch", "fp32": "FP32 ONNX", "int8": "INT8"}
 
 Logits = NDArray[np.float32]
-Run = Callable[[NDArray[Any]], Logits]
-# What torch takes of a batch of images, and what the files take.
-Batch = tuple[NDArray[np.float32], NDArray[Any]]
+Run = Callable[[Any], Logits]
+# What torch takes of a batch of samples, and what the files take.
+Batch = tuple[NDArray[Any], Given]
 Predictions = dict[str, NDArray[np.int64]]
 Confidences = dict[str, NDArray[np.float64]]
 
@@ -100,8 +100,9 @@ def check(
     if qdq is not None:
         runs["int8"] = _first_output(Session(qdq.file("model.onnx"), exact=standing_in))
         parents["qdq"] = qdq.digest
-    images = pixels(data.root, samples, network.preprocess, BATCH)
-    inputs = _inputs(images, network.preprocess, fp32.inputs[0])
+    samples = list(arranged(data.root, samples, network.preprocess))
+    read = frames(data.root, samples, network.preprocess, BATCH)
+    inputs = _inputs(read, network.preprocess, fp32.inputs)
     against_torch, against_fp32, top1, sure = _compare(runs, inputs, samples, len(network.classes), shown)
     parity = {"fp32_vs_torch": against_torch.figures() | agreement(top1["torch"], top1["fp32"])}
     if qdq is not None:
@@ -252,16 +253,16 @@ def _compare(
     return against_torch, against_fp32, top1, {name: np.concatenate(parts) for name, parts in sure.items()}
 
 
-def _inputs(
-    images: Iterable[NDArray[np.uint8]], preprocess: Preprocess, takes: TensorSpec
-) -> Iterator[Batch]:
-    for part in images:
-        given = as_input(part, preprocess, takes)
-        yield given if takes.dtype == "float32" else normalise(part, preprocess), given
+def _inputs(read: Iterable[NDArray[Any]], how: How, takes: Sequence[TensorSpec]) -> Iterator[Batch]:
+    for part in read:
+        given = for_file(part, how, takes)
+        # A file of images mostly takes what torch does: nothing is normalised twice.
+        same = isinstance(given, np.ndarray) and given.dtype == np.float32
+        yield np.asarray(given) if same else for_torch(part, how), given
 
 
 def _torch_run(net: nn.Module) -> Run:
-    def run(batch: NDArray[np.float32]) -> Logits:
+    def run(batch: NDArray[Any]) -> Logits:
         with torch.inference_mode():
             logits: Logits = net(torch.from_numpy(batch)).numpy()
         return logits

@@ -14,7 +14,7 @@ from torch import nn
 
 from edgetune.artifact import Artifact, write_atomic
 from edgetune.data.folders import Dataset
-from edgetune.data.images import batches
+from edgetune.data.reader import batches
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.latency.statistics import PairedDrop, paired_drop, wilson
 from edgetune.models import operations
