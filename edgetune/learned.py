@@ -76,8 +76,8 @@ def check_teacher(recipe: Recipe) -> None:
     _check_layers(recipe.model.name, distil.features, "student")
     try:
         if teacher.name:
-            row = model_row(teacher.name)
-            preprocess_for(teacher.name, teacher.channels or row.preprocess.channels, teacher.size_px)
+            model_row(teacher.name)
+            preprocess_for(teacher.name, teacher.channels or 3, teacher.size_px, teacher.length)
             weights = weights_path(_teacher_recipe(recipe, teacher))
             if weights is not None and not weights.is_file():
                 raise ConfigError(f"weights: no file {weights}", hint="default, or the path of a file")

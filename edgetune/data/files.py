@@ -115,9 +115,7 @@ def _list(root: Path, endings: Endings = ENDINGS, layout: str = LAYOUT) -> Listi
     listing.unused += [f"{folder.name}/" for folder in folders if folder not in splits]
     for folder in splits:
         split = SPLIT_NAMES[folder.name.lower()]
-        listing.files.setdefault(split, []).extend(
-            _list_classes(root, _folders(folder), listing, endings)
-        )
+        listing.files.setdefault(split, []).extend(_list_classes(root, _folders(folder), listing, endings))
     held_out = {split: images for split, images in listing.files.items() if split != "train" and images}
     if not held_out:
         listing.files = {"": listing.files["train"]}

@@ -205,7 +205,7 @@ def _refuse_too_few(
         if not splits[split]:
             raise ConfigError(
                 f"{root}: no {section.noun} left for {split}",
-                hint=f"add {section.noun}s, or raise data.{split}_share"
+                hint=f"add {section.noun}s, or raise data.{split}_share",
             )
 
 

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from edgetune.artifact import How, TensorSpec, Tokens
 from edgetune.data.folders import Sample
 from edgetune.data.images import as_input, normalise, pixels
-from edgetune.data.tokens import IDS, MASK, bucket, filled, read_tokens
+from edgetune.data.images import load as load_image
+from edgetune.data.texts import read_text
+from edgetune.data.tokens import IDS, MASK, bucket, encode, filled, read_tokens
 from edgetune.errors import ArtifactError
 from edgetune.progress import Progress, Silent
 
@@ -48,6 +50,17 @@ def frames(
             part = own[start : start + batch]
             yield filled(part, how.pad, length)
             shown.advance(len(part))
+
+
+def load(path: Path, how: How) -> Frames:
+    """Read one file: [C, H, W] or [2, L].
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if not isinstance(how, Tokens):
+        return load_image(path, how)
+    return filled(encode([read_text(path)], how).ids, how.pad, how.length)[0]
 
 
 def arranged(root: Path, samples: Sequence[Sample], how: How) -> tuple[Sample, ...]:
@@ -82,7 +95,9 @@ def for_file(given: Frames, how: How, takes: Sequence[TensorSpec]) -> Given:
         return as_input(given, how, takes[0])
     unknown = [spec.name for spec in takes if spec.name not in NAMES]
     if unknown:
-        raise ArtifactError(f"input {unknown[0]!r} is none of {', '.join(NAMES)}", hint="export the network again")
+        raise ArtifactError(
+            f"input {unknown[0]!r} is none of {', '.join(NAMES)}", hint="export the network again"
+        )
     return {spec.name: given[:, NAMES[spec.name]].astype(spec.dtype) for spec in takes}
 
 

@@ -28,7 +28,18 @@ LAYOUT = (
     "or one folder of .txt files per class"
 )
 # What the columns are usually called, the most telling first.
-TEXT_NAMES = ("text", "sentence", "content", "review", "comment", "document", "body", "utterance", "query", "title")
+TEXT_NAMES = (
+    "text",
+    "sentence",
+    "content",
+    "review",
+    "comment",
+    "document",
+    "body",
+    "utterance",
+    "query",
+    "title",
+)
 LABEL_NAMES = ("label", "class", "category", "target", "sentiment", "intent", "labels", "y")
 ROW = re.compile(r"(?s)(.+\.(?:csv|tsv|jsonl)):(\d+)")
 # Encodings that a file which is no UTF-8 most often has, for the hint alone.
@@ -81,7 +92,9 @@ def _tables(root: Path) -> list[tuple[str, Path]]:
         return [(split if held_out else "", path) for path, split in splits.items()]
     if len(inside) > 1:
         names = ", ".join(path.name for path in inside)
-        raise ConfigError(f"{root}: holds {names}, and none is train.csv", hint=f"name one of them; needed: {LAYOUT}")
+        raise ConfigError(
+            f"{root}: holds {names}, and none is train.csv", hint=f"name one of them; needed: {LAYOUT}"
+        )
     return [("", path) for path in inside]
 
 
@@ -146,7 +159,9 @@ def _look_into_files(listing: Listing, progress: Progress) -> Found:
             except OSError as error:
                 content, reason = "", error.strerror or "cannot be read"
             reason = reason or ("" if content else "empty")
-            verdict = Verdict(file.path, status.st_size, status.st_mtime_ns, digest_of(content), reason=reason)
+            verdict = Verdict(
+                file.path, status.st_size, status.st_mtime_ns, digest_of(content), reason=reason
+            )
             found.setdefault(split, []).append((file.name, verdict))
             progress.advance()
     progress.end()
@@ -167,11 +182,28 @@ def text_of(root: Path, path: str, sha256: str) -> str:
         else:
             fields = [_decoded(root / path)]
     except OSError as error:
-        raise ConfigError(f"{root / path}: {error.strerror}", hint="restore it, or run again without it") from error
+        raise ConfigError(
+            f"{root / path}: {error.strerror}", hint="restore it, or run again without it"
+        ) from error
     for field in fields:
         if digest_of(field.strip()) == sha256:
             return field.strip()
     raise ConfigError(f"{root / path}: changed since it was looked at", hint="run again: it is read anew")
+
+
+def read_text(path: Path) -> str:
+    """Read the text of a file.
+
+    Raises:
+        ConfigError: it is empty, no UTF-8, or cannot be read.
+    """
+    try:
+        found = _decoded(path).strip()
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    if not found:
+        raise ConfigError(f"{path}: empty")
+    return found
 
 
 def digest_of(text: str) -> str:
@@ -196,7 +228,9 @@ def _read_table(path: Path, mtime_ns: int, size: int) -> Table:
         return _of_json_lines(path, content)
     csv.field_size_limit(_MOST_FIELD)
     reader = csv.reader(
-        io.StringIO(content, newline=""), dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel", strict=True
+        io.StringIO(content, newline=""),
+        dialect="excel-tab" if path.suffix.lower() == ".tsv" else "excel",
+        strict=True,
     )
     rows = dict(_numbered(path, reader))
     if not rows:
@@ -215,7 +249,7 @@ def _numbered(path: Path, reader: Any) -> Iterator[tuple[int, tuple[str, ...]]]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise ConfigError(
-            f"{path}:{line}: {error}", hint="is a quotation mark missing there? Texts with one double it: \"\""
+            f"{path}:{line}: {error}", hint='is a quotation mark missing there? Texts with one double it: ""'
         ) from error
 
 
@@ -236,7 +270,9 @@ def _of_json_lines(path: Path, content: str) -> Table:
         objects[line] = {key: "" if one is None else str(one) for key, one in value.items()}
         columns.update(dict.fromkeys(value))
     if not columns:
-        raise ConfigError(f"{path}: no line is a JSON object", hint='each is one: {"text": "...", "label": "..."}')
+        raise ConfigError(
+            f"{path}: no line is a JSON object", hint='each is one: {"text": "...", "label": "..."}'
+        )
     # A reason in place of the fields: no text begins with NUL.
     return tuple(columns), {
         line: (f"\0{one}",) if isinstance(one, str) else tuple(one.get(name, "") for name in columns)
@@ -253,7 +289,8 @@ def _decoded(path: Path) -> str:
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ConfigError(
-            f"{path}:1: byte 0x{data[0]:02X}: UTF-16, not UTF-8", hint=f"iconv -f UTF-16 -t UTF-8 {path} > NEW"
+            f"{path}:1: byte 0x{data[0]:02X}: UTF-16, not UTF-8",
+            hint=f"iconv -f UTF-16 -t UTF-8 {path} > NEW",
         )
     try:
         return data.decode("utf-8-sig")

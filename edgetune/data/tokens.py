@@ -44,7 +44,9 @@ def encode(texts: Sequence[str], how: Tokens) -> Encoded:
     """
     tokenizer = _tokenizer(how.file, how.tokenizer, how.length)
     found = tokenizer.encode_batch(list(texts))
-    return Encoded([np.array(one.ids, np.int32) for one in found], sum(bool(one.overflowing) for one in found))
+    return Encoded(
+        [np.array(one.ids, np.int32) for one in found], sum(bool(one.overflowing) for one in found)
+    )
 
 
 def read_tokens(root: Path, samples: Sequence[Sample], how: Tokens) -> Encoded:
@@ -83,7 +85,9 @@ def _tokenizer(file: Path, sha256: str, length: int) -> Any:
     """Load a tokenizer that cuts and does not fill, whatever its file says."""
     tokenizer = load_tokenizer(file)
     if sha256_of(file) != sha256:
-        raise ArtifactError(f"{file}: is not the tokenizer that the network was trained with", hint="restore it")
+        raise ArtifactError(
+            f"{file}: is not the tokenizer that the network was trained with", hint="restore it"
+        )
     tokenizer.enable_truncation(length)
     tokenizer.no_padding()
     return tokenizer

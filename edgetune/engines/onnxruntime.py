@@ -213,10 +213,7 @@ class Session:
             ConfigError: the batch does not fit the network's inputs.
             StageError: ONNX Runtime stopped.
         """
-        if isinstance(batch, np.ndarray):
-            feed = {self._check(batch).name: batch}
-        else:
-            feed = self._fitted(batch)
+        feed = {self._check(batch).name: batch} if isinstance(batch, np.ndarray) else self._fitted(batch)
         rows = {values.shape[:1] for values in feed.values()}
         sizes = {spec.shape[:1] for spec in self.inputs}
         if len(rows) > 1 or len(sizes) > 1 or sizes <= rows or not all(isinstance(n, int) for (n,) in sizes):

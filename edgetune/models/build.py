@@ -33,7 +33,9 @@ def preprocess_for(name: str, channels: int, size_px: int = 0, length: int = 0) 
     own = row.preprocess
     if isinstance(own, Tokens):
         if length > row.most or length in (1, 2):
-            raise ConfigError(f"{name}: takes 3 to {row.most} tokens, not {length}", hint="model.length: 0 is its own")
+            raise ConfigError(
+                f"{name}: takes 3 to {row.most} tokens, not {length}", hint="model.length: 0 is its own"
+            )
         return own.model_copy(update={"length": length, "lengths": (length,)}) if length else own
     size_px = size_px or own.size_px
     if channels not in (1, 3):

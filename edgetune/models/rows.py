@@ -230,5 +230,6 @@ def model_row(name: str) -> ModelRow:
 
         return text_row(name.removeprefix(HF))
     raise ConfigError(
-        f"unknown network {name!r}", hint=f"{nearest(name, MODELS)} (edgetune models list; timm:NAME; for texts hf:NAME)"
+        f"unknown network {name!r}",
+        hint=f"{nearest(name, MODELS)} (edgetune models list; timm:NAME; for texts hf:NAME)",
     )

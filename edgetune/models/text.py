@@ -50,7 +50,9 @@ class TextNet(nn.Module):
         config: of the encoder, as transformers writes it.
     """
 
-    def __init__(self, encoder: nn.Module, width: int, classes: int, drop: float, config: str, first: bool) -> None:
+    def __init__(
+        self, encoder: nn.Module, width: int, classes: int, drop: float, config: str, first: bool
+    ) -> None:
         """Put an encoder under a new head.
 
         Args:
@@ -152,7 +154,9 @@ def text_row(name: str) -> ModelRow:
 
 def _longest(config: Any) -> int:
     """Return how many tokens a network takes at most; RoBERTa counts from behind the number that fills."""
-    return int(config.max_position_embeddings - (config.pad_token_id + 1 if "roberta" in config.model_type else 0))
+    return int(
+        config.max_position_embeddings - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
+    )
 
 
 def _transformers() -> Any:
@@ -171,7 +175,9 @@ def _source(name: str) -> _Source:
     if local(name):
         folder = Path(name).expanduser()
         if not (folder / CONFIG_FILE).is_file():
-            raise ConfigError(f"{HF}{name}: no {CONFIG_FILE} there", hint="name a folder that save_pretrained wrote")
+            raise ConfigError(
+                f"{HF}{name}: no {CONFIG_FILE} there", hint="name a folder that save_pretrained wrote"
+            )
     else:
         folder = _downloaded(name)
     try:
@@ -253,7 +259,9 @@ def _entries(file: Path) -> int:
 def _converted(folder: Path, name: str) -> Path:
     """Write a tokenizer.json of an older folder's vocabulary, where it stays until the process ends."""
     try:
-        found = _transformers().AutoTokenizer.from_pretrained(str(folder), use_fast=True, trust_remote_code=False)
+        found = _transformers().AutoTokenizer.from_pretrained(
+            str(folder), use_fast=True, trust_remote_code=False
+        )
         content = found.backend_tokenizer.to_str()
     # transformers reaches its tokenizers through several libraries that share no error of their own.
     except Exception as error:
@@ -274,10 +282,12 @@ def _fetch(name: str, source: _Source) -> dict[str, Tensor]:
         if pickled:
             raise ArtifactError(
                 f"{HF}{name}: {pickled} alone: refused, reading pickled weights could run foreign code",
-                hint="convert them where you trust them: python -c \"from transformers import AutoModel; "
+                hint='convert them where you trust them: python -c "from transformers import AutoModel; '
                 f"AutoModel.from_pretrained('{source.folder}').save_pretrained('NEW')\", then hf:./NEW",
             )
-        raise ArtifactError(f"{HF}{name}: no {WEIGHTS_FILE}", hint="model.weights: none trains from random weights")
+        raise ArtifactError(
+            f"{HF}{name}: no {WEIGHTS_FILE}", hint="model.weights: none trains from random weights"
+        )
     return encoder_state(read_state(file), source.config.model_type)
 
 

@@ -28,7 +28,7 @@ from edgetune.device import by_hand
 from edgetune.device.packing import PROGRAM, pack, write_program
 from edgetune.device.program.plan import PLAIN, RESULTS, SCHEMA, WORK_FILE
 from edgetune.engines.onnxruntime import Session
-from edgetune.errors import ArtifactError, ConfigError
+from edgetune.errors import ConfigError
 from edgetune.profile import Target, check_input
 from edgetune.progress import Progress, Silent
 from edgetune.quant import dla, implicit
@@ -158,10 +158,7 @@ def _checked(network: Artifact, int8: Artifact | None, target: Target) -> Prepro
             hint="run it for that device: edgetune run RECIPE --profile NAME",
         )
     check_input("uint8_nhwc" if network.inputs[0].dtype == "uint8" else "", target.runtime)
-    if network.preprocess is None:
-        raise ArtifactError(
-            f"{network.path}: does not say how inputs are preprocessed", hint="export it again"
-        )
+    preprocess = network.of_images()
     shapes = [spec.shape for spec in network.inputs]
     if len(shapes) != 1 or shapes[0][0] != 1:
         raise ConfigError(
@@ -169,7 +166,7 @@ def _checked(network: Artifact, int8: Artifact | None, target: Target) -> Prepro
             "input at a time",
             hint="export it with export.batch: 1",
         )
-    return network.preprocess
+    return preprocess
 
 
 def _check_places(into: Path, archive: Path) -> None:

@@ -176,7 +176,7 @@ def _trace(
         net, names = Inputs(net).eval(), list(NAMES)
         given = tuple(sample[:, NAMES[name]].to(kind) for name in names)
         free |= {1: LENGTH} if isinstance(how, Tokens) and len(how.lengths) > 1 else {}
-    dynamic = {name: free for name in names} | {OUTPUT: {0: BATCH} if settings.dynamic else {}}
+    dynamic = dict.fromkeys(names, free) | {OUTPUT: {0: BATCH} if settings.dynamic else {}}
     try:
         with _quiet():
             torch.onnx.export(

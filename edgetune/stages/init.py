@@ -111,7 +111,7 @@ def init(
         strategy=strategy,
         why=why,
         epochs=epochs,
-        batch=32 if row.preprocess.size_px >= 128 else 64,
+        batch=64 if getattr(row.preprocess, "size_px", 128) < 128 else 32,
         balance="  class_weights: balanced    # the classes differ much in size\n" if lopsided else "",
         patience=5 if epochs > 10 else 0,
         augment=augment,

@@ -95,8 +95,14 @@ def _known(
     channels = model.channels or (1 if data.gray else 3)
     how = preprocess_for(name, channels, model.size_px, model.length)
     if data.texts != isinstance(how, Tokens):
-        what = "texts, and the data holds images" if isinstance(how, Tokens) else "images, and the data holds texts"
-        raise ConfigError(f"model.name: {model.name} takes {what}", hint="data.task says which; texts take hf:NAME")
+        what = (
+            "texts, and the data holds images"
+            if isinstance(how, Tokens)
+            else "images, and the data holds texts"
+        )
+        raise ConfigError(
+            f"model.name: {model.name} takes {what}", hint="data.task says which; texts take hf:NAME"
+        )
     # The leader's weights go to all processes: the others need no file and no download of their own.
     source: str | Path = "none" if ranks.rank() else given
     if source not in ("default", "none"):
@@ -191,7 +197,12 @@ def fingerprint(begun: Begun, data: Dataset, settings: FinetuneSection, *more: A
         data.digest,
         hashlib.sha256(save(values)).hexdigest(),
         library_versions(
-            "edgetune", "torch", "torchvision", "pillow", "numpy", *["timm"] * model.name.startswith(TIMM),
+            "edgetune",
+            "torch",
+            "torchvision",
+            "pillow",
+            "numpy",
+            *["timm"] * model.name.startswith(TIMM),
             *["transformers", "tokenizers"] * model.name.startswith(HF),
         ),
         *more,
