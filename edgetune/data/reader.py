@@ -60,7 +60,8 @@ def load(path: Path, how: How) -> Frames:
     """
     if not isinstance(how, Tokens):
         return load_image(path, how)
-    return filled(encode([read_text(path)], how).ids, how.pad, how.length)[0]
+    made: Frames = filled(encode([read_text(path)], how).ids, how.pad, how.length)[0]
+    return made
 
 
 def arranged(root: Path, samples: Sequence[Sample], how: How) -> tuple[Sample, ...]:
