@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from edgetune.stages.bench import bench
     from edgetune.stages.check import check
     from edgetune.stages.distill import distill
+    from edgetune.stages.estimate import estimate
     from edgetune.stages.export import export
     from edgetune.stages.finetune import finetune
     from edgetune.stages.init import init
     from edgetune.stages.lint import lint
     from edgetune.stages.predict import predict
     from edgetune.stages.quantize import quantize, quantize_onnx
+    from edgetune.tuning.tune import tune
 
 __version__ = "0.1.0"
 
@@ -42,6 +44,7 @@ __all__ = [
     "bench",
     "check",
     "distill",
+    "estimate",
     "export",
     "finetune",
     "init",
@@ -56,9 +59,21 @@ __all__ = [
     "recipe_from",
     "run",
     "scan",
+    "tune",
 ]
 
-_STAGES = ("bench", "check", "distill", "export", "finetune", "init", "lint", "predict", "quantize")
+_STAGES = (
+    "bench",
+    "check",
+    "distill",
+    "estimate",
+    "export",
+    "finetune",
+    "init",
+    "lint",
+    "predict",
+    "quantize",
+)
 _HOME = {
     **dict.fromkeys(("Artifact", "Preprocess"), "artifact"),
     **dict.fromkeys(("Dataset", "scan"), "data.folders"),
@@ -68,6 +83,7 @@ _HOME = {
     **dict.fromkeys(("Recipe", "load_recipe", "recipe_from"), "recipe"),
     **{name: f"stages.{name}" for name in _STAGES},
     "quantize_onnx": "stages.quantize",
+    "tune": "tuning.tune",
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgetune.artifact import Artifact, write_atomic
 from edgetune.errors import ConfigError
-from edgetune.profile import Target, load_target, merged_gates
+from edgetune.profile import Target, merged_gates, target_of
 from edgetune.progress import Progress
 from edgetune.recipe import Gates
 from edgetune.steps import current_report, find_data, roles_of
@@ -38,8 +38,9 @@ def bundle_run(
     report, roles = current_report(run), roles_of(run)
     network = Artifact.load(roles["onnx"], "onnx")
     int8 = Artifact.load(roles["int8"], "qdq") if "int8" in roles else None
+    target = target_of(report["profile"]["label"], report["profile"].get("own"))
     return bundle(
-        network, int8, find_data(network, data, progress), load_target(report["profile"]["label"]),
+        network, int8, find_data(network, data, progress), target,
         name=report["name"], samples=samples, into=out or run / "bundle", dla_core=dla_core,
         progress=progress,
     )  # fmt: skip
@@ -134,7 +135,7 @@ def verify_bundle(folder: Path, run: Path | None, *, strict: bool) -> tuple[dict
                 f"{folder}: was made of other networks than {run}", hint="bundle that run again"
             )
         report = None
-    target = load_target(work["wanted"]["profile"])
+    target = target_of(work["wanted"]["profile"], work["wanted"].get("own"))
     limits = limits_of(report) if report else merged_gates(target.profile.gates, Gates())
     profile = {"label": target.label, "title": target.profile.title, "kind": target.profile.kind,
                "rendering": target.runtime.rendering}  # fmt: skip

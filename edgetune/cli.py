@@ -7,17 +7,19 @@ inside the verbs, so that --help answers at once.
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from edgetune import __version__
 from edgetune.devices import On, build, bundle, device_app, verify
 from edgetune.errors import EdgetuneError
+from edgetune.estimating import estimate
 from edgetune.lookup import (
     Accelerator,
     ArtifactFolder,
     AsJson,
+    Junit,
     ProfileName,
     Quiet,
     lint,
@@ -25,6 +27,7 @@ from edgetune.lookup import (
     print_json,
     profiles_app,
     progress_for,
+    show_judged,
 )
 from edgetune.searches import compare, tune
 from edgetune.single import bench, check, distill, export, finetune, quantize
@@ -45,6 +48,7 @@ app.add_typer(models_app, name="models", rich_help_panel="Look things up")
 Strict = Annotated[bool, typer.Option("--strict", help="What could not be judged counts as failed (exit 7).")]
 STAGES, ONE_GO, LOOK = "One stage at a time", "In one go", "Look things up"
 AWAY = "On a device"
+PAGE = "report.html"
 
 
 @app.callback(invoke_without_command=True)
@@ -61,6 +65,7 @@ def quickstart(
     out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder.")] = Path("runs/quickstart"),
     accelerator: Accelerator = "auto",
     strict: Strict = False,
+    junit: Junit = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -70,7 +75,7 @@ def quickstart(
     made = quickstart_run(
         out, accelerator=accelerator, strict=strict, command=_typed(), progress=progress_for(quiet)
     )
-    _show_run(made.report, made.out, made.made, as_json)
+    show_judged(made.report, made.out / PAGE, as_json, junit, strict=strict, note=_reused(made.made))
 
 
 @app.command(rich_help_panel=ONE_GO)
@@ -85,6 +90,7 @@ def run(
     on: On = "",
     accelerator: Accelerator = "auto",
     strict: Strict = False,
+    junit: Junit = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -107,7 +113,7 @@ def run(
         accelerator=accelerator, strict=strict, command=_typed(), progress=progress,
     )  # fmt: skip
     report = run_on_device(made.out, on, strict, progress)[0] if on else made.report
-    _show_run(report, made.out, None if on else made.made, as_json)
+    show_judged(report, made.out / PAGE, as_json, junit, strict=strict, note="" if on else _reused(made.made))
 
 
 @app.command(rich_help_panel=ONE_GO)
@@ -174,6 +180,7 @@ def predict(
 @app.command(rich_help_panel=LOOK)
 def report(
     run_folder: Annotated[Path, typer.Argument(help="A run's folder.")],
+    junit: Junit = None,
     as_json: AsJson = False,
 ) -> None:
     """Show a finished run's report again, and write its HTML anew."""
@@ -182,7 +189,7 @@ def report(
 
     loaded = current_report(run_folder)
     write_report(loaded, run_folder)
-    _show_run(loaded, run_folder, None, as_json)
+    show_judged(loaded, run_folder / PAGE, as_json, junit, strict=False)
 
 
 app.command(rich_help_panel=AWAY)(bundle)
@@ -190,6 +197,7 @@ app.command(rich_help_panel=AWAY)(build)
 app.command(rich_help_panel=AWAY)(verify)
 app.add_typer(device_app, name="device", rich_help_panel=AWAY)
 app.command(rich_help_panel=LOOK)(lint)
+app.command(rich_help_panel=LOOK)(estimate)
 app.command(rich_help_panel=ONE_GO)(tune)
 app.command(rich_help_panel=LOOK)(compare)
 
@@ -214,19 +222,8 @@ def _typed() -> str:
     return shlex.join(["edgetune", *sys.argv[1:]])
 
 
-def _show_run(report: dict[str, Any], out: Path, made: tuple[str, ...] | None, as_json: bool) -> None:
-    if as_json:
-        print_json(report)
-    else:
-        from rich.console import Console
-
-        from edgetune.report.table import print_summary
-
-        print_summary(report, Console(highlight=False), out / "report.html")
-        if made == ():
-            typer.echo("nothing had changed: every artifact was reused")
-    if report["exit_code"]:
-        raise typer.Exit(report["exit_code"])
+def _reused(made: tuple[str, ...] | None) -> str:
+    return "nothing had changed: every artifact was reused" if made == () else ""
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgetune.lookup import AsJson, Quiet, print_json, progress_for
+from edgetune.lookup import AsJson, Junit, Quiet, print_json, progress_for, show_judged
 
 device_app = typer.Typer(no_args_is_help=True, help="A device by SSH, with your own keys and configuration.")
 
@@ -78,7 +78,13 @@ def build(
 
 
 def judged_on_device(
-    folders: list[Path], url: str, only: str, as_json: bool, quiet: bool, here: dict[str, Any]
+    folders: list[Path],
+    url: str,
+    only: str,
+    as_json: bool,
+    quiet: bool,
+    here: dict[str, Any],
+    junit: Path | None = None,
 ) -> None:
     """Do one step with a run's engines on a device, and show what is known of them there.
 
@@ -89,6 +95,7 @@ def judged_on_device(
         as_json: print JSON.
         quiet: say nothing meanwhile.
         here: options that say how it is done on this machine; those that are set would not count.
+        junit: the file for CI.
 
     Raises:
         typer.Exit: with 7, a gate failed.
@@ -101,7 +108,7 @@ def judged_on_device(
     from edgetune.away import one_run, run_on_device
 
     judged, page = run_on_device(one_run(folders), url, strict=False, progress=progress_for(quiet), only=only)
-    _show_judged(judged, page, as_json)
+    show_judged(judged, page, as_json, junit, strict=False)
 
 
 def verify(
@@ -113,25 +120,13 @@ def verify(
     strict: Annotated[
         bool, typer.Option("--strict", help="What could not be judged counts as failed (exit 7).")
     ] = False,
+    junit: Junit = None,
     as_json: AsJson = False,
 ) -> None:
     """Judge what a device measured: agreement, accuracy, latency, energy (exit 7: a gate failed)."""
     from edgetune.away import verify_bundle
 
-    _show_judged(*verify_bundle(folder, run, strict=strict), as_json)
-
-
-def _show_judged(judged: dict[str, Any], page: Path, as_json: bool) -> None:
-    if as_json:
-        print_json(judged)
-    else:
-        from rich.console import Console
-
-        from edgetune.report.table import print_summary
-
-        print_summary(judged, Console(highlight=False), page)
-    if judged["exit_code"]:
-        raise typer.Exit(judged["exit_code"])
+    show_judged(*verify_bundle(folder, run, strict=strict), as_json, junit, strict=strict)
 
 
 @device_app.command("probe")

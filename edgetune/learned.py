@@ -4,6 +4,7 @@ One function for each artifact; the pipeline calls them. It may import everythin
 """
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -238,9 +239,15 @@ def make_distilled(
     return keep(
         name, distill, teacher, model, data, settings, distil, unlabelled, uses=_with_extra(recipe, libraries),
         also={"weights": _digest(weights)},
-        accelerator=accelerator, weights=weights, answers=keep.out / ANSWERS, watch=watch, progress=progress,
-        cache=keep.out / DECODED,
+        accelerator=accelerator, weights=weights, answers=_answers_folder(teacher, keep.out), watch=watch,
+        progress=progress, cache=keep.out / DECODED,
     )  # fmt: skip
+
+
+def _answers_folder(teacher: Artifact, out: Path) -> Path:
+    """Return where a teacher's answers lie: in the run that made it, for the students of all runs."""
+    run = teacher.path.parent
+    return (run if (run / "data.json").is_file() and os.access(run, os.W_OK) else out) / ANSWERS
 
 
 def make_alone(

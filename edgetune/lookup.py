@@ -15,6 +15,10 @@ Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 ProfileName = Annotated[
     str, typer.Option("--profile", help=r"NAME\[:MODE]\[@JETPACK]; see edgetune profiles list.")
 ]
+Junit = Annotated[
+    Path | None,
+    typer.Option("--junit", help="Write the gates to this file as JUnit XML, for CI.", metavar="FILE"),
+]
 ArtifactFolder = Annotated[Path, typer.Argument(help="A folder that a stage made.")]
 
 profiles_app = typer.Typer(no_args_is_help=True, help="Hardware profiles: where a network must run.")
@@ -24,6 +28,41 @@ models_app = typer.Typer(no_args_is_help=True, help="Networks to start from.")
 def print_json(value: Any) -> None:
     """Print a result to stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def show_judged(
+    report: dict[str, Any], page: Path, as_json: bool, junit: Path | None, *, strict: bool, note: str = ""
+) -> None:
+    """Print a judged report, write its gates for CI where that is asked for, and end with its exit code.
+
+    Args:
+        report: of a run or of a bundle.
+        page: that shows it.
+        as_json: print JSON.
+        junit: the file for CI.
+        strict: a gate that could not be judged counts as failed.
+        note: a line for people.
+
+    Raises:
+        typer.Exit: with 7, a gate failed.
+    """
+    # First: who reads the rest may stop early (| head).
+    if junit is not None:
+        from edgetune.report.junit import write_junit
+
+        write_junit(report, junit, strict=strict)
+    if as_json:
+        print_json(report)
+    else:
+        from rich.console import Console
+
+        from edgetune.report.table import print_summary
+
+        print_summary(report, Console(highlight=False), page)
+        if note:
+            typer.echo(note)
+    if report["exit_code"]:
+        raise typer.Exit(report["exit_code"])
 
 
 def progress_for(quiet: bool) -> Any:
@@ -48,7 +87,7 @@ def show_made(artifact: Any, as_json: bool) -> None:
 def profiles_list(as_json: AsJson = False) -> None:
     """List the shipped profiles."""
     from edgetune.profile import load_profile, names
-    from edgetune.show import show_profiles
+    from edgetune.show_profiles import show_profiles
 
     loaded = [load_profile(name) for name in names()]
     print_json([p.model_dump(mode="json") for p in loaded]) if as_json else show_profiles(loaded)
@@ -61,10 +100,43 @@ def profiles_show(
 ) -> None:
     """Show one profile: modes, JetPacks, sources."""
     from edgetune.profile import load_target
-    from edgetune.show import show_target
+    from edgetune.show_profiles import show_target
 
     target = load_target(name)
     print_json(target.model_dump(mode="json")) if as_json else show_target(target)
+
+
+@profiles_app.command("compare")
+def profiles_compare(
+    targets: Annotated[
+        list[str],
+        typer.Argument(help=r"Two or more: NAME\[:MODE]\[@JETPACK], or YAML files.", metavar="TARGET..."),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Set profiles or their modes side by side: what differs, and all modes by their peak."""
+    from edgetune.profile import compare_targets
+    from edgetune.show_profiles import show_comparison
+
+    found = compare_targets(targets)
+    print_json(found) if as_json else show_comparison(found)
+
+
+@profiles_app.command("validate")
+def profiles_validate(
+    files: Annotated[
+        list[str], typer.Argument(help="YAML files, or names of shipped profiles.", metavar="FILE...")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Say all that is wrong with profiles: keys, values, figures that contradict each other (exit 3)."""
+    from edgetune.profile import validate_profile
+    from edgetune.show_profiles import show_complaints
+
+    found = [validate_profile(file) for file in files]
+    print_json(found) if as_json else show_complaints(found)
+    if not all(file["valid"] for file in found):
+        raise typer.Exit(3)
 
 
 @models_app.command("list")

@@ -209,6 +209,7 @@ def run(
             distilled,
             strict=strict,
             command=command,
+            beside={"teacher": teacher, "alone": alone if teacher else None, "scratch": scratch},
         )
         device = None if target.is_host else measured_on_device(report, out)
         if device:

@@ -1,145 +1,36 @@
 """Hardware profiles: where a network must run. A profile knows no models and no recipe.
 
 `--profile NAME[:MODE][@JETPACK]` names a target; mode and JetPack have defaults that the profile states.
-A profile is one YAML file in profiles/, or a path to one of the user's own. It may import errors,
-artifact and recipe (for the gates).
+A profile is one YAML file in profiles/, or a path to one of the user's own, which may inherit from another.
+It may import errors, hardware, contradictions, recipe (for the gates) and yaml.
 """
 
+import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Any
 
-from pydantic import Field, model_validator
-
+from edgetune.contradictions import STRONG_OPSET as STRONG_OPSET
+from edgetune.contradictions import contradictions
 from edgetune.errors import ConfigError, nearest
+from edgetune.hardware import JetPack as JetPack
+from edgetune.hardware import Mode as Mode
+from edgetune.hardware import Profile as Profile
+from edgetune.hardware import Runtime as Runtime
 from edgetune.recipe import Gates, Section
-from edgetune.yaml import load_yaml, validate
+from edgetune.yaml import Complaint, Document, examine, load_yaml, refused
 
-Confidence = Literal["confirmed", "derived", "unconfirmed"]
 # From here on DequantizeLinear has scales per channel.
 LEAST_OPSET = 13
-# From here on Q/DQ scales may be FP16, which types written into the graph need.
-STRONG_OPSET = 19
 # The TensorRT from which the device program builds INT8, and with which uint8 inputs begin.
 INT8_SINCE = UINT8_SINCE = (8, 5)
-# Of the module's memory, where its profile says nothing: the rest is for the system and the tensors.
-WORKSPACE_SHARE = 0.25
-Positive = Annotated[float, Field(gt=0)]
-
-
-class Mode(Section):
-    """A power mode: what of the chip is on, and how fast. Peaks are dense: without sparsity."""
-
-    sms: Annotated[int, Field(gt=0)] | None = None
-    gpu_mhz: Positive | None = None
-    bandwidth_gb_s: Positive | None = None
-    int8_dense_tops: Positive | None = None
-    fp16_dense_tflops: Positive | None = None
-    power_w: Positive | None = None
-    nvpmodel_id: Annotated[int, Field(ge=0)] | None = None
-    super: bool = False
-    source: str
-    confidence: Confidence
-
-
-class JetPack(Section):
-    """What a JetPack brings, and so what an ONNX file may hold.
-
-    `typing` says where the types of an engine come from: `weak` from the builder's flags, `strong` from
-    the graph (TensorRT 10.12 and later).
-    """
-
-    l4t: str
-    tensorrt: Annotated[str, Field(pattern=r"^\d+(\.\d+)+$")]
-    cuda: str
-    python: str
-    opset_max: Annotated[int, Field(ge=7, le=26)]
-    opset: Annotated[int, Field(ge=7, le=26)]
-    ir: Annotated[int, Field(ge=3, le=14)]
-    typing: Literal["weak", "strong"]
-    modes: tuple[str, ...] = ()
-    source: str
-    confidence: Confidence
-
-
-class Runtime(Section):
-    """What a rendering of a network must fit: the part of a target that changes files.
-
-    Attributes:
-        opset: that networks are exported with.
-        rendering: `cpu` for ONNX Runtime's kernels, `weak` or `strong` for TensorRT.
-        tensorrt: its version, empty for `cpu`.
-        opset_max: the highest it reads; 0: `opset`, or for `cpu` whatever opens.
-    """
-
-    opset: int
-    ir: int
-    rendering: Literal["cpu", "weak", "strong"]
-    tensorrt: str = ""
-    opset_max: int = 0
-
-    @property
-    def version(self) -> tuple[int, ...]:
-        """TensorRT's major and minor version; empty for `cpu`."""
-        return tuple(int(part) for part in re.findall(r"\d+", self.tensorrt)[:2])
-
-
-class Profile(Section):
-    """One module or machine.
-
-    Attributes:
-        int8: whether TensorRT has INT8 kernels for its GPU.
-        workspace_mb: memory that a layer of an engine may use beside its tensors, in MiB; None: a quarter of
-            the module's.
-        optimization_level: how long TensorRT searches, 0 to 5; None: its own default.
-    """
-
-    schema_version: Literal[1]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
-    title: str
-    kind: Literal["host", "jetson"]
-    chip: str
-    compute_capability: str = ""
-    memory_gb: Positive | None = None
-    dla_cores: Annotated[int, Field(ge=0)] = 0
-    int8: bool = True
-    workspace_mb: Annotated[int, Field(gt=0)] | None = None
-    optimization_level: Annotated[int, Field(ge=0, le=5)] | None = None
-    modes: dict[str, Mode]
-    default_mode: str
-    jetpacks: dict[str, JetPack] = Field(default_factory=dict)
-    default_jetpack: str = ""
-    host: Runtime | None = None
-    gates: Gates = Gates()
-    notes: str = ""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.default_mode not in self.modes:
-            raise ValueError(f"default_mode {self.default_mode!r} is none of modes: {', '.join(self.modes)}")
-        if self.kind == "host" and self.host is None:
-            raise ValueError("a host profile needs host: opset, ir, rendering")
-        strong = any(jetpack.typing == "strong" for jetpack in self.jetpacks.values())
-        if not self.int8 and (self.kind == "host" or strong):
-            # Where types are in the graph, quantizing is what writes the FP16 network.
-            raise ValueError("int8: false is for Jetsons whose engines are weakly typed alone")
-        if self.kind == "jetson":
-            if self.default_jetpack not in self.jetpacks:
-                raise ValueError(f"default_jetpack {self.default_jetpack!r} is none of jetpacks")
-            for version, jetpack in self.jetpacks.items():
-                unknown = [mode for mode in jetpack.modes if mode not in self.modes]
-                if unknown:
-                    raise ValueError(f"jetpacks.{version}.modes: {unknown[0]!r} is none of modes")
-                if jetpack.opset > jetpack.opset_max:
-                    raise ValueError(f"jetpacks.{version}.opset is above opset_max")
-                if jetpack.typing == "strong" and jetpack.opset < STRONG_OPSET:
-                    raise ValueError(f"jetpacks.{version}.opset: strong typing needs {STRONG_OPSET} or later")
-        return self
-
-    @property
-    def workspace(self) -> int:
-        """Memory that a layer of an engine may use beside its tensors, in MiB."""
-        return self.workspace_mb or int((self.memory_gb or 4) * 1024 * WORKSPACE_SHARE)
+# What two targets are compared by.
+PROFILE_FACTS = ("title", "kind", "chip", "compute_capability", "memory_gb", "l2_mb", "dla_cores", "int8")
+MODE_FIGURES = (
+    "sms", "gpu_mhz", "bandwidth_gb_s", "int8_dense_tops", "fp16_dense_tflops", "power_w", "super", "confidence",
+)  # fmt: skip
+JETPACK_FACTS = ("l4t", "tensorrt", "cuda", "python", "opset_max", "opset", "ir", "typing")
 
 
 class Target(Section):
@@ -175,15 +66,32 @@ class Target(Section):
         if not profile.int8:
             return f"{profile.title} has no INT8 path (compute capability {profile.compute_capability})"
         if version and version < INT8_SINCE:
-            return (
-                f"JetPack {self.jetpack} has TensorRT {self.runtime.tensorrt}, and INT8 begins with 8.5 here"
-            )
+            has = f"JetPack {self.jetpack} has " if profile.kind == "jetson" else ""
+            return f"{has}TensorRT {self.runtime.tensorrt}, and INT8 begins with 8.5 here"
         return ""
+
+    @property
+    def software(self) -> str:
+        """What runs there: `JetPack 6.2, TensorRT 10.3.0`; on a desktop TensorRT alone, on a host nothing."""
+        tensorrt = f"TensorRT {self.runtime.tensorrt}" if self.jetpack else ""
+        return f"JetPack {self.jetpack}, {tensorrt}" if self.profile.kind == "jetson" else tensorrt
 
     @property
     def is_host(self) -> bool:
         """Whether this machine itself is the target."""
         return self.profile.kind == "host"
+
+    def facts(self) -> dict[str, Any]:
+        """What distinguishes it from others, by key: of the profile, the mode, the JetPack."""
+        mode = self.profile.modes[self.mode]
+        pack = self.profile.jetpacks.get(self.jetpack)
+        return {
+            **{key: getattr(self.profile, key) for key in PROFILE_FACTS},
+            "mode": self.mode,
+            **{key: getattr(mode, key) for key in MODE_FIGURES},
+            "jetpack": self.jetpack,
+            **{key: getattr(pack, key, None) for key in JETPACK_FACTS},
+        }
 
 
 def folder() -> Path:
@@ -201,17 +109,122 @@ def load_profile(name: str) -> Profile:
     """Read a profile by its name, or by the path of a YAML file.
 
     Raises:
-        ConfigError: unknown name (with the nearest ones), or a mistake in the file.
+        ConfigError: unknown name (with the nearest ones), or mistakes in the file: the first, and in the hint the
+            others.
     """
+    profile, complaints = look_through(name)
+    if profile is None:
+        raise refused(complaints)
+    return profile
+
+
+def look_through(name: str) -> tuple[Profile | None, list[Complaint]]:
+    """Read a profile, or say everything that is wrong with it: its keys, and figures that contradict each other.
+
+    Raises:
+        ConfigError: there is no such profile, it is not YAML, or what it inherits from is not there or is wrong.
+    """
+    return examine(Profile, _with_parents(_path_of(name), ()), contradictions)
+
+
+def validate_profile(name: str) -> dict[str, Any]:
+    """Say all that is wrong with a profile, and what it is where nothing is.
+
+    Returns:
+        `file`, `valid`, `profile` (its name, or None), and `complaints`: `line` and `key` where they are known,
+        `message`, `hint`, and `text`, all of it in one line.
+    """
+    try:
+        profile, complaints = look_through(name)
+    except ConfigError as error:
+        text = f"{error.message} ({error.hint})" if error.hint else error.message
+        only = {"line": None, "key": "", "message": error.message, "hint": error.hint, "text": text}
+        return {"file": name, "valid": False, "profile": None, "complaints": [only]}
+    found = [
+        {"line": one.line, "key": one.key, "message": one.message, "hint": "",
+         "text": f"{one.path}:{one.line}: {one.key}: {one.message}"}
+        for one in complaints
+    ]  # fmt: skip
+    return {
+        "file": name,
+        "valid": not found,
+        "profile": profile.name if profile else None,
+        "complaints": found,
+    }
+
+
+def _path_of(name: str) -> Path:
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-    elif name in names():
-        path = folder() / f"{name}.yaml"
-    else:
+        return Path(name)
+    if name in names():
+        return folder() / f"{name}.yaml"
+    raise ConfigError(
+        f"unknown profile {name!r}", hint=f"{nearest(name, names())} (edgetune profiles list shows them)"
+    )
+
+
+def _with_parents(path: Path, children: tuple[Path, ...]) -> Document:
+    """Read a profile's file with what it inherits; lines are those of the file itself."""
+    document = load_yaml(path, what="profile", hint="edgetune profiles list")
+    parent = document.values.get("extends")
+    if not parent or not isinstance(parent, str):
+        return document
+    line = document.line(("extends",))
+    try:
+        above = _path_of(parent)
+    except ConfigError as error:
+        raise ConfigError(f"{path}:{line}: extends: {error.message}", hint=error.hint) from None
+    above = path.parent / above if parent.endswith((".yaml", ".yml")) else above
+    chain = (*children, path)
+    if above.resolve() in [one.resolve() for one in chain]:
+        circle = " -> ".join(one.name for one in (*chain, above))
         raise ConfigError(
-            f"unknown profile {name!r}", hint=f"{nearest(name, names())} (edgetune profiles list shows them)"
+            f"{path}:{line}: extends: goes in a circle: {circle}", hint="let one of them stand by itself"
         )
-    return validate(Profile, load_yaml(path, what="profile", hint="edgetune profiles list"))
+    if not above.is_file():
+        raise ConfigError(
+            f"{path}:{line}: extends: there is no {above}",
+            hint=f"a path begins at the folder of this file; shipped: {', '.join(names())}",
+        )
+    inherited = _with_parents(above, chain)
+    profile, complaints = examine(Profile, inherited, contradictions)
+    if profile is None:
+        raise refused(complaints)
+    # What a file lacks, or contradicts in what it inherits, is said at its `extends`.
+    lines = {(): line, **document.lines}
+    return Document(path, {**_merged(inherited.values, document.values), "extends": parent}, lines)
+
+
+def _merged(inherited: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Lay a file's own keys over what it inherits; `null` takes a mode or a JetPack away.
+
+    A mode that is gone is gone from inherited JetPacks, too; one that is left without any goes with it.
+    """
+    made = _laid_over({key: value for key, value in inherited.items() if key != "name"}, own)
+    gone: set[str] = set()
+    above = inherited.get("jetpacks") or {}
+    for key in ("modes", "jetpacks"):
+        if isinstance(made.get(key), dict):
+            gone |= {name for name, entry in made[key].items() if entry is None}
+            made[key] = {name: entry for name, entry in made[key].items() if entry is not None}
+    packs = made.get("jetpacks")
+    if not isinstance(packs, dict):
+        return made
+    for name, pack in list(packs.items()):
+        listed: list[str] = above.get(name, {}).get("modes") or []
+        if listed and isinstance(pack, dict) and pack.get("modes") is listed:
+            left = [mode for mode in listed if mode not in gone]
+            packs.update({name: pack | {"modes": left}}) if left else packs.pop(name)
+    return made
+
+
+def _laid_over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _laid_over(below[key], value)
+        for key, value in above.items()
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+    }
+    return below | above | both
 
 
 def load_target(spec: str) -> Target:
@@ -220,17 +233,53 @@ def load_target(spec: str) -> Target:
     Raises:
         ConfigError: the profile, mode or JetPack is unknown, or the mode is not in that JetPack.
     """
+    name, mode, jetpack = _parts_of(spec)
+    return _chosen(load_profile(name), mode, jetpack)
+
+
+def own_content(target: Target) -> dict[str, Any]:
+    """Return what a report or a bundle must keep of a target's profile: `own`, its content, if it does not ship."""
+    name = target.profile.name
+    if name in names() and load_profile(name) == target.profile:
+        return {}
+    return {"own": target.profile.model_dump(mode="json", exclude_unset=True)}
+
+
+def target_of(label: str, own: Mapping[str, Any] | None) -> Target:
+    """Return the target of a report or a bundle, wherever its profile's file may be by now.
+
+    Args:
+        label: in full.
+        own: the content of its profile, if that does not ship.
+
+    Raises:
+        ConfigError: the profile, mode or JetPack is unknown, or the content is damaged.
+    """
+    if not own:
+        return load_target(label)
+    try:
+        profile = Profile.model_validate_json(json.dumps(own))
+    except ValueError as error:
+        raise ConfigError(f"{label}: the profile that is kept beside it is damaged: {error}") from None
+    return _chosen(profile, *_parts_of(label)[1:])
+
+
+def _parts_of(spec: str) -> tuple[str, str, str]:
     match = re.fullmatch(r"(?P<name>[^:@]+)(:(?P<mode>[^@]+))?(@(?P<jetpack>.+))?", spec)
     if match is None:
         raise ConfigError(f"profile {spec!r}: write NAME[:MODE][@JETPACK]", hint="edgetune profiles list")
-    profile = load_profile(match["name"])
-    jetpack = match["jetpack"] or profile.default_jetpack
-    if match["jetpack"] and jetpack not in profile.jetpacks:
+    return match["name"], match["mode"] or "", match["jetpack"] or ""
+
+
+def _chosen(profile: Profile, wanted: str, named: str) -> Target:
+    jetpack = named or profile.default_jetpack
+    called = "TensorRT" if profile.kind == "desktop" else "JetPack"
+    if named and jetpack not in profile.jetpacks:
         known = ", ".join(profile.jetpacks) or "it has none"
-        raise ConfigError(f"profile {profile.name!r}: unknown JetPack {jetpack!r}", hint=f"known: {known}")
+        raise ConfigError(f"profile {profile.name!r}: unknown {called} {jetpack!r}", hint=f"known: {known}")
     allowed = profile.jetpacks[jetpack].modes if jetpack else ()
     default = profile.default_mode if not allowed or profile.default_mode in allowed else allowed[0]
-    wanted = match["mode"] or default
+    wanted = wanted or default
     mode = next((known for known in profile.modes if known.lower() == wanted.lower()), "")
     if not mode:
         raise ConfigError(
@@ -238,10 +287,55 @@ def load_target(spec: str) -> Target:
         )
     if allowed and mode not in allowed:
         raise ConfigError(
-            f"profile {profile.name!r}: JetPack {jetpack} has no mode {mode!r}",
+            f"profile {profile.name!r}: {called} {jetpack} has no mode {mode!r}",
             hint=f"known: {', '.join(allowed)}",
         )
     return Target(profile=profile, mode=mode, jetpack=jetpack)
+
+
+def compare_targets(specs: Sequence[str]) -> dict[str, Any]:
+    """Set targets side by side.
+
+    Args:
+        specs: `NAME[:MODE][@JETPACK]` each; without a mode, all modes of its JetPack are listed.
+
+    Returns:
+        `targets` (their labels), `differs` (a list of `what` and `values`, in that order), `same` (by key), and
+        `modes`, the fastest first.
+
+    Raises:
+        ConfigError: fewer than two, or one of them is unknown.
+    """
+    if len(specs) < 2:
+        raise ConfigError("compare takes two or more profiles", hint="one alone: edgetune profiles show NAME")
+    targets = [load_target(spec) for spec in specs]
+    facts = [target.facts() for target in targets]
+    differs, same = [], {}
+    for key in facts[0]:
+        values = [fact[key] for fact in facts]
+        if any(value != values[0] for value in values):
+            differs.append({"what": key, "values": values})
+        elif values[0] not in (None, ""):
+            same[key] = values[0]
+    modes: dict[str, dict[str, Any]] = {}
+    for spec, target in zip(specs, targets, strict=True):
+        allowed = target.profile.jetpacks[target.jetpack].modes if target.jetpack else ()
+        for name in [target.mode] if ":" in spec else allowed or target.profile.modes:
+            one = target.model_copy(update={"mode": name})
+            modes[one.label] = {"target": one.label, "mode": name} | {
+                key: one.facts()[key] for key in MODE_FIGURES
+            }
+    fastest = sorted(
+        modes.values(),
+        key=lambda row: [row[key] or 0 for key in ("int8_dense_tops", "fp16_dense_tflops", "bandwidth_gb_s")],
+        reverse=True,
+    )
+    return {
+        "targets": [target.label for target in targets],
+        "differs": differs,
+        "same": same,
+        "modes": fastest,
+    }
 
 
 def check_int8(target: Target) -> None:

@@ -4,6 +4,7 @@ One model per section, one section per verb. A recipe knows no hardware beyond t
 no library. It may import errors and artifact only.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -103,12 +104,12 @@ class Gates(Section):
         latency_p99_ms: of the INT8 network; needs 662 queries, so bench.preset: standard.
         speedup_min: FP32's median latency over INT8's.
         memory_mb: peak of the process that runs the INT8 network.
-        size_mb: of the INT8 file.
+        size_mb: of the INT8 file, in 10^6 bytes.
         engine_agreement_percent_min: share of samples on which the device's INT8 engine names the same class
             as ONNX Runtime does with the same network.
         energy_mj: of one inference of the INT8 engine, the whole module's, in mJ.
 
-    Once a device has been measured, the limits of accuracy, latency, speed and memory hold for its engines:
+    Once a device has been measured, the limits of accuracy, latency, speed, memory and size hold for its engines:
     latency with copies, speed against the FP16 engine.
     """
 
@@ -184,7 +185,10 @@ class TuneSection(Section):
 
 
 class Recipe(Section):
-    """What to make."""
+    """What to make.
+
+    `profile` is where it must run, as `--profile` takes it; a file of one's own lies beside the recipe.
+    """
 
     schema_version: Literal[1]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "run"
@@ -213,7 +217,11 @@ def load_recipe(path: Path) -> Recipe:
         ConfigError: it cannot be read, is not YAML 1.2, or a key or value is wrong; names file, line, key.
     """
     document = load_yaml(path, what="recipe", hint="edgetune init --data DIR -o recipe.yaml writes one")
-    return validate(Recipe, document).model_copy(update={"folder": path.parent})
+    loaded = validate(Recipe, document)
+    file = re.match(r"[^:@]+\.ya?ml(?=[:@]|$)", loaded.profile)
+    beside = file is not None and (path.parent / file[0]).is_file()
+    profile = str(path.parent / loaded.profile) if beside else loaded.profile
+    return loaded.model_copy(update={"folder": path.parent, "profile": profile})
 
 
 def section_from(verb: str, values: dict[str, Any]) -> Any:

@@ -1,45 +1,23 @@
-"""Tables for the terminal: profiles, networks, artifacts, measures, findings.
+"""Tables for the terminal: networks, artifacts, measures, findings.
 
-A run's own summary is drawn by edgetune.report.table. It knows how things look, not how they are made.
+Profiles are shown by edgetune.show_profiles, a run's own summary by edgetune.report.table. It
+knows how things look, not how they are made.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.measure import Measurement
-from rich.table import Table
 
 from edgetune.artifact import Artifact
-from edgetune.profile import JetPack, Mode, Profile, Target
+from edgetune.terminal import console as _console
+from edgetune.terminal import show_rows as _show_rows
 
 # Places named of one reason; --json names all.
 SHOWN = 3
 SHOWN_TRIALS = 5
 MARKS = {"ok": "ok", "missing": "MISSING", "optional": "optional", "warning": "warning"}
-
-
-def _console() -> Console:
-    # Square brackets are part of what is said: NAME[:MODE][@JETPACK].
-    return Console(highlight=False, markup=False)
-
-
-def _show_rows(columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """Print a table, or one block per row where the terminal is too narrow for it."""
-    console = _console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
-        console.print(table)
-        return
-    for row in rows:
-        for index, (column, cell) in enumerate(zip(columns, row, strict=True)):
-            # A path that is cut in two cannot be copied.
-            console.print(f"{'' if index == 0 else '  '}{column}: {cell}", soft_wrap=True)
 
 
 def show_findings(findings: list[dict[str, Any]]) -> None:
@@ -50,52 +28,6 @@ def show_findings(findings: list[dict[str, Any]]) -> None:
         console.print(f"{finding['what']:<{width}}  {MARKS[finding['status']]:<8}  {finding['found']}")
         if finding["way"]:
             console.print(f"{'':<{width}}  -> {finding['way']}")
-
-
-def show_profiles(profiles: list[Profile]) -> None:
-    """List profiles with their modes; the default mode is marked."""
-    rows = []
-    for profile in profiles:
-        modes = " ".join(f"{name}*" if name == profile.default_mode else name for name in profile.modes)
-        packs = " ".join(f"{name}*" if name == profile.default_jetpack else name for name in profile.jetpacks)
-        rows.append((profile.name, modes, packs or "-"))
-    _show_rows(("profile", "modes", "JetPack"), rows)
-    _console().print("* default; name a target as NAME[:MODE][@JETPACK]")
-
-
-def show_target(target: Target) -> None:
-    """Show one profile in full, with the chosen mode and JetPack marked."""
-    console, profile = _console(), target.profile
-    console.print(f"{target.label}: {profile.title} ({profile.chip})")
-    rows = []
-    for name, mode in profile.modes.items():
-        figures = (
-            mode.sms,
-            mode.gpu_mhz,
-            mode.bandwidth_gb_s,
-            mode.int8_dense_tops,
-            mode.fp16_dense_tflops,
-            mode.power_w,
-        )
-        cells = ["-" if figure is None else f"{figure:g}" for figure in figures]
-        rows.append((name + ("*" if name == target.mode else ""), *cells))
-    columns = ("mode", "SMs", "GPU MHz", "GB/s", "INT8 TOPS", "FP16 TFLOPS", "W")
-    _show_rows(columns, rows, right=columns[1:])
-    packs = [
-        (
-            name + ("*" if name == target.jetpack else ""), pack.tensorrt, pack.cuda, pack.python,
-            f"{pack.opset} (of {pack.opset_max})", str(pack.ir), pack.typing,
-        )
-        for name, pack in profile.jetpacks.items()
-    ]  # fmt: skip
-    if packs:
-        _show_rows(("JetPack", "TensorRT", "CUDA", "Python", "opset", "IR", "typing"), packs)
-    console.print("sources:")
-    sources: dict[str, Mode | JetPack] = {**profile.modes, **profile.jetpacks}
-    for name, entry in sources.items():
-        console.print(f"  {name}: {entry.source} ({entry.confidence})")
-    if profile.notes:
-        console.print(profile.notes)
 
 
 def show_models(models: list[dict[str, Any]]) -> None:

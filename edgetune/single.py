@@ -13,6 +13,7 @@ from edgetune.lookup import (
     Accelerator,
     ArtifactFolder,
     AsJson,
+    Junit,
     ProfileName,
     Quiet,
     print_json,
@@ -147,6 +148,7 @@ def check(
     data: DataFolder = None,
     images: Annotated[int, typer.Option(min=0, help="Test images; 0: all.")] = 0,
     out: OutFolder = None,
+    junit: Junit = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -156,8 +158,9 @@ def check(
 
     if on:
         here = {"data": data, "images": images, "out": out}
-        judged_on_device(folders, on, "compare", as_json, quiet, here)
+        judged_on_device(folders, on, "compare", as_json, quiet, here, junit)
         return
+    _judges_nothing(junit)
     made = check_alone(*three_of(folders), data, CheckSection(images=images), out, progress_for(quiet))
     _show_measures(made, as_json)
 
@@ -172,6 +175,7 @@ def bench(
     provider: Annotated[
         str, typer.Option(help="cpu, cuda or tensorrt, of ONNX Runtime; a GPU needs onnxruntime-gpu.")
     ] = "cpu",
+    junit: Junit = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -180,9 +184,19 @@ def bench(
 
     if on:
         here = {"preset": preset != "quick", "threads": threads, "provider": provider != "cpu"}
-        judged_on_device(models, on, "time", as_json, quiet, here)
+        judged_on_device(models, on, "time", as_json, quiet, here, junit)
         return
+    _judges_nothing(junit)
     _show_measures(bench_alone(models, preset, threads, provider, progress_for(quiet)), as_json)
+
+
+def _judges_nothing(junit: Path | None) -> None:
+    """Refuse to write gates where none is judged: a file without any would read as if all had passed."""
+    if junit is not None:
+        raise typer.BadParameter(
+            "no gate is judged here: edgetune run judges them, --on and edgetune verify those of a device",
+            param_hint="--junit without --on",
+        )
 
 
 def _show_measures(measures: dict[str, Any], as_json: bool) -> None:

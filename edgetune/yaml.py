@@ -7,9 +7,10 @@ It may import errors only.
 import difflib
 import types
 import typing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -25,6 +26,16 @@ LARGEST_VALUES = 20_000
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = tuple[str | int, ...]
+Rules = Callable[[dict[str, Any]], Iterable[tuple[Location, str]]]
+
+
+class Complaint(NamedTuple):
+    """One mistake in a file: where, and what to do about it."""
+
+    path: str
+    line: int
+    key: str
+    message: str
 
 
 @dataclass(frozen=True)
@@ -123,14 +134,39 @@ def validate(model: type[Model], document: Document) -> Model:
     Raises:
         ConfigError: names file, line and key of the first mistake; the hint lists any others.
     """
+    made, complaints = examine(model, document)
+    if made is None:
+        raise refused(complaints)
+    return made
+
+
+def examine(
+    model: type[Model], document: Document, rules: Rules | None = None
+) -> tuple[Model | None, list[Complaint]]:
+    """Turn a document into a model, or say everything that is wrong with it, by line.
+
+    Args:
+        model: what it should be.
+        document: as it was read.
+        rules: what else to hold its plain values against; they must bear any value, and are asked in any case.
+    """
+    made, found = None, []
     try:
-        return model.model_validate(_tuples(document.values))
+        made = model.model_validate(_tuples(document.values))
     except ValidationError as error:
         found = [_complaint(model, document, detail) for detail in error.errors()]
-        found.sort(key=lambda item: item[0])
-        rest = [f"also line {line}: {message}" for line, message in found[1:]]
-        line, message = found[0]
-        raise ConfigError(f"{document.path}:{line}: {message}", hint="\n".join(rest)) from None
+    for location, message in rules(document.values) if rules else ():
+        key = ".".join(map(str, location))
+        found.append(Complaint(str(document.path), document.line(location), key, message))
+    found.sort(key=lambda one: one.line)
+    return (None if found else made), found
+
+
+def refused(complaints: Sequence[Complaint]) -> ConfigError:
+    """Return the error that names the first complaint; its hint lists the others."""
+    (path, line, key, message), *rest = complaints
+    others = [f"also line {one.line}: {one.key}: {one.message}" for one in rest]
+    return ConfigError(f"{path}:{line}: {key}: {message}", hint="\n".join(others))
 
 
 def _tuples(value: Any) -> Any:
@@ -142,21 +178,23 @@ def _tuples(value: Any) -> Any:
     return value
 
 
-def _complaint(model: type[BaseModel], document: Document, detail: ErrorDetails) -> tuple[int, str]:
+def _complaint(model: type[BaseModel], document: Document, detail: ErrorDetails) -> Complaint:
     location: Location = detail["loc"]
     key = ".".join(str(part) for part in location)
-    line = document.line(location)
+    complain = Complaint(str(document.path), document.line(location), key or document.path.name, "")
     if detail["type"] == "extra_forbidden":
         known = _keys_at(model, location[:-1])
         close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
-        return line, f"{key}: unknown key; {hint}"
+        return complain._replace(message=f"unknown key; {hint}")
     if detail["type"] == "missing":
-        return line, f"{key}: missing; every {model.__name__.lower()} needs it"
+        return complain._replace(message=f"missing; every {model.__name__.lower()} needs it")
     got = detail.get("input")
     shown = f" (got {got!r})" if isinstance(got, str | int | float | bool | None) else ""
+    quote = isinstance(got, int | float) and detail["type"] == "string_type"
     message = detail["msg"].removeprefix("Value error, ").replace("valid tuple", "list")
-    return line, f"{key or document.path.name}: {message[0].lower()}{message[1:]}{shown}"
+    message = f"{message[0].lower()}{message[1:]}{shown}{': write it in quotes' if quote else ''}"
+    return complain._replace(message=message)
 
 
 def _keys_at(model: type[BaseModel], location: Location) -> list[str]:

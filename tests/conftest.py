@@ -25,6 +25,12 @@ from edgetune.stages.quantize import quantize
 settings.register_profile("edgetune", deadline=None)
 settings.load_profile("edgetune")
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that fork come first: what torch.compile starts in a process, a fork of it cannot use."""
+    items.sort(key=lambda item: item.get_closest_marker("forks") is None)
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -79,6 +79,37 @@ def test_profiles_as_json_and_as_a_table() -> None:
     assert "7.2*" in shown.stdout
 
 
+def test_profiles_are_compared_and_validated(tmp_path: Path) -> None:
+    compared = CliRunner().invoke(
+        cli.app, ["profiles", "compare", "jetson-orin-nx-8gb", "jetson-agx-xavier:MAXN", "--json"]
+    )
+    assert json.loads(compared.stdout)["targets"] == [
+        "jetson-orin-nx-8gb:15W@6.2",
+        "jetson-agx-xavier:MAXN@5.1",
+    ]
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("schema_version: 1\nname: mine\nextends: jetson-tx2\nmodes: {MAXN: {sms: 20}}\n")
+    told = CliRunner().invoke(cli.app, ["profiles", "validate", str(mine), "host-cpu"])
+    assert told.exit_code == 3
+    assert (
+        f"{mine}:4: modes.MAXN.sms: 20, but no Jetson of compute capability 6.2 has more than 2"
+        in told.stdout
+    )
+    assert "host-cpu: nothing is wrong with it" in told.stdout
+    told = CliRunner().invoke(cli.app, ["profiles", "validate", str(mine), "--json"])
+    assert told.exit_code == 3
+    assert [one["line"] for one in json.loads(told.stdout)[0]["complaints"]] == [4, 4]
+    assert CliRunner().invoke(cli.app, ["profiles", "validate", "host-cpu"]).exit_code == 0
+
+
+@pytest.mark.parametrize("verb", ["check", "bench"])
+def test_gates_are_not_written_where_none_is_judged(verb: str, tmp_path: Path) -> None:
+    done = CliRunner(env=PLAIN).invoke(cli.app, [verb, str(tmp_path), "--junit", str(tmp_path / "x.xml")])
+    assert done.exit_code == 2
+    assert "no gate is judged here" in " ".join(done.output.replace("│", " ").split())
+    assert not (tmp_path / "x.xml").exists()
+
+
 def test_a_table_survives_a_narrow_terminal() -> None:
     shown = CliRunner(env=PLAIN | {"COLUMNS": "40"}).invoke(
         cli.app, ["profiles", "show", "jetson-agx-orin-64gb"]

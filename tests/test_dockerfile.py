@@ -112,13 +112,16 @@ def test_versions_fit_the_project(stages: dict[str, Any]) -> None:
     assert given["TORCH"] in torch.specifier
 
 
-def test_every_jetpack_of_the_profiles_has_an_image(stages: dict[str, Any]) -> None:
+def test_every_module_of_the_profiles_has_an_image(stages: dict[str, Any]) -> None:
     profiles = [profile.load_profile(name) for name in profile.names()]
     # The program does not run on the Python of JetPack 4.
-    able = [one for one in profiles if one.int8]
-    assert {pack.python for one in profiles if one not in able for pack in one.jetpacks.values()} == {"3.6"}
+    able = [one for one in profiles if one.int8 and one.kind == "jetson"]
+    unable = [one for one in profiles if not one.int8]
+    assert {pack.python for one in unable for pack in one.jetpacks.values()} == {"3.6"}
     jetpacks = {name: jetpack for one in able for name, jetpack in one.jetpacks.items()}
-    assert set(rows()) == set(jetpacks) != set()
+    assert set(rows()) <= set(jetpacks)
+    # Not each JetPack has an image of NVIDIA's, but the one that a profile takes unasked does.
+    assert {one.default_jetpack for one in able} <= set(rows())
     for name, row in rows().items():
         tag = row["image"].rpartition(":")[2]
         if tag.startswith("r"):
@@ -129,8 +132,9 @@ def test_every_jetpack_of_the_profiles_has_an_image(stages: dict[str, Any]) -> N
             words = " ".join(DOCKERFILE.read_text().replace("\n#", "\n").split())
             said = f"holds TensorRT {row['tensorrt']} where JetPack {name} holds {jetpacks[name].tensorrt}"
             assert said in words
-    default = {one.default_jetpack for one in able} - {""}
-    assert [rows()[name]["image"] for name in default] == [arguments(stages[""])["JETPACK_IMAGE"]]
+    default = [one.default_jetpack for one in able if "Orin" in one.title]
+    assert len(default) >= 6
+    assert {rows()[name]["image"] for name in default} == {arguments(stages[""])["JETPACK_IMAGE"]}
 
 
 def test_dependencies_come_before_sources(stages: dict[str, Any], tmp_path: Path) -> None:

@@ -190,6 +190,28 @@ def test_teacher_and_students_are_made_once(class_folders: Path, tmp_path: Path)
     assert made == ("checkpoint", "distillation"), "the teacher has answered, the student alone is there"
 
 
+def test_a_teacher_that_has_answered_serves_the_students_of_other_runs(
+    class_folders: Path, tmp_path: Path
+) -> None:
+    def asked_earlier(distill: dict[str, Any], out: Path) -> bool:
+        made, progress = recipe(class_folders, distill), Silent()
+        with Store(out).locked() as keep:
+            data = look(made, out, progress)
+            teacher = make_teacher(keep, made, data, "cpu", progress)
+            assert teacher is not None
+            checkpoint = make_distilled(keep, made, teacher, data, None, "cpu", progress)
+        return bool(checkpoint.details["distillation"]["asked_earlier"])
+
+    given = onnx_teacher(tmp_path / "net.onnx", classes=("blue", "green", "red"))
+    assert not asked_earlier({"teacher": given}, tmp_path / "one")
+    other = {"teacher": {"path": str(tmp_path / "one" / "teacher")}, "temperature": 2.0}
+    assert asked_earlier(other, tmp_path / "two")
+    assert not (tmp_path / "two" / "answers").exists()
+    # Beside what is no run's, nothing is written.
+    (tmp_path / "one" / "data.json").unlink()
+    assert not asked_earlier(other, tmp_path / "three")
+
+
 @pytest.mark.slow
 def test_a_run_judges_the_distilled_student(class_folders: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
@@ -198,7 +220,8 @@ def test_a_run_judges_the_distilled_student(class_folders: Path, tmp_path: Path)
     wanted = recipe(class_folders, distill, finetune=CHEAP | {"scratch_baseline": True})
     done = run(wanted, target, out)
     digests = {entry["role"]: entry["digest"] for entry in done.report["artifacts"]}
-    assert digests["checkpoint"] == Artifact.load(out / "checkpoint", "checkpoint").digest
+    names = ("checkpoint", "onnx", "int8", "teacher", "alone", "scratch")
+    assert digests == {name: Artifact.load(out / name).digest for name in names}
     told = done.report["distillation"]
     assert told["models"]["distilled"]["right"] == done.report["accuracy"]["models"]["fp32"]["right"]
     assert done.report["transfer"]["pretrained_top1"] == told["models"]["alone"]["top1"]

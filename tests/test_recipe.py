@@ -24,6 +24,14 @@ def test_five_lines_make_a_recipe(tmp_path: Path) -> None:
     assert recipe.resolve("/data") == Path("/data")
 
 
+def test_a_profile_of_ones_own_lies_beside_the_recipe(tmp_path: Path) -> None:
+    text = SMALL + "profile: mine.yaml:15W@6.2\n"
+    assert read(tmp_path, text).profile == "mine.yaml:15W@6.2", "it may lie where the command is typed"
+    (tmp_path / "mine.yaml").touch()
+    assert read(tmp_path, text).profile == f"{tmp_path}/mine.yaml:15W@6.2"
+    assert read(tmp_path, SMALL + "profile: jetson-tx2\n").profile == "jetson-tx2"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,32 +1,14 @@
-"""Tables fit the terminal, and square brackets survive."""
+"""What verbs print: measures with their doubts, artifacts with their warnings."""
 
 import pytest
 
 from edgetune import show
 from edgetune.artifact import Artifact
-from edgetune.profile import load_profile, load_target, names
 
 LATENCY = {
     "engine": "onnxruntime CPU", "threads": 2, "batch": 1, "trusted": False, "why": "p90 is 2.0 times p50",
     "models": {"model.onnx": {"p50_ms": 1.5, "p90_ms": 3.0, "p99_ms": 4.0, "cv": 0.5, "count": 60}},
 }  # fmt: skip
-
-
-def test_brackets_are_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    show.show_profiles([load_profile(name) for name in names()])
-    assert "NAME[:MODE][@JETPACK]" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("width", ["30", "60", "120"])
-def test_nothing_is_cut_off(
-    width: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("COLUMNS", width)
-    show.show_target(load_target("jetson-agx-orin-64gb"))
-    out = capsys.readouterr().out
-    assert "…" not in out
-    assert "85.2" in out
-    assert max(map(len, out.splitlines())) <= int(width)
 
 
 def test_a_measurement_that_is_not_to_be_trusted_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -113,6 +114,22 @@ def test_json_is_the_report(copy: Path) -> None:
     assert json.loads(done.stdout)["device"]["engines"].keys() == {"fp16", "int8"}
     strict = verify(copy / "bundle", "--strict")
     assert strict.exit_code == 7, "some could not be judged"
+
+
+def test_a_ci_system_gets_the_gates(copy: Path, tmp_path: Path) -> None:
+    done = verify(copy / "bundle", "--junit", tmp_path / "gates.xml")
+    assert done.exit_code == 0, done.output
+    gates = json.loads((copy / "report.json").read_text())["gates"]
+    cases = list(ElementTree.parse(tmp_path / "gates.xml").iter("testcase"))
+    assert [case.attrib["name"] for case in cases] == [gate["name"] for gate in gates]
+    skipped = [case.attrib["name"] for case in cases if case.find("skipped") is not None]
+    assert skipped == [gate["name"] for gate in gates if gate["status"] == "not judged"] != []
+    verify(copy / "bundle", "--strict", "--junit", tmp_path / "gates.xml")
+    strict = ElementTree.parse(tmp_path / "gates.xml").getroot()
+    assert (strict.attrib["skipped"], strict.attrib["failures"]) == ("0", str(len(skipped)))
+    again = CliRunner().invoke(cli.app, ["report", str(copy), "--junit", str(tmp_path / "report.xml")])
+    assert again.exit_code == 0, again.output
+    assert len(list(ElementTree.parse(tmp_path / "report.xml").iter("testcase"))) == len(cases)
 
 
 def test_a_run_that_was_made_anew_does_not_take_old_measures(measured: Path, copy: Path) -> None:

@@ -122,6 +122,8 @@ def decoded(
         with _owned(folder):
             found = _open(file, key)
             if found is None:
+                if file.exists():
+                    progress.line(f"{file}: of other images, or not whole; they are decoded again")
                 _forget(folder, key)
                 _write(file, key, anew, progress)
                 found = _open(file, key)

@@ -78,8 +78,11 @@ def time_line(target: Target) -> str:
 
 
 def mode_line(target: Target) -> str:
-    """Return the line that sets the power mode and locks the clocks."""
-    number = target.profile.modes[target.mode].nvpmodel_id
+    """Return the line that sets the power mode and locks the clocks; of a desktop's GPU, its clock."""
+    mode = target.profile.modes[target.mode]
+    if target.profile.kind == "desktop":
+        return f"sudo nvidia-smi --lock-gpu-clocks={'MHZ' if mode.gpu_mhz is None else f'{mode.gpu_mhz:g}'}"
+    number = mode.nvpmodel_id
     return f"sudo nvpmodel -m {'ID' if number is None else number} && sudo jetson_clocks"
 
 

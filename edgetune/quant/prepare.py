@@ -35,7 +35,7 @@ def prepare(model: ModelProto, opset: int = LEAST_OPSET) -> Graph:
     work = accept(model, opset)
     try:
         # Folding shapes lets inference see further, which gives more to fold.
-        while _fold_constants(work):
+        while fold_constants(work):
             pass
         _fold_batch_norms(work)
         _write_pooling(work)
@@ -60,7 +60,7 @@ def _refuse_other_floats(graph: Graph) -> None:
         )
 
 
-def _fold_constants(model: ModelProto) -> bool:
+def fold_constants(model: ModelProto) -> bool:
     """Turn nodes whose result is known into initializers; return whether there were any."""
     graph = Graph(infer_types(model))
     known = dict(graph.constants)

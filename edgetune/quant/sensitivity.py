@@ -15,6 +15,7 @@ from edgetune.quant.collect import Batch, Tapped, parts
 from edgetune.quant.compare import compare
 from edgetune.quant.draft import Draft, Rendering
 from edgetune.quant.graph import Graph
+from edgetune.quant.macs import multiply_accumulates
 
 CEILING_DB = 200.0
 
@@ -63,16 +64,8 @@ def _decibel(signal: float, noise: float) -> float:
 def operations(graph: Graph, node: NodeProto) -> int:
     """Return the multiply-accumulates of a weighted node for one input."""
     shape = graph.shape(node.output[0]) or ()
-    sizes = [size for size in shape[1:] if isinstance(size, int)]
-    weight = graph.constants[node.input[1]]
-    if len(sizes) < len(shape) - 1:
-        return 0
-    if node.op_type == "Conv":
-        return int(np.prod(sizes) * np.prod(weight.shape[1:]))
-    if node.op_type == "ConvTranspose":
-        inner = [size for size in (graph.shape(node.input[0]) or ())[1:] if isinstance(size, int)]
-        return int(np.prod(inner) * np.prod(weight.shape[1:]))
-    return int(np.prod(sizes[:-1]) * weight.size) if sizes else weight.size
+    batch = shape[0] if len(shape) > 1 and isinstance(shape[0], int) else 1
+    return multiply_accumulates(graph, node) // max(batch, 1)
 
 
 def leave_out(drafted: Draft, rendering: Rendering, names: Iterable[str]) -> Draft:

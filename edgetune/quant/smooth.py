@@ -9,6 +9,7 @@ affair. It may import quant.equalize, quant.graph, quant.plan and quant.prepare.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +97,7 @@ def _factors_of(graph: Graph, node: NodeProto) -> list[tuple[NodeProto, int]]:
     return found if fits else []
 
 
-def _put(model: ModelProto, node: NodeProto, index: int, value: NDArray[np.float32]) -> None:
+def _put(model: ModelProto, node: NodeProto, index: int, value: NDArray[Any]) -> None:
     name = f"{node.name}/smoothed/{index}"
     model.graph.initializer.append(numpy_helper.from_array(value.astype(np.float32), name))
     node.input[index] = name

@@ -6,6 +6,7 @@ errors, artifact, recipe, profile, data, machine and the gates.
 
 import datetime
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import edgetune
 from edgetune.artifact import Artifact, sha256_of
 from edgetune.data.folders import Dataset
 from edgetune.machine import machine
-from edgetune.profile import Target, merged_gates
+from edgetune.profile import Target, merged_gates, own_content
 from edgetune.recipe import Gates, Recipe
 from edgetune.report.device import left_to_do
 from edgetune.report.gates import exit_code, judge, verdict
@@ -44,8 +45,9 @@ def assemble(
     *,
     strict: bool,
     command: str,
+    beside: Mapping[str, Artifact | None] | None = None,
 ) -> dict[str, Any]:
-    """Build the content of report.json, verdict and gates included."""
+    """Build the content of report.json, verdict and gates included; `beside` names what else was trained."""
     found: dict[str, Any] = {"latency": None, "transfer": None, "distillation": None}
     for part in (measures, latency, transfer, distillation):
         found |= read_measures(part) if part else {}
@@ -70,17 +72,20 @@ def assemble(
         "recipe": recipe.model_dump(mode="json"),
         "profile": {
             "label": target.label, "title": target.profile.title, "kind": target.profile.kind,
-            "rendering": target.runtime.rendering, "no_int8": target.no_int8,
+            "rendering": target.runtime.rendering, "no_int8": target.no_int8, **own_content(target),
         },
         "machine": machine(),
         "data": _data(data),
         "training": checkpoint.details["training"],
         "artifacts": [
             {
-                "role": role, "kind": made.kind, "path": made.path.name,
+                "role": role, "kind": made.kind,
+                # A teacher may lie elsewhere.
+                "path": made.path.name if made.path.parent == checkpoint.path.parent else str(made.path),
                 "digest": made.digest, "bytes": made.bytes,
             }
-            for role, made in roles.items()
+            for role, made in [*roles.items(), *(beside or {}).items()]
+            if made is not None
         ],
         "layers": told.get("layers"),
         "calibration": {key: told.get(key) for key in CALIBRATION},

@@ -26,10 +26,12 @@ def left_to_do(target: Target, inputs: tuple[TensorSpec, ...]) -> list[str]:
     which = " (ID: as in /etc/nvpmodel.conf)" if " ID " in mode else ""
     strong = jetpack.typing == "strong"
     set_mode = [
-        f"Set the mode {target.mode}{which} before building: engines are tuned to it. It may ask for a reboot.",
+        f"Set the mode {target.mode}{which} before building: engines are tuned to it. It may ask for a reboot."
+        if target.profile.kind == "jetson"
+        else "Lock the GPU's clock before building and timing; sudo nvidia-smi --reset-gpu-clocks frees it.",
         mode,
     ]
-    there = f"{target.profile.title} (JetPack {target.jetpack}, TensorRT {jetpack.tensorrt})"
+    there = f"{target.profile.title} ({target.software})"
     if target.no_int8:
         return [
             f"INT8 is out of reach there: {target.no_int8}. FP16 is what is delivered.",

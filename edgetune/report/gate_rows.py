@@ -88,6 +88,11 @@ def _engine_memory(measures: Measures) -> Value | None:
     return None if memory is None else Value(memory)
 
 
+def _engine_size(measures: Measures) -> Value | None:
+    size = _engine(measures)["plan_bytes"]
+    return None if size is None else Value(size / 1e6)
+
+
 def _energy(measures: Measures) -> Value | None:
     energy = measures["device"]["timing"][TIMED_BY]["energy"].get("int8")
     return Value(energy["mj"], energy["low"], energy["high"]) if energy and not energy["estimated"] else None
@@ -141,4 +146,5 @@ ENGINE_GATES: dict[str, Row] = {
         "INT8 engine against FP16 engine, speed", "times", "min", "device", lambda m: _speedup(_engine_timing(m))
     ),
     "memory_mb": Row("INT8 engine, memory", "MB", "max", "device", _engine_memory),
+    "size_mb": Row("INT8 engine, file", "MB", "max", "device", _engine_size),
 }  # fmt: skip

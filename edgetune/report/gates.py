@@ -161,6 +161,8 @@ def _not_on_device(name: str, device: Mapping[str, Any]) -> str:
     if name in COUNTED:
         failed = "" if engine.get("samples") else _failed(errors, "compare-int8")
         return failed or _few_samples(name, engine)
+    if name == "size_mb":
+        return ""
     if name == "memory_mb":
         return "" if engine.get("memory_mb") is not None else "this device's tool does not tell it"
     if not timing:

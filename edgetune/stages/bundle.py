@@ -29,7 +29,7 @@ from edgetune.device.packing import PROGRAM, pack, write_program
 from edgetune.device.program.plan import PLAIN, RESULTS, SCHEMA, WORK_FILE
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ConfigError
-from edgetune.profile import Target, check_input
+from edgetune.profile import Target, check_input, own_content
 from edgetune.progress import Progress, Silent
 from edgetune.quant import dla, implicit
 from edgetune.quant.lint_view import reader_of
@@ -147,7 +147,7 @@ def _checked(network: Artifact, int8: Artifact | None, target: Target) -> Prepro
     """Refuse what no engine could be built of."""
     if target.is_host:
         raise ConfigError(
-            f"{target.label}: engines are built on a Jetson, and this is no profile of one",
+            f"{target.label}: engines are built by TensorRT for a GPU, and this is no profile of one",
             hint="run it for a device: edgetune run RECIPE --profile jetson-orin-nano-8gb",
         )
     made_for = int8.details.get("rendering") if int8 else None
@@ -346,11 +346,14 @@ def _tell_fallbacks(network: Path, target: Target, progress: Progress) -> None:
 def wanted(target: Target) -> dict[str, Any]:
     """What the bundle is made for, to tell on the device what is otherwise there."""
     profile, jetpack = target.profile, target.profile.jetpacks[target.jetpack]
+    # A workstation tells of its own memory, which is not its GPU's, and of no JetPack.
+    jetson = profile.kind == "jetson"
     return {
-        "profile": target.label, "module": profile.title, "jetpack": target.jetpack,
+        "profile": target.label, "module": profile.title, "jetpack": target.jetpack if jetson else None,
         "tensorrt": jetpack.tensorrt, "no_int8": target.no_int8, "power_mode": target.mode,
         "power_mode_id": profile.modes[target.mode].nvpmodel_id,
-        "compute_capability": profile.compute_capability, "memory_gb": profile.memory_gb,
+        "compute_capability": profile.compute_capability, "memory_gb": profile.memory_gb if jetson else None,
+        **own_content(target),
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgetune.artifact import Artifact, hash_json, write_atomic
-from edgetune.data.folders import Dataset, Sample
+from edgetune.data.folders import Dataset, Sample, list_some
 from edgetune.data.reader import batches
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.latency.statistics import mean_difference, mean_interval, paired_drop, wilson
@@ -289,6 +289,12 @@ def _differences(groups: Sequence[Group]) -> list[str]:
         found.append("different networks are compared")
     if any(one.members[0].kind == DISTILLATION for one in groups):
         found.append("what the teacher itself took to train is not part of the distilled one's seconds")
+    reused = [member.name for member in everyone if _reused(member)]
+    if reused:
+        found.append(
+            "features of a frozen network or a teacher's answers were there from an earlier training, whose time is "
+            f"not part of the seconds: {list_some(reused)}"
+        )
     single = [one.label for one in groups if len(one.members) == 1]
     if single:
         found.append(
@@ -296,6 +302,12 @@ def _differences(groups: Sequence[Group]) -> list[str]:
             "another finetune.seed make one"
         )
     return found
+
+
+def _reused(training: Training) -> bool:
+    details = training.checkpoint.details
+    told = details.get("distillation") or {}
+    return bool(details["training"].get("features_earlier") or told.get("asked_earlier"))
 
 
 def _digest(training: Training, split: str) -> str:

@@ -19,6 +19,7 @@ from edgetune.data.reader import example
 from edgetune.errors import ConfigError
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import DistillSection, FinetuneSection, ModelSection
+from edgetune.training import ranks
 from edgetune.training.accelerator import choose_accelerator
 from edgetune.training.answers import kept_answers
 from edgetune.training.distil import TEMPERATURES, UNLABELLED, Answers, check_loss, distilling
@@ -43,6 +44,7 @@ from edgetune.training.teacher import Teacher, in_order, load_teacher
 ANSWERS_FOLDER = "answers"
 
 
+@ranks.together
 def distill(
     teacher: Artifact,
     model: ModelSection,
@@ -63,6 +65,8 @@ def distill(
     progress: Progress | None = None,
 ) -> Artifact:
     """Train a network on the training split to answer as a teacher does; otherwise as `finetune`.
+
+    Under torchrun on several machines, teacher and answers lie in a folder that all of them see.
 
     Args:
         teacher: a checkpoint or an exported network, of any input size and normalisation.
@@ -87,7 +91,7 @@ def distill(
 
     Raises:
         ConfigError: a teacher that does not know the classes or gives no logits, layers that cannot be matched, a
-            strategy that the network cannot do.
+            strategy that the network cannot do, more processes than images.
         MissingTool: `cuda` is asked for and there is no GPU.
         ArtifactError: a file that does not fit.
         StageError: training diverged, memory or disk do not do.
@@ -96,8 +100,10 @@ def distill(
     progress = progress or Silent()
     target = choose_accelerator(accelerator)
     check_loss(distil, len(data.classes))
-    into.mkdir(parents=True, exist_ok=True)
     learned = with_unlabelled(data, unlabelled, progress)
+    ranks.check_enough(len(learned.splits["train"]), settings.batch)
+    if ranks.rank() == 0:
+        into.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if target.name == "cuda" else []):
         begun = begin_network(model, data, settings, module, preprocess, weights)
         loaded = load_teacher(teacher, target, tuple(distil.features.values()), teacher_module)
@@ -129,7 +135,9 @@ def distill(
         )
         with keeping_best(begun, data, task, into):
             course = train(student, task, progress)
-    training = training_told(course, task, begun.net, time.perf_counter() - began, feeder.decode_seconds)
+    training = training_told(
+        course, task, begun.net, time.perf_counter() - began, feeder.decode_seconds, feeder.features_earlier
+    )
     parents, told_of = {"teacher": teacher.digest}, _told(taught, distil, lesson, learned)
     return write_checkpoint(
         begun, data, into, training, parents, distillation=told_of, settings=settings.model_dump(mode="json")

@@ -68,20 +68,22 @@ def _standard(logits: Tensor) -> Tensor:
 def matched_features(student: Tensor, teacher: Tensor) -> Tensor:
     """Match a layer's features, after FitNets (Romero et al. 2015, section 2.2, arXiv:1412.6550).
 
-    Relative to the size of the teacher's, so that one weight does for any layer.
+    Relative to the size of the teacher's, so that one weight does for any layer. Image by image: what an image
+    adds to the loss does not depend on the batch, or the part of one, that it is in.
 
     Args:
         student: [N, C, H, W] or [N, C], projected to the teacher's width.
         teacher: the same; where heights and widths differ, the larger is averaged to the smaller.
 
     Returns:
-        Scalar: the squared distance over the teacher's squared length, 0 where they are equal.
+        Scalar: the mean over images of the squared distance over the teacher's squared length, 0 where they are equal.
     """
     student, teacher = student.float(), teacher.float()
     if student.ndim == 4:
         height, width = (min(student.shape[axis], teacher.shape[axis]) for axis in (2, 3))
         student, teacher = (functional.adaptive_avg_pool2d(x, (height, width)) for x in (student, teacher))
-    return functional.mse_loss(student, teacher) / teacher.square().mean().clamp(min=1e-12)
+    apart, length = ((x.square().flatten(1).mean(1)) for x in (student - teacher, teacher))
+    return (apart / length.clamp(min=1e-12)).mean()
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {

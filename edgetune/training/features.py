@@ -1,39 +1,27 @@
-"""Batches for training: of images, or of features that a frozen network computed once.
+"""Batches for training: of images, or of features that a frozen network has computed.
 
 Every random choice is seeded by what it is for (epoch, step, image), never by what came before, so that a
 resumed training and any number of workers see the same batches. It knows no optimizer and no loop. It may
-import artifact, progress, data.augment, data.cache, data.images and this package's
-accelerator and ranks.
+import artifact, data.augment, data.images and this package's accelerator and ranks.
 """
 
-import math
-import mmap
-import os
-import shutil
-import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from edgetune.artifact import Preprocess
 from edgetune.data.augment import Augment, Mix, Plan
-from edgetune.data.cache import DISK_SHARE
 from edgetune.data.images import in_threads
-from edgetune.progress import Progress
 from edgetune.training import ranks
 from edgetune.training.accelerator import Accelerator
 
-# Not a share of the memory that is free: features computed anew, in other batches, differ in the last bits,
-# and the same recipe must give the same bits on any machine. 400 000 vectors of 1280.
-FEATURE_BYTES = 2 << 30
 # Batches that are made while the model learns from another one.
 AHEAD = 2
 
@@ -324,72 +312,3 @@ def feature_feed(
             yield Batch(accelerator.move(inputs), accelerator.move(targets), pick, view)
 
     return Feed(count, len(order(1)), batches)
-
-
-@torch.no_grad()
-def compute_features(
-    net: nn.Module,
-    head: nn.Module,
-    feeds: Sequence[Feed],
-    accelerator: Accelerator,
-    progress: Progress,
-    folder: Path | None = None,
-) -> Tensor | None:
-    """Run the frozen part of a network once and keep what its head is given.
-
-    Args:
-        net: put in eval mode.
-        head: the module whose input is kept.
-        feeds: one for each view, in order (no shuffling).
-        accelerator: where the network is.
-        progress: told of every batch.
-        folder: on whose disk they may lie, out of memory's way.
-
-    Returns:
-        float32 [V, N, ...] on the CPU, of all processes' shares; None where that would take more than `FEATURE_BYTES`.
-    """
-    caught: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, given: caught.append(given[0].float().cpu()))
-    net.eval()
-    images = sum(feed.images for feed in feeds)
-    kept: Tensor | None = None
-    progress.begin("features", total=images)
-    try:
-        for number, feed in enumerate(feeds):
-            for batch in feed.batches(number + 1):
-                with accelerator.mixed(), accelerator.guarded():
-                    net(batch.inputs)
-                (found,) = caught
-                caught.clear()
-                if kept is None:
-                    if images * found.shape[1:].numel() * 4 > FEATURE_BYTES:
-                        return None
-                    kept = roomy((images, *found.shape[1:]), folder)
-                    if ranks.size() > 1:  # What the others compute is added.
-                        kept.zero_()
-                kept[number * feed.images + batch.picks] = found
-                progress.advance(batch.rows)
-    finally:
-        hook.remove()
-        progress.end()
-    return ranks.total(kept).reshape(len(feeds), -1, *kept.shape[1:]) if kept is not None else None
-
-
-def roomy(shape: Sequence[int], folder: Path | None, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return a tensor to be filled, in a file that vanishes with it where the disk has room for one.
-
-    Args:
-        shape: not empty.
-        folder: on whose disk; None: in memory.
-        dtype: of the numbers.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    try:
-        if folder is None or size > DISK_SHARE * shutil.disk_usage(folder).free:
-            return torch.empty(*shape, dtype=dtype)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            # Now, not when a page is first written to: then a full disk would end the process.
-            os.posix_fallocate(file.fileno(), 0, size)
-            return torch.frombuffer(mmap.mmap(file.fileno(), size), dtype=dtype).reshape(*shape)
-    except OSError:
-        return torch.empty(*shape, dtype=dtype)

@@ -11,19 +11,25 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgetune.artifact import How, Preprocess, Tokens
+from edgetune.artifact import How, Preprocess, Tokens, library_versions
 from edgetune.data.augment import build_augment, build_mix, knobs
-from edgetune.data.cache import Undecoded, decoded
+from edgetune.data.cache import TAG_FILE, Undecoded, decoded
 from edgetune.data.folders import Dataset
+from edgetune.data.reader import example
 from edgetune.data.tokens import read_tokens
 from edgetune.errors import ConfigError
 from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection
+from edgetune.training import ranks
 from edgetune.training.accelerator import Accelerator
-from edgetune.training.features import Feed, Images, compute_features, feature_feed, image_feed
+from edgetune.training.features import Feed, Images, feature_feed, image_feed
+from edgetune.training.frozen import compute_features
 from edgetune.training.loop import Feeds
 from edgetune.training.strategies import Layout, Phase
 from edgetune.training.texts import Texts, text_feed
+
+# In the folder of decoded images.
+FEATURES = "features"
 
 
 class Feeder:
@@ -33,6 +39,7 @@ class Feeder:
         labels: of the training split [N].
         decode_seconds: spent on decoding images before they were needed.
         cut: texts of the training split that are longer than what the network takes.
+        features_earlier: whether an earlier training had computed the features.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class Feeder:
         self._cache = cache
         self.decode_seconds = 0.0
         self.cut = 0
+        self.features_earlier = False
         chosen = knobs(settings.augment)
         self._augment = None
         if not isinstance(self._view, Tokens):
@@ -163,16 +171,11 @@ class Feeder:
 
     def _features(self, views: int) -> Feeds | None:
         """Compute features once; None where they are too large to be kept."""
-        head = self._net.get_submodule(self._head)
         feeds = self.in_order(views if self._augment else 1, self._view)
-        train = compute_features(self._net, head, feeds, self._accelerator, self._progress, self._cache)
-        if train is None:
+        train = self._kept("train", feeds, self._view)
+        val = None if train is None else self._kept("val", [self._ordered(self._val)], self._preprocess)
+        if train is None or val is None:
             self._progress.line("features are too large to be kept: they are computed anew in each epoch")
-            return None
-        val = compute_features(
-            self._net, head, [self._ordered(self._val)], self._accelerator, self._progress, self._cache
-        )
-        if val is None:
             return None
         batch, seed = self._settings.batch * self._settings.accumulate, self._settings.seed
         return Feeds(
@@ -180,6 +183,31 @@ class Feeder:
             feature_feed(val, self._val.labels, batch, self._accelerator, seed=seed, shuffled=False),
             features=True,
         )
+
+    def _kept(self, split: str, feeds: list[Feed], preprocess: How) -> torch.Tensor | None:
+        settings = self._settings
+        images = [
+            [sample.sha256 for sample in self._data.splits[split]],
+            preprocess.model_dump(mode="json"),
+            # In batches of another size the last bits differ.
+            settings.batch,
+            [settings.augment.model_dump(mode="json"), settings.seed]
+            if split == "train" and self._augment
+            else [],
+            library_versions("edgetune", "torch", "torchvision", "pillow", "numpy", "timm", "transformers"),
+        ]
+
+        def earlier() -> None:
+            self.features_earlier = True
+            self._progress.line(f"features of {split}: {feeds[0].images} images, computed earlier")
+
+        # Only in a folder that is ours.
+        ours = ranks.leaders((self._cache / TAG_FILE).is_file())
+        return compute_features(
+            self._net, self._net.get_submodule(self._head), feeds, self._accelerator, self._progress,
+            sample=torch.from_numpy(example(preprocess, 1)), folder=self._cache / FEATURES if ours else None,
+            images=images, earlier=earlier,
+        )  # fmt: skip
 
 
 def _labels(data: Dataset, split: str) -> torch.Tensor:

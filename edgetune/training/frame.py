@@ -109,8 +109,8 @@ def _known(
         source = Path(source)
     size_px = 0 if isinstance(how, Tokens) else how.size_px
     net = build_model(name, len(data.classes), channels, source, model.adapter, size_px, settings.seed)
-    if settings.strategy != "feature-extractor" and source != "none" and not settings.learning_rate:
-        settings = settings.model_copy(update={"learning_rate": row.rate * peak_rate(settings)})
+    rate = peak_rate(settings, 1.0 if given == "none" else row.rate)
+    settings = settings.model_copy(update={"learning_rate": rate})
     return net, Layout(row.head, row.groups), how, model, settings
 
 
@@ -211,7 +211,12 @@ def fingerprint(begun: Begun, data: Dataset, settings: FinetuneSection, *more: A
 
 
 def training_told(
-    course: Course, task: Task, net: nn.Module, seconds: float, decode_seconds: float
+    course: Course,
+    task: Task,
+    net: nn.Module,
+    seconds: float,
+    decode_seconds: float,
+    features_earlier: bool = False,
 ) -> dict[str, Any]:
     """Say how the training went, for the report.
 
@@ -221,6 +226,7 @@ def training_told(
         net: the network that is kept; what was trained beside it does not count.
         seconds: that all of it took.
         decode_seconds: of these, until images were decoded.
+        features_earlier: whether a frozen network's features were there already.
     """
     best = course.history[course.best_epoch - 1]
     kept = {id(parameter) for parameter in net.parameters()}
@@ -237,6 +243,7 @@ def training_told(
         "compile": {phase: verdict.why for phase, verdict in course.compiled.items()},
         "seconds": round(seconds, 2),
         "decode_seconds": round(decode_seconds, 2),
+        "features_earlier": features_earlier,
         "stopped_early": len(course.history) < task.epochs,
         "best_epoch": course.best_epoch,
         "val_top1": best["val_top1"],

@@ -62,7 +62,7 @@ class Stepper:
         self.most = most
         self.compiling = compiling
         self._own = net
-        self._net = _averaging(net) if ranks.size() > 1 else net
+        self._net = net
         self._loss = loss
         self._optimizer = optimizer
         self._scaler = scaler
@@ -70,6 +70,8 @@ class Stepper:
         self._clip = clip
         self._progress = progress
         self._fits = False
+        # What all processes' gradients are averaged of.
+        self._shared: list[nn.Parameter] = []
 
     def take(self, batch: Batch) -> Tensor:
         """Update the weights once.
@@ -83,6 +85,8 @@ class Stepper:
             ConfigError: parts of one image that BatchNorm cannot learn from.
         """
         draws = _Draws(self._accelerator)
+        if ranks.size() > 1 and self._net is self._own:
+            self._net = self._averaging(batch, draws)
         # Memory that does for one step does for the next: only the first can fail in its middle.
         kept = [] if self._fits else _copies(self._own)
         self._look_at_compiling(batch, draws)
@@ -183,8 +187,10 @@ class Stepper:
                     "and the network takes no empty one",
                     hint="another finetune.batch, or fewer processes",
                 ) from error
+            if len(part.inputs):
+                return logits, self._loss(logits, part)
             # A process without images still takes part in what the others add up.
-            return logits, self._loss(logits, part) if len(part.inputs) else logits.sum() * 0
+            return logits, sum((p.sum() for p in self._shared), logits.sum()) * 0
 
     def _update(self) -> None:
         if self._clip:
@@ -194,12 +200,41 @@ class Stepper:
         self._scaler.step(self._optimizer)
         self._scaler.update()
 
-    def _rehearse(self, forward: Forward, part: Batch, draws: "_Draws") -> None:
-        """Run a part forward and backward, and leave everything as it was."""
+    def _averaging(self, batch: Batch, draws: "_Draws") -> nn.Module:
+        """Let gradients become their means over all processes; buffers are the same in all already.
+
+        What takes no part in this phase's loss gets no gradient, as in a single process; torch would wait for one.
+        """
+        rows = ranks.parts(batch.rows, self.most)[0]
+        self._optimizer.zero_grad()
+        with Share(rows, batch.rows):
+            reached = self._rehearse(self._own, _rows(batch, 0, rows.stop - rows.start), draws)
+        # A process without images here may not have what others have.
+        counts = ranks.total(torch.tensor(reached, dtype=torch.int32)).tolist()
+        self._shared = [p for p, count in zip(self._own.parameters(), counts, strict=True) if count]
+        idle = [
+            p
+            for p, count in zip(self._own.parameters(), counts, strict=True)
+            if p.requires_grad and not count
+        ]
+        for parameter in idle:
+            parameter.requires_grad_(False)
+        try:
+            with warnings.catch_warnings():
+                # The option has a new name from torch 2.14 on.
+                warnings.simplefilter("ignore", FutureWarning)
+                return DistributedDataParallel(self._own, broadcast_buffers=False)
+        finally:
+            for parameter in idle:
+                parameter.requires_grad_(True)
+
+    def _rehearse(self, forward: Forward, part: Batch, draws: "_Draws") -> list[bool]:
+        """Run a part forward and backward, leave everything as it was, and tell which parameters it reached."""
         kept = _copies(self._own)
         try:
             _, loss = self._forward(forward, part)
             torch.autograd.backward(self._scaler.scale(loss))
+            return [parameter.grad is not None for parameter in self._own.parameters()]
         finally:
             self._optimizer.zero_grad()
             draws.again()
@@ -213,14 +248,6 @@ class Stepper:
     def _silent(self) -> AbstractContextManager[Any]:
         """Keep gradients to this process until the last part's."""
         return self._net.no_sync() if isinstance(self._net, DistributedDataParallel) else nullcontext()
-
-
-def _averaging(net: nn.Module) -> nn.Module:
-    """Let a network's gradients become their means over all processes; buffers are the same in all already."""
-    with warnings.catch_warnings():
-        # The option has a new name from torch 2.14 on.
-        warnings.simplefilter("ignore", FutureWarning)
-        return DistributedDataParallel(net, broadcast_buffers=False)
 
 
 class _Draws:

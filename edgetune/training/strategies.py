@@ -129,9 +129,16 @@ LEARNING_RATES: dict[tuple[str, str], float] = {
 }
 
 
-def peak_rate(settings: FinetuneSection) -> float:
-    """Return the head's highest learning rate: the one set, or the optimizer's and strategy's default."""
-    return settings.learning_rate or LEARNING_RATES[settings.optimizer, settings.strategy]
+def peak_rate(settings: FinetuneSection, share: float = 1.0) -> float:
+    """Return the head's highest learning rate: the one set, or the optimizer's and strategy's default.
+
+    Args:
+        settings: how it learns.
+        share: of the default that the network's pretrained layers bear, where they learn as well.
+    """
+    alone = settings.strategy == "feature-extractor"
+    default = LEARNING_RATES[settings.optimizer, settings.strategy] * (1.0 if alone else share)
+    return settings.learning_rate or default
 
 
 # AdamW's is torch's own; it acts decoupled from the gradient, SGD's is added to it (arXiv:1711.05101).

@@ -2,7 +2,7 @@
 
 A setting goes by its dotted name, `finetune.learning_rate`, so that a section of the recipe can be searched as
 soon as it exists. Every end and choice is tried on the recipe, so that an impossible one is refused before an
-hour is spent. It knows no search. It may import errors, yaml, recipe and training's defaults.
+hour is spent. It knows no search. It may import errors, yaml, recipe, models' rows and training's defaults.
 """
 
 import os
@@ -119,18 +119,26 @@ def default_axes(recipe: Recipe) -> dict[str, Axis]:
 
 def as_it_is(recipe: Recipe, space: Space) -> dict[str, Any] | None:
     """Return the recipe's own values of what is searched; None where one lies outside."""
+    found = own_values(recipe, space)
+    return found if all(_inside(found[key], axis) for key, axis in space.axes.items()) else None
+
+
+def own_values(recipe: Recipe, space: Space) -> dict[str, Any]:
+    """Return the recipe's own values of what is searched: what a default stands for, not what stands for it."""
+    from edgetune.models import model_row
     from edgetune.training.distil import TEMPERATURES
     from edgetune.training.strategies import decay, peak_rate
 
     found = {key: value_at(recipe, key) for key in space.axes}
-    # What these stand for where they are left to edgetune.
+    if not found.get("model.size_px", 1):
+        found["model.size_px"] = getattr(model_row(recipe.model.name).preprocess, "size_px", 0)
     if not found.get("finetune.learning_rate", 1.0):
-        found["finetune.learning_rate"] = peak_rate(recipe.finetune)
+        found["finetune.learning_rate"] = peak_rate(recipe.finetune, model_row(recipe.model.name).rate)
     if found.get("finetune.weight_decay", 0.0) is None:
         found["finetune.weight_decay"] = decay(recipe.finetune)
     if recipe.distill and not found.get("distill.temperature", 1.0):
         found["distill.temperature"] = TEMPERATURES[recipe.distill.loss]
-    return found if all(_inside(found[key], axis) for key, axis in space.axes.items()) else None
+    return found
 
 
 def described(space: Space) -> dict[str, Any]:

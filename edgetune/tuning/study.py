@@ -121,13 +121,22 @@ def open_study(folder: Path, about: dict[str, Any], epochs: int) -> optuna.Study
 def begin_trial(study: optuna.Study, folder: Path, space: Space, most: int, seed: int) -> Ticket | None:
     """Take the next trial; None where as many as wanted are done or under way. Within `turn`."""
     reap(study, folder)
-    if len([t for t in study.get_trials(deepcopy=False) if counts(t)]) >= most:
+    few = combinations(space)
+    begun = [t.user_attrs.get("values", {}) for t in study.get_trials(deepcopy=False) if counts(t)]
+    if len(begun) >= most or len({tuple(values.items()) for values in begun}) >= few:
         return None
     number = len(study.get_trials(deepcopy=False))
     # Seeded by the number of trials, not once: a search that goes on proposes what it would have anyway.
-    study.sampler = optuna.samplers.TPESampler(seed=seed * 100_003 + number, constant_liar=True)
+    seed = seed * 100_003 + number
+    tpe = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
+    # Where all can be tried, each is tried once: the same settings make the same network.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.sampler = optuna.samplers.BruteForceSampler(seed=seed) if few <= most else tpe
     trial = study.ask()
     values = {key: _suggest(trial, key, axis, key in space.whole) for key, axis in space.axes.items()}
+    # The other one wants to stop a loop of Optuna's when it has tried all, and there is none.
+    study.sampler = tpe
     name = str(trial.user_attrs.get("folder", f"{trial.number:04d}"))
     trial.set_user_attr("folder", name)
     trial.set_user_attr("values", values)
@@ -137,6 +146,11 @@ def begin_trial(study: optuna.Study, folder: Path, space: Space, most: int, seed
     if lock is None:
         raise ConfigError(f"{place}: another process works in it", hint="run edgetune tune again")
     return Ticket(trial, values, place, lock)
+
+
+def combinations(space: Space) -> float:
+    """Return how many different trials a space holds; infinity where a setting has no list of values."""
+    return math.prod(math.inf if isinstance(axis, Span) else len(set(axis)) for axis in space.axes.values())
 
 
 def run_trial(study: optuna.Study, ticket: Ticket, work: Work, limit_ms: float | None = None) -> FrozenTrial:

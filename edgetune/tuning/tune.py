@@ -26,7 +26,7 @@ from edgetune.recipe import Recipe, Span
 from edgetune.store import Store
 from edgetune.tuning import study as studies
 from edgetune.tuning.outcome import outcome
-from edgetune.tuning.space import Draft, Space, as_it_is, described, space_of, value_at, write_recipe
+from edgetune.tuning.space import Draft, Space, as_it_is, described, own_values, space_of, write_recipe
 from edgetune.tuning.trial import Search, tested, work
 
 BEST, TESTED = "best.yaml", "tested.json"
@@ -100,6 +100,8 @@ def _search(search: Search, study: optuna.Study, trials: int) -> None:
         with studies.turn(search.out):
             ticket = studies.begin_trial(study, search.out, search.space, trials, seed)
         if ticket is None:
+            if (few := studies.combinations(search.space)) < trials:
+                search.progress.line(f"there are no more than {few} combinations: all are tried")
             return
         began = time.perf_counter()
         search.progress.line(f"trial {ticket.trial.number}: {_said(ticket.values)}")
@@ -132,8 +134,7 @@ def _conclude(search: Search, study: optuna.Study, command: str) -> dict[str, An
 
 def _winner(search: Search, study: optuna.Study, best: FrozenTrial, *, over: bool) -> dict[str, Any]:
     recipe, values = search.draft.recipe, best.user_attrs["values"]
-    # What a default stands for, not the 0 or nothing that stands for the default.
-    own = as_it_is(recipe, search.space) or {key: value_at(recipe, key) for key in values}
+    own = own_values(recipe, search.space)
     changed = {key: value for key, value in values.items() if value != own[key]}
     top1, images = best.value or 0.0, len(search.data.splits["val"])
     interval = wilson(round(top1 * images), images)

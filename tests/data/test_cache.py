@@ -129,6 +129,7 @@ def test_other_images_take_the_place_of_earlier_ones(tmp_path: Path, images: Any
     samples[0] = Sample("0.png", 0, "other", 0, 0)
     found, told = keep(tmp_path / "c", images)
     assert told.decoded == COUNT
+    assert "train-8-3-bilinear.pixels: of other images, or not whole" in told.lines[-1]
     assert right(found, images)
     names = sorted(file.name for file in (tmp_path / "c").glob(f"*{PIXELS}"))
     assert [name.split("-")[:2] for name in names] == [["train", "8"], ["val", "8"]], (

@@ -70,5 +70,13 @@ def test_golden_lines_without_int8(name: str, workspace: int) -> None:
 def test_every_profile(name: str) -> None:
     profile = load_profile(name)
     for jetpack in profile.jetpacks:
-        assert len(commands(f"{name}@{jetpack}")) == (5 if profile.int8 else 3)
-    assert profile.kind == "jetson" or left_to_do(load_target(name), STATIC) == []
+        assert len(commands(f"{name}@{jetpack}")) == (3 if load_target(f"{name}@{jetpack}").no_int8 else 5)
+    assert (profile.kind == "host") == (left_to_do(load_target(name), STATIC) == [])
+
+
+def test_a_desktop_locks_its_gpus_clock_and_knows_no_nvpmodel() -> None:
+    said = "\n".join(left_to_do(load_target("desktop-rtx-3060@10.3"), STATIC))
+    assert "sudo nvidia-smi --lock-gpu-clocks=1777" in said
+    assert "GeForce RTX 3060 12 GB (TensorRT 10.3.0)" in said
+    assert "nvpmodel" not in said
+    assert "JetPack" not in said

@@ -50,6 +50,7 @@ ON_DEVICE = {
     "latency_p99_ms": Value(1.4, 1.3, 1.6),
     "speedup_min": Value(2.1, 2.0, 2.2),
     "memory_mb": Value(9.5),
+    "size_mb": Value(2.75),
 }
 
 
@@ -87,6 +88,7 @@ def device() -> dict[str, Any]:
     return {
         "engines": {"int8": {
             "samples": 400, "agreement": 0.995, "agreement_low": 0.982, "agreement_high": 0.999, "memory_mb": 9.5,
+            "plan_bytes": 2_750_000,
             "accuracy": {"images": 400, "top1": 0.96, "low": 0.935, "high": 0.976},
         }},
         "drop_from_fp32": {"points": 0.75, "low": -0.1, "high": 2.0},
@@ -354,7 +356,7 @@ def test_engines_take_the_place_of_what_was_not_timed_here() -> None:
     }
     assert [gate.name for gate in judge(only(**limits), found)] == [
         "top1_drop_points", "engine_top1_drop_points", "engine_latency_p99_ms", "engine_speedup_min",
-        "engine_memory_mb", "size_mb",
+        "engine_memory_mb", "size_mb", "engine_size_mb",
     ]  # fmt: skip
 
 
@@ -393,6 +395,7 @@ def _copies(**change: Any) -> Change:
     ("energy_mj", _copies(trusted=False, why="int8: the median drifted"), "the median drifted"),
     ("engine_latency_p99_ms", _copies(models={"int8": {"count": 661}}), "at least 662 queries"),
     ("engine_memory_mb", _int8(memory_mb=None), "does not tell"),
+    ("engine_size_mb", _int8(plan_bytes=None), "not measured"),
     ("energy_mj", _copies(energy={}, energy_why="no power rails were read on the device"), "no power rails"),
     ("energy_mj", _copies(energy={"int8": {"mj": 1.0, "estimated": True}}), "only be estimated"),
 ])  # fmt: skip

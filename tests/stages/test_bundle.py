@@ -208,7 +208,12 @@ def test_a_dla_that_takes_qdq_gets_it(tmp_path: Path, dataset: Dataset, artifact
     [
         (WEAK, 0, "Orin Nano 8 GB has no DLA", "leave --dla away"),
         (AGX, 2, "--dla 2: .* has DLA 0 and 1", "--dla 1"),
-        ("jetson-agx-orin-64gb@7.2", 0, r"TensorRT 10\.16\.2 does not drive a DLA", r"\(5\.1, 6\.0, 6\.2\)"),
+        (
+            "jetson-agx-orin-64gb@7.2",
+            0,
+            r"TensorRT 10\.16\.2 does not drive a DLA",
+            r"\(5\.1, 6\.0, 6\.1, 6\.2, 7\.2\.2\)",
+        ),
         (("11.2.0", "strong", {}), 0, r"TensorRT 11\.2\.0 does not drive a DLA", "leave --dla away"),
         (("11.4.1", "strong", {"title": "Jetson Orin NX"}), 0, "DLAs of AGX Orin alone", "leave --dla away"),
     ],

@@ -159,6 +159,12 @@ def test_what_else_makes_trainings_unlike_is_said() -> None:
     assert "different networks" in said
     taught = compare([made(), made(distillation={"loss": "soft"})], [None, None])
     assert any("the teacher itself" in warning for warning in taught["warnings"])
+    assert not any("earlier training" in warning for warning in taught["warnings"])
+    reused = made("second", distillation={"loss": "soft", "asked_earlier": True})
+    head = made("third", strategy="feature-extractor")
+    head.checkpoint.details["training"]["features_earlier"] = True
+    said = compare([made(), reused, head], [None] * 3)["warnings"]
+    assert any(warning.endswith("not part of the seconds: second; third") for warning in said)
 
 
 def test_other_classes_are_refused() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from several import several
 from torch import nn
 
 from edgetune.artifact import Artifact, Preprocess
@@ -176,7 +177,7 @@ def test_a_head_learns_from_features_of_the_same_views(
     taught = teacher(LARGE)
     wanted = {"strategy": "feature-extractor", "epochs": 4, "augment": {"preset": "standard"}}
     kept = train(taught, data, tmp_path / "run" / "one", distil={"views": 2}, settings=wanted)
-    monkeypatch.setattr("edgetune.training.features.FEATURE_BYTES", 0)
+    monkeypatch.setattr("edgetune.training.frozen.FEATURE_BYTES", 0)
     anew = train(taught, data, tmp_path / "run" / "two", distil={"views": 2}, settings=wanted)
     close(kept, anew, atol=1e-4)
     changed = {n for n, t in weights(kept).items() if not torch.equal(t, Net().state_dict()[n])}
@@ -333,3 +334,48 @@ def test_nothing_of_it_depends_on_where_it_ran(teacher: Callable, data: Dataset,
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
     assert train(teacher(LARGE), data, tmp_path / "elsewhere" / "two", **options).digest == one.digest
+
+
+@pytest.mark.forks
+@pytest.mark.parametrize(
+    ("processes", "distil", "settings"),
+    [
+        (2, {"views": 2}, {"augment": {"preset": "light"}}),
+        (2, {"views": 0, "labels": 0.0}, {"augment": {"preset": "light"}}),
+        # The last batch's 5 images go through as 2 and 3, and some of three processes have none.
+        pytest.param(
+            3, {"features": {"body": "body"}}, {"batch": 4, "accumulate": 2}, marks=pytest.mark.slow
+        ),
+        (2, {"views": 1}, {"strategy": "feature-extractor"}),
+    ],
+)
+def test_several_processes_distill_what_one_does(
+    teacher: Callable, data: Dataset, tmp_path: Path, processes: int, distil: dict, settings: dict
+) -> None:
+    artifact = teacher(LARGE)
+    data = replace(data, splits={**data.splits, "train": data.splits["train"][:21]})
+    options = {"distil": distil, "settings": {"optimizer": "sgd", **settings}}
+    whole = train(artifact, data, tmp_path / "one" / "checkpoint", **options)
+    Colours.asked = 0
+
+    def work() -> int:
+        train(artifact, data, tmp_path / "several" / "checkpoint", **options)
+        return Colours.asked
+
+    asked = several(processes, work)
+    shared = Artifact.load(tmp_path / "several" / "checkpoint")
+    assert shared.details["training"]["processes"] == processes
+    close(whole, shared)
+    views = distil.get("views", 4) if "augment" in settings else 1
+    if views:
+        # Beside it each shows it two images, and counts what one costs.
+        assert sum(asked) == 21 * views + 3 * processes
+
+
+def test_more_processes_than_images_are_refused(
+    teacher: Callable, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgetune.training.ranks.size", lambda: 1000)
+    with pytest.raises(ConfigError, match="1000 processes for"):
+        train(teacher(), data, tmp_path / "checkpoint")
+    assert not (tmp_path / "checkpoint").exists()

@@ -16,7 +16,7 @@ from edgetune.progress import Silent
 from edgetune.recipe import DataSection, FinetuneSection, ModelSection
 from edgetune.stages.finetune import finetune
 from edgetune.store import Store
-from edgetune.training import features, ranks
+from edgetune.training import ranks
 from edgetune.training.checkpoint import load_network, read_tensors
 from edgetune.training.evaluate import predict_logits
 
@@ -210,7 +210,7 @@ def test_features_too_large_to_keep_change_nothing(
     kept = train(data, tmp_path / "kept", model, settings=wanted, progress=said, **options)
     assert not any("too large" in line for line in said.lines)
     assert sum("goes without" in line for line in said.lines) == 1
-    monkeypatch.setattr(features, "FEATURE_BYTES", 0)
+    monkeypatch.setattr("edgetune.training.frozen.FEATURE_BYTES", 0)
     said = Lines()
     anew = train(data, tmp_path / "anew", model, settings=wanted, progress=said, **options)
     assert any("too large" in line for line in said.lines)
@@ -344,12 +344,29 @@ def test_strategies_share_decoded_images(data: Dataset, tmp_path: Path) -> None:
     inodes = {file.name: file.stat().st_ino for file in cache.iterdir()}
     assert {name.split("-")[0] for name in inodes} == {"train", "val", "CACHEDIR.TAG"}
     second = train(data, tmp_path / "head", cache=cache, settings={"strategy": "feature-extractor"})
-    assert {file.name: file.stat().st_ino for file in cache.iterdir()} == inodes, "nothing was made again"
+    there = {file.name: file.stat().st_ino for file in cache.iterdir() if file.is_file()}
+    assert there == inodes, "nothing was made again"
     for made in (first, second):
         assert not any("decoded" in name for name in made.files)
         told = made.details["training"]
         assert told["decode_seconds"] >= 0
         assert all(0 <= epoch["waited_seconds"] <= epoch["seconds"] for epoch in told["epochs"])
+
+
+def test_trainings_that_share_a_folder_compute_features_once(data: Dataset, tmp_path: Path) -> None:
+    wanted = {"strategy": "feature-extractor", "epochs": 1, "views": 2, "augment": {"preset": "light"}}
+    cache, said = tmp_path / "decoded", [Lines(), Lines(), Lines()]
+    rates: list[dict[str, Any]] = [{}, {"learning_rate": 0.01}, {"seed": 1}]
+    made = [
+        train(data, tmp_path / str(number), cache=cache, settings=wanted | rate, progress=told)
+        for number, (rate, told) in enumerate(zip(rates, said, strict=True))
+    ]
+    earlier = [any("features of train" in line and "earlier" in line for line in told.lines) for told in said]
+    assert earlier == [False, True, False], "another seed, other views"
+    assert [one.details["training"]["features_earlier"] for one in made[:2]] == [False, True]
+    alone = train(data, tmp_path / "alone", settings=wanted | rates[1])
+    one, other = (read_tensors(found.file("model.safetensors")) for found in (made[1], alone))
+    assert all(torch.equal(one[name], other[name]) for name in one), "the same to the bit"
 
 
 def test_without_room_for_decoded_images_the_network_is_the_same(data: Dataset, tmp_path: Path) -> None:
@@ -408,6 +425,7 @@ def test_a_training_that_diverges_at_once_leaves_nothing(data: Dataset, tmp_path
     assert not (tmp_path / "made-diverged").exists()
 
 
+@pytest.mark.forks
 @pytest.mark.slow
 def test_several_processes_make_one_checkpoint(data: Dataset, tmp_path: Path) -> None:
     options = {"settings": {"strategy": "gradual", "optimizer": "sgd", "learning_rate": 0.005, "epochs": 3}}

@@ -11,7 +11,8 @@ from edgetune.artifact import Preprocess
 from edgetune.progress import Silent
 from edgetune.recipe import FinetuneSection
 from edgetune.training.accelerator import choose_accelerator
-from edgetune.training.features import Images, compute_features, feature_feed, image_feed
+from edgetune.training.features import Images, feature_feed, image_feed
+from edgetune.training.frozen import compute_features
 from edgetune.training.loop import Feeds, Task
 from edgetune.training.losses import objective
 from edgetune.training.strategies import STRATEGIES, Layout, Phase
@@ -76,8 +77,8 @@ def make_task(tmp_path: Path) -> Callable[..., Task]:
             if not phase.head_only:
                 return Feeds(image_feed(train, group, cpu, seed=section.seed, share=section.batch), kept)
             ordered = [image_feed(train, 7, cpu, seed=0, shuffled=False, share=7)]
-            found = compute_features(net, net.head, ordered, cpu, Silent())
-            tested = compute_features(net, net.head, [kept], cpu, Silent())
+            found = compute_features(net, net.head, ordered, cpu, Silent(), side=(3, 8))
+            tested = compute_features(net, net.head, [kept], cpu, Silent(), side=(3, 8))
             return Feeds(
                 feature_feed(found, train.labels, group, cpu, seed=section.seed),
                 feature_feed(tested, val.labels, 7, cpu, seed=0, shuffled=False),

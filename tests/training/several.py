@@ -1,4 +1,8 @@
-"""Several processes that train together, forked from a test: faster than torchrun, and as real."""
+"""Several processes that train together, forked from a test: faster than torchrun, and as real.
+
+What autograd's threads have run in, be it for a GPU or for torch.compile, cannot be forked: such tests bear the
+mark `forks`, which brings them to the front, and are skipped where it is too late.
+"""
 
 import multiprocessing
 import os
@@ -9,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch.distributed import TCPStore
 
@@ -28,6 +33,7 @@ def several(processes: int, work: Callable[[], Any]) -> list[Any]:
     Raises:
         RuntimeError: one failed; with its traceback.
     """
+    _check_fork()
     port, pipes = _port(), [FORK.Pipe(duplex=False) for _ in range(processes)]
     started = [
         FORK.Process(target=_joined, args=(rank, processes, port, work, answer))
@@ -60,6 +66,7 @@ def commanded(processes: int, command: Callable[[], None], errors: Path) -> list
     Returns:
         Exit codes, the leader's first.
     """
+    _check_fork()
     port = _port()
     started = [
         FORK.Process(target=_told, args=(rank, processes, port, command, errors)) for rank in range(processes)
@@ -73,6 +80,21 @@ def commanded(processes: int, command: Callable[[], None], errors: Path) -> list
         process.kill()
     assert not hanging, errors.read_text()
     return [process.exitcode for process in started]
+
+
+def _check_fork() -> None:
+    probe = FORK.Process(target=_differentiate)
+    probe.start()
+    probe.join(LIMIT_S)
+    if probe.exitcode:
+        pytest.skip("autograd has started threads in this process, so its forks cannot train")
+
+
+def _differentiate() -> None:
+    try:
+        torch.ones(1, requires_grad=True).sum().backward()
+    except RuntimeError:
+        os._exit(1)
 
 
 def _port() -> int:

@@ -115,7 +115,7 @@ def test_half_or_foreign_answers_are_made_anew(
     again, said = Asked(), Lines()
     keep(again, progress=said)
     assert again.images == 62
-    assert "the teacher is asked again" in said.lines[0]
+    assert "it is made again" in said.lines[0]
     assert file.read_bytes() == whole
 
 

@@ -85,6 +85,12 @@ def test_matched_features_are_relative_and_pooled_to_the_smaller() -> None:
     assert matched_features(2 * vectors, vectors).item() == pytest.approx(1)
 
 
+def test_what_an_image_adds_to_matching_does_not_depend_on_its_batch() -> None:
+    ours, theirs = torch.rand(6, 5, 4, 4), torch.rand(6, 5, 4, 4) * torch.arange(1, 7).view(-1, 1, 1, 1)
+    parts = [matched_features(ours[rows], theirs[rows]).item() for rows in (slice(2), slice(2, 6))]
+    assert matched_features(ours, theirs).item() == pytest.approx((2 * parts[0] + 4 * parts[1]) / 6)
+
+
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,4 @@
-import errno
-import gc
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,22 +6,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from several import several
-from torch import nn
 
 from edgetune.data.augment import Augment, Knobs, build_mix
 from edgetune.errors import ConfigError
-from edgetune.progress import Silent
-from edgetune.training import features, ranks
+from edgetune.training import ranks
 from edgetune.training.accelerator import choose_accelerator
 from edgetune.training.features import (
     Images,
-    compute_features,
     epoch_order,
-    feature_feed,
     image_feed,
     normalise,
-    roomy,
     seed_for,
 )
 
@@ -161,100 +152,6 @@ def test_mix_turns_labels_into_shares(images: Images) -> None:
     assert next(feed.batches(1))[1].shape == (7, 3)
 
 
-def test_features_are_the_head_input(images: Images, tiny: Any) -> None:
-    net = tiny()
-    feed = image_feed(images, 7, CPU, seed=0, shuffled=False)
-    found = compute_features(net, net.head, [feed], CPU, Silent())
-    assert found is not None
-    assert found.shape == (1, 31, 8)
-    with torch.no_grad():
-        inputs = torch.cat([batch.inputs for batch in feed.batches(1)])
-        torch.testing.assert_close(net.eval().head(found[0]), net(inputs))
-    assert not net.head._forward_pre_hooks, "the hook is gone"
-
-
-def test_feature_maps_are_kept_as_maps(images: Images, tiny: Any) -> None:
-    net = tiny()
-    feed = image_feed(images, 7, CPU, seed=0, shuffled=False)
-    found = compute_features(net, net.second, [feed], CPU, Silent())
-    assert found is not None
-    assert found.shape == (1, 31, 6, 4, 4)
-
-
-def test_features_lie_in_a_file_that_vanishes(images: Images, tiny: Any, tmp_path: Path) -> None:
-    net = tiny()
-    feed = image_feed(images, 7, CPU, seed=0, shuffled=False)
-    kept = compute_features(net, net.head, [feed], CPU, Silent(), tmp_path)
-    plain = compute_features(net, net.head, [feed], CPU, Silent())
-    assert kept is not None
-    assert plain is not None
-    assert torch.equal(kept, plain)
-    assert not list(tmp_path.iterdir())
-    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
-    assert mapped
-    del kept
-    gc.collect()
-    mapped = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(tmp_path) in line]
-    assert not mapped
-
-
-@pytest.mark.parametrize("trouble", ["full", "share", "gone"])
-def test_without_room_on_the_disk_they_lie_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str
-) -> None:
-    def full(*_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    if trouble == "full":
-        monkeypatch.setattr(features.os, "posix_fallocate", full)
-    if trouble == "share":
-        monkeypatch.setattr(features.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 5 * 48 - 1}))
-    found = roomy((3, 4), tmp_path / "gone" if trouble == "gone" else tmp_path)
-    assert found.fill_(1).sum() == 12
-    maps = Path("/proc/self/maps").read_text()
-    assert str(tmp_path) not in maps
-
-
-def test_views_differ_and_epochs_take_turns(images: Images, tiny: Any) -> None:
-    net = tiny()
-    feed = image_feed(images, 7, CPU, seed=0, shuffled=False, augment=SHIFTED)
-    found = compute_features(net, net.head, [feed] * 3, CPU, Silent())
-    assert found is not None
-    assert found.shape == (3, 31, 8)
-    assert not torch.equal(found[0], found[1])
-    batches = feature_feed(found, images.labels, 31, CPU, seed=0, shuffled=False)
-    for epoch, view in ((1, 0), (3, 2), (4, 0)):
-        assert torch.equal(next(batches.batches(epoch))[0], found[view])
-
-
-def test_views_are_the_same_whether_kept_or_made_anew(images: Images, tiny: Any) -> None:
-    net = tiny()
-    ordered = image_feed(images, 7, CPU, seed=3, shuffled=False, augment=SHIFTED)
-    views = compute_features(net, net.head, [ordered] * 2, CPU, Silent())
-    assert views is not None
-    kept = feature_feed(views, images.labels, 7, CPU, seed=3)
-    anew = image_feed(images, 7, CPU, seed=3, augment=SHIFTED, views=2)
-    for epoch in (1, 2, 3, 6):
-        pairs = list(zip(kept.batches(epoch), anew.batches(epoch), strict=True))
-        assert len(pairs) == anew.steps
-        for found, made in pairs:
-            assert torch.equal(found.targets, made.targets)
-            assert torch.equal(found.picks, made.picks)
-            assert found.view == made.view == (1, 2, 1, None, None, 2)[epoch - 1]
-            with torch.no_grad():
-                torch.testing.assert_close(net.head(found.inputs), net(made.inputs))
-
-
-def test_features_that_are_too_large_are_not_kept(
-    images: Images, tiny: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(features, "FEATURE_BYTES", 31 * 8 * 4 - 1)
-    net = tiny()
-    feed = image_feed(images, 7, CPU, seed=0, shuffled=False)
-    assert compute_features(net, net.head, [feed], CPU, Silent()) is None
-    assert not net.head._forward_pre_hooks
-
-
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("augmented", [False, True])
 @pytest.mark.parametrize("size", [2, 5])
@@ -278,22 +175,3 @@ def test_shares_are_the_batches_of_one_process(
         torch.testing.assert_close(torch.cat([part[step].inputs for part in shares]), batch.inputs[places])
         torch.testing.assert_close(torch.cat([part[step].targets for part in shares]), batch.targets[places])
     assert any(len(part[-1].picks) == 0 for part in shares) == (size == 5), "three images for five"
-
-
-def test_features_are_computed_in_shares(images: Images) -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 5), nn.Linear(5, 2))
-
-    def work() -> Any:
-        seen = []
-        net.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
-        feeds = [image_feed(images, 7, CPU, seed=1, shuffled=False, augment=SHIFTED, share=7)] * 2
-        found = compute_features(net, net[2], feeds, CPU, Silent())
-        return None if found is None else found.numpy(), sum(seen)
-
-    whole, all_seen = work()
-    assert (whole.shape, all_seen) == ((2, 31, 5), 62)
-    shares = several(3, work)
-    assert sum(count for _, count in shares) == all_seen, "each image and view in one process"
-    for found, _ in shares:
-        torch.testing.assert_close(torch.from_numpy(found), torch.from_numpy(whole))

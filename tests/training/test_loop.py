@@ -263,6 +263,7 @@ def history(course: Any, *keys: str) -> list[list[Any]]:
     return [[entry[key] for entry in course.history] for key in keys]
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize(
     "settings",
     [
@@ -302,6 +303,42 @@ def test_several_processes_learn_what_one_does(
     assert found[0][3] == shown.shown, "images of all processes move the bar"
 
 
+@pytest.mark.forks
+def test_what_takes_no_part_in_the_loss_waits_for_nobody_and_stays(make_task: MakeTask, tiny: Any) -> None:
+    options = {
+        "strategy": "full",
+        "epochs": 1,
+        "weight_decay": 0.5,
+        "optimizer": "sgd",
+        "learning_rate": 0.01,
+    }
+
+    def work(folder: str) -> dict[str, Any]:
+        net = tiny()
+        # Registered in a group that learns, and never called.
+        net.first.spare = nn.Linear(2, 2, bias=False)
+        nn.init.ones_(net.first.spare.weight)
+        net.first.forward = lambda images: body(net, images)
+        train(net, make_task(net, folder, **options), Silent())
+        return {name: tensor.numpy() for name, tensor in state(net).items()}
+
+    alone, shared = work("alone"), several(2, lambda: work("shared"))
+    for found in [alone, *shared]:
+        assert (found["first.spare.weight"] == 1).all(), "weights that nothing reaches do not decay either"
+    for name, tensor in alone.items():
+        torch.testing.assert_close(
+            torch.from_numpy(shared[0][name]), torch.from_numpy(tensor), atol=1e-3, rtol=1e-3
+        )
+
+
+def body(net: Any, images: torch.Tensor) -> torch.Tensor:
+    """What `first` computes without its spare part."""
+    for name, part in net.first.named_children():
+        images = part(images) if name != "spare" else images
+    return images
+
+
+@pytest.mark.forks
 @pytest.mark.parametrize(("before", "after"), [(2, 1), pytest.param(1, 3, marks=pytest.mark.slow)])
 def test_an_interrupted_training_goes_on_with_other_processes(
     make_task: MakeTask, tiny: Any, before: int, after: int
@@ -328,6 +365,7 @@ def test_an_interrupted_training_goes_on_with_other_processes(
         torch.testing.assert_close(torch.from_numpy(tensors[name]), tensor, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.forks
 def test_a_loss_that_is_no_number_in_one_process_stops_all(make_task: MakeTask, tiny: Any) -> None:
     def work() -> str:
         net = tiny()

@@ -68,6 +68,7 @@ def test_outside_of_a_training_the_leader_works_alone() -> None:
     assert ranks.size() == 1
 
 
+@pytest.mark.forks
 def test_sums_and_the_leaders_values() -> None:
     def work() -> tuple[Any, ...]:
         own = torch.full((2, 3), float(ranks.rank() + 1)).t()
@@ -133,6 +134,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "errors"
 
 
+@pytest.mark.forks
 def test_all_take_part_in_a_stage_and_end_together(written: Path) -> None:
     def command() -> None:
         assert ranks.size() == 1
@@ -145,6 +147,7 @@ def test_all_take_part_in_a_stage_and_end_together(written: Path) -> None:
     assert written.read_text() == ""
 
 
+@pytest.mark.forks
 def test_a_leader_that_goes_on_after_an_error_is_followed(written: Path) -> None:
     def command() -> None:
         for how in ("refused", "bug"):
@@ -161,6 +164,7 @@ def test_a_leader_that_goes_on_after_an_error_is_followed(written: Path) -> None
     assert written.read_text() == ""
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("code", [0, 7])
 def test_a_command_that_trains_nothing_ends_everywhere(written: Path, code: int) -> None:
     def command() -> None:
@@ -171,22 +175,26 @@ def test_a_command_that_trains_nothing_ends_everywhere(written: Path, code: int)
     assert written.read_text() == ""
 
 
+@pytest.mark.forks
 def test_what_the_leader_complains_of_is_said_once(written: Path) -> None:
     assert commanded(2, lambda: failing(0, "refused"), written) == [3, 3]
     assert written.read_text() == "error: no such image\n"
 
 
+@pytest.mark.forks
 def test_what_another_process_complains_of_is_said_once(written: Path) -> None:
     assert commanded(2, lambda: failing(1, "refused"), written) == [3, 3]
     assert written.read_text() == "error: process 2 of 2: no such image\n  look again\n"
 
 
+@pytest.mark.forks
 def test_a_bug_in_another_process_keeps_its_traceback(written: Path) -> None:
     assert commanded(2, lambda: failing(1, "bug"), written) == [1, 1]
     assert written.read_text().count("Traceback") == 1
     assert "ValueError: a bug" in written.read_text()
 
 
+@pytest.mark.forks
 def test_a_process_that_is_killed_ends_the_others(written: Path) -> None:
     assert commanded(2, lambda: failing(1, "killed"), written) == [6, -signal.SIGKILL]
     assert written.read_text() == "error: another process of this training has ended, without a word\n"

@@ -77,6 +77,7 @@ def learned(kind: type[nn.Module], shape: tuple[int, ...], **options: Any) -> li
     return [ranks.total(p.grad.clone()) for p in [given, *net.parameters()]] + list(net[0].buffers())
 
 
+@pytest.mark.forks
 @pytest.mark.parametrize("processes", [2, 5])
 @pytest.mark.parametrize(
     ("kind", "shape", "options"),
@@ -96,6 +97,7 @@ def test_batchnorm_sees_all_processes(
             torch.testing.assert_close(torch.from_numpy(other), one.detach())
 
 
+@pytest.mark.forks
 def test_one_value_in_all_processes_is_too_few() -> None:
     def work() -> None:
         (rows,) = ranks.parts(1, 1)

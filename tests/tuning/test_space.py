@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgetune.errors import ConfigError
 from edgetune.recipe import load_recipe
 from edgetune.training.strategies import LEARNING_RATES, STRATEGIES
-from edgetune.tuning.space import Draft, as_it_is, default_axes, space_of, value_at, write_recipe
+from edgetune.tuning.space import Draft, as_it_is, default_axes, own_values, space_of, value_at, write_recipe
 
 Write = Callable[..., Path]
 LINE = RECIPE.count("\n") + 2
@@ -79,6 +79,13 @@ def test_a_recipe_outside_of_its_space_is_no_trial(written: Write) -> None:
     assert as_it_is(draft.recipe, space_of(draft)) is None
     draft = Draft.load(written("  space:\n    finetune.strategy: [gradual, full]\n"))
     assert as_it_is(draft.recipe, space_of(draft)) == {"finetune.strategy": "full"}
+
+
+def test_a_default_is_told_as_what_it_stands_for(written: Write) -> None:
+    draft = Draft.load(written("  space: {model.size_px: [48, 64], finetune.learning_rate: [0.1, 0.2]}\n"))
+    own = {"model.size_px": 32, "finetune.learning_rate": 0.003}
+    assert own_values(draft.recipe, space_of(draft)) == own
+    assert as_it_is(draft.recipe, space_of(draft)) is None
 
 
 @given(

@@ -62,6 +62,29 @@ def test_a_search_that_goes_on_proposes_what_it_would_have(searching: Searching,
     assert len(counted(play(search, 7))) == 12, "what is done is done"
 
 
+LISTS = """\
+  space: {finetune.learning_rate: [0.003, 0.01], finetune.batch: [4, 8, 16]}
+"""
+
+
+def test_where_all_can_be_tried_each_is_tried_once(searching: Searching) -> None:
+    search = searching(LISTS)
+    study = play(search, 1, simple)
+    # Two under way at once.
+    for ticket in [begin(search, study), begin(search, study)]:
+        studies.run_trial(study, ticket, simple)
+    play(search, 20, simple)
+    values = [tuple(t.user_attrs["values"].values()) for t in counted(study)]
+    assert len(values) == 6
+    assert len(set(values)) == 6, "the same settings make the same network"
+    assert studies.combinations(search.space) == 6
+    assert studies.combinations(searching().space) == float("inf")
+
+
+def simple(values: dict[str, Any], folder: Path, watch: Watch) -> Outcome:
+    return arithmetic({**values, "finetune.strategy": "full"}, folder, watch)
+
+
 def test_a_killed_trial_is_tried_again_in_its_folder(searching: Searching) -> None:
     search = searching()
     study = play(search, 1)

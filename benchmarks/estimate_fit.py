@@ -1,0 +1,47 @@
+"""Fits the parameters of `edgetune estimate` to the published rows, and writes edgetune/estimates/parameters.json.
+
+    python benchmarks/estimate_fit.py FOLDER
+
+FOLDER holds the exported networks; what is missing is exported. Half widths of intervals are the 90% quantile of
+the errors on rows whose device, network, or both were held out.
+"""
+
+import datetime
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from estimate_rows import rows
+
+from edgetune.estimates.fitting import fit, held_out
+from edgetune.estimates.parameters import SHIPPED, Parameters
+
+WIDEST = 1.4
+
+
+def main() -> None:
+    """Fit, hold out, write."""
+    data = rows(Path(sys.argv[1]))
+    full = fit(data)
+    errors, intervals = {}, {}
+    measured = np.array([row.ms for row in data])
+    for by in ("device", "network", "both"):
+        wrong = np.log(held_out(data, by, full) / measured)
+        share = np.abs(np.expm1(wrong))
+        intervals[by] = min(float(np.exp(np.quantile(np.abs(wrong), 0.9))), WIDEST)
+        errors[by] = {
+            "median": round(float(np.median(share)), 3),
+            "p90": round(float(np.quantile(share, 0.9)), 3),
+            "within_30_percent": round(float(np.mean(share <= 0.3)), 3),
+            "largest": round(float(share.max()), 3),
+        }
+    networks = tuple(sorted({row.network for row in data}))
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    made = Parameters(full.values, full.devices, len(data), networks, today, intervals, errors)
+    SHIPPED.write_text(json.dumps(made.dump(), indent=2) + "\n")
+    print(json.dumps(errors | {"intervals": intervals}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Latency and memory of a network on a device that is not at hand."""

@@ -1,0 +1,198 @@
+"""What runs in one launch: its operations, its bytes, its shape. And what kind of work an operator is.
+
+It knows nothing of devices or of time. It may import quant.graph, quant.macs, quant.lint_view and
+estimates.network.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from onnx import NodeProto
+
+from edgetune.estimates.network import Network
+from edgetune.quant.graph import attribute, is_standard
+from edgetune.quant.lint_view import is_qdq
+from edgetune.quant.macs import multiply_accumulates
+
+Kind = Literal["conv", "grouped", "depthwise", "gemm", "matmul", "pool", "pointwise", "reduce", "copy"]
+Precision = Literal["int8", "fp16", "fp32"]
+FLOAT_BYTES = {"int8": 2, "fp16": 2, "fp32": 4}
+WEIGHTED: tuple[Kind, ...] = ("conv", "grouped", "depthwise", "gemm")
+
+_UNARY = frozenset(
+    {
+        *(
+            "Relu",
+            "Clip",
+            "LeakyRelu",
+            "PRelu",
+            "Elu",
+            "Selu",
+            "Celu",
+            "ThresholdedRelu",
+            "Sigmoid",
+            "HardSigmoid",
+        ),
+        *(
+            "HardSwish",
+            "Swish",
+            "Mish",
+            "Softplus",
+            "Softsign",
+            "Tanh",
+            "Gelu",
+            "Erf",
+            "Exp",
+            "Log",
+            "Sqrt",
+            "Abs",
+        ),
+        *("Neg", "Reciprocal", "Ceil", "Floor", "Round", "Sign", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan"),
+        *("Sinh", "Cosh", "Not", "IsInf", "IsNaN", "BatchNormalization", "Cast"),
+    }
+)
+_BINARY = frozenset(
+    {
+        *("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mean", "Sum", "Mod", "Where", "And", "Or", "Xor"),
+        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+    }
+)
+POINTWISE = _UNARY | _BINARY
+_REDUCE = frozenset(
+    {
+        *(
+            "ReduceMean",
+            "ReduceSum",
+            "ReduceMax",
+            "ReduceMin",
+            "ReduceProd",
+            "ReduceL1",
+            "ReduceL2",
+            "ReduceSumSquare",
+        ),
+        *(
+            "ReduceLogSum",
+            "ReduceLogSumExp",
+            "Softmax",
+            "LogSoftmax",
+            "LayerNormalization",
+            "GroupNormalization",
+        ),
+        *(
+            "InstanceNormalization",
+            "RMSNormalization",
+            "LpNormalization",
+            "LRN",
+            "ArgMax",
+            "ArgMin",
+            "TopK",
+            "CumSum",
+        ),
+    }
+)
+_POOL = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"})
+_COPY = frozenset(
+    {
+        *("Transpose", "Slice", "Split", "Concat", "Resize", "Upsample", "Pad", "Tile", "Expand", "Gather"),
+        *(
+            "GatherElements",
+            "GatherND",
+            "DepthToSpace",
+            "SpaceToDepth",
+            "ScatterND",
+            "ScatterElements",
+            "OneHot",
+        ),
+        *("ConstantOfShape", "Range", "Trilu", "EyeLike"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What runs in one launch. Sizes are for the whole batch.
+
+    Attributes:
+        name: of the node that decides its kind.
+        nodes: names of all nodes in it.
+        kind: of work; `matmul` is a product of two tensors that are both computed.
+        operations: multiplications and additions; one per element visited where nothing is multiplied.
+        reads: elements of computed tensors that come in, by tensor.
+        writes: elements that go out, by tensor.
+        weights: elements of constants.
+        int8: whether it runs in INT8 once the network is quantized.
+        int8_tensors: which of the tensors are stored in INT8 then.
+        outputs: elements of its result; with a product, how many sums there are.
+        depth: length of each sum; 1 where nothing is summed.
+        inner: input channels that are summed over, of one group.
+        outer: output channels of one group.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    kind: Kind
+    operations: int
+    reads: dict[str, int]
+    writes: dict[str, int]
+    weights: int
+    int8: bool
+    int8_tensors: frozenset[str]
+    outputs: int
+    depth: int
+    inner: int = 1
+    outer: int = 1
+
+    def bytes_read(self, precision: Precision) -> int:
+        """Bytes of activations that come in."""
+        return sum(size * self.width(name, precision) for name, size in self.reads.items())
+
+    def bytes_written(self, precision: Precision) -> int:
+        """Bytes of activations that go out."""
+        return sum(size * self.width(name, precision) for name, size in self.writes.items())
+
+    def tensor_bytes(self, precision: Precision) -> list[int]:
+        """Bytes of each activation that comes in or goes out."""
+        moved = [*self.reads.items(), *self.writes.items()]
+        return [size * self.width(name, precision) for name, size in moved]
+
+    def weight_bytes(self, precision: Precision) -> int:
+        """Bytes of constants."""
+        return self.weights * (1 if self.runs_int8(precision) else FLOAT_BYTES[precision])
+
+    def runs_int8(self, precision: Precision) -> bool:
+        """Whether it runs in INT8."""
+        return precision == "int8" and self.int8
+
+    def width(self, tensor: str, precision: Precision) -> int:
+        """Bytes of one element of an activation."""
+        return 1 if precision == "int8" and tensor in self.int8_tensors else FLOAT_BYTES[precision]
+
+
+def operations(network: Network, node: NodeProto) -> int:
+    """Return a node's multiplications and additions, for the whole batch."""
+    products = 2 * multiply_accumulates(network.graph, node)
+    if products or not (kind := kind_of(network, node)) or kind == "copy":
+        return products
+    out = sum(network.size(name) for name in node.output if name)
+    if kind in ("pool", "reduce"):
+        window = attribute(node, "kernel_shape", None)
+        return out * math.prod(window) if window else max(out, network.size(node.input[0]))
+    return out
+
+
+def kind_of(network: Network, node: NodeProto) -> Kind | None:
+    """Return what kind of work a node is; None: none, or an operator without an estimate."""
+    if not is_standard(node) or is_qdq(node):
+        return None
+    name = node.op_type
+    if name in ("Conv", "ConvTranspose"):
+        groups = attribute(node, "group", 1)
+        channels = network.shape(node.input[0])[1]
+        return "conv" if groups == 1 else "depthwise" if groups == channels else "grouped"
+    if name in ("Gemm", "MatMul", "Einsum"):
+        return "gemm" if any(given in network.fixed for given in node.input[:2]) else "matmul"
+    found: tuple[tuple[frozenset[str], Kind], ...] = (
+        (POINTWISE, "pointwise"), (_REDUCE, "reduce"), (_POOL, "pool"), (_COPY, "copy"),
+    )  # fmt: skip
+    return next((kind for names, kind in found if name in names), None)
