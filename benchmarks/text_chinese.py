@@ -75,9 +75,13 @@ def main() -> None:
 
 def character_tokenizer(texts: list[str]) -> Tokenizer:
     """Return a tokenizer of single characters that stand in enough of the texts."""
-    counts = Counter(character for text in texts for character in set(text.lower()) if not character.isspace())
+    counts = Counter(
+        character for text in texts for character in set(text.lower()) if not character.isspace()
+    )
     kept = sorted(character for character, count in counts.items() if count >= LEAST)
-    known = Tokenizer(WordLevel({name: index for index, name in enumerate([*SPECIAL, *kept])}, unk_token="[UNK]"))
+    known = Tokenizer(
+        WordLevel({name: index for index, name in enumerate([*SPECIAL, *kept])}, unk_token="[UNK]")
+    )
     known.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     known.pre_tokenizer = Split(Regex(r"\S"), "isolated")
     known.post_processor = TemplateProcessing(
