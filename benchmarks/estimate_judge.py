@@ -17,7 +17,7 @@ from estimate_fit import WIDEST
 from estimate_rows import published, rows
 from scipy.optimize import least_squares
 
-from edgetune.estimates.fitting import Row, Rows, fit, held_out
+from edgetune.estimates.fitting import Row, Rows, fit, group_of, held_out
 
 APART = 1.25
 
@@ -39,26 +39,16 @@ def roofline(train: Rows, test: Rows) -> np.ndarray:
     return predict(found.x, test)
 
 
-def groups_of(data: list[Row], by: str) -> list[tuple[str, ...]]:
-    """Return the group of each row."""
-    keys = {
-        "device": lambda r: (r.target,),
-        "network": lambda r: (r.network,),
-        "both": lambda r: (r.target, r.network),
-    }
-    return [keys[by](row) for row in data]
-
-
 def roofline_held_out(data: list[Row], by: str) -> np.ndarray:
     """Predict each row by a roofline that saw nothing of its group."""
     found = np.zeros(len(data))
-    groups = groups_of(data, by)
+    groups = [group_of(row, by) for row in data]
     for group in sorted(set(groups)):
         held = [place for place, own in enumerate(groups) if own == group]
         seen = [
-            row
-            for row in data
-            if (by == "network" or row.target != group[0]) and (by == "device" or row.network != group[-1])
+            r
+            for r, own in zip(data, groups, strict=True)
+            if all(a != b for a, b in zip(own, group, strict=True))
         ]
         found[held] = roofline(Rows(seen), Rows([data[place] for place in held]))
     return found
@@ -127,14 +117,13 @@ def main() -> None:
         for name in ("int8", "fp16"):
             of = np.array([own == name for own in precision])
             print(line(f"{by}, {name}", wrong[of], theirs[of]))
-        share, widest = coverage(wrong, groups_of(data, by))
+        share, widest = coverage(wrong, [group_of(row, by) for row in data])
         right, pairs = order(data, precision, found)
         said.append(
             f"{by} held out: {share:.1%} of rows inside the 90% interval, at most a factor {widest:.2f} either way; "
             f"{right} of {pairs} pairs ({right / pairs:.1%}) in the measured order"
         )
-    modules = [row._replace(target=row.target.split(":")[0]) for row in data]
-    print(line("module", np.log(held_out(modules, "device") / measured)))
+    print(line("module", np.log(held_out(data, "module", full) / measured)))
     print("\n".join(said))
     print("\n| device | rows | median error, held out | factor on it where known |\n|---|---|---|---|")
     wrong = np.abs(held_out(data, "device", full) / measured - 1)

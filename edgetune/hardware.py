@@ -83,6 +83,7 @@ class Runtime(Section):
 
     Attributes:
         opset: that networks are exported with.
+        ir: the IR version that files are written with.
         rendering: `cpu` for ONNX Runtime's kernels, `weak` or `strong` for TensorRT.
         tensorrt: its version, empty for `cpu`.
         opset_max: the highest it reads; 0: `opset`, or for `cpu` whatever opens.

@@ -10,7 +10,7 @@ from typing import Any
 from edgetune.artifact import Artifact, Tokens, sha256_of
 from edgetune.data.calibration import load_manifest, load_preset
 from edgetune.data.folders import Dataset, save_dataset, scan
-from edgetune.errors import ConfigError, MissingTool
+from edgetune.errors import ConfigError, EdgetuneError, MissingTool
 from edgetune.learned import (
     TRAINING,
     check_teacher,
@@ -207,6 +207,7 @@ def run(
             latency,
             transfer,
             distilled,
+            estimate=_estimated(recipe, target, int8),
             strict=strict,
             command=command,
             beside={"teacher": teacher, "alone": alone if teacher else None, "scratch": scratch},
@@ -216,6 +217,22 @@ def run(
             report = with_device(report, device, limits_of(report), strict=strict)
         publish(report, out)
     return Run(out, report, tuple(keep.made), report["exit_code"])
+
+
+def _estimated(recipe: Recipe, target: Target, int8: Artifact | None) -> dict[str, Any] | None:
+    """Estimate the INT8 engine where the recipe lets that stand in for a measurement; or say why it cannot be."""
+    if not recipe.gates.estimates or target.is_host or int8 is None:
+        return None
+    from edgetune.estimates.parameters import load_parameters
+    from edgetune.estimates.predict import predict, read, why_not
+
+    why = why_not(target, "int8")
+    if why:
+        return {"why_not": why}
+    try:
+        return predict(read(int8.file("model.onnx")), target, "int8", load_parameters(None)).dump()
+    except EdgetuneError as error:
+        return {"why_not": error.message}
 
 
 def quickstart(

@@ -367,5 +367,7 @@ def check_input(takes: str, runtime: Runtime) -> None:
 def merged_gates(profile: Gates, recipe: Gates) -> Gates:
     """Return the limits in force: a recipe's win over a profile's, a profile's over the defaults."""
     own = {name: getattr(profile, name) for name in profile.model_fields_set}
-    own.update({name: getattr(recipe, name) for name in recipe.model_fields_set})
+    own.update(
+        {name: getattr(recipe, name) for name in recipe.model_fields_set if name in Gates.model_fields}
+    )
     return Gates(**own)

@@ -86,9 +86,14 @@ class CheckSection(Section):
 
 
 class BenchSection(Section):
-    """Latency on this machine."""
+    """Latency on this machine.
 
-    preset: Literal["quick", "standard"] = "quick"
+    Attributes:
+        preset: `quick` (2 s per network), `standard` (30 s and 1,000 queries), or `mlperf` (the rules of its
+            SingleStream and Offline scenarios: 20 minutes per network).
+    """
+
+    preset: Literal["quick", "standard", "mlperf"] = "quick"
 
 
 class Gates(Section):
@@ -125,6 +130,17 @@ class Gates(Section):
     size_mb: Annotated[float, Field(gt=0)] | None = None
     engine_agreement_percent_min: Annotated[float, Field(ge=0, le=100)] | None = 99.0
     energy_mj: Annotated[float, Field(gt=0)] | None = None
+
+
+class RecipeGates(Gates):
+    """Limits, and what a recipe alone may say of how they are judged.
+
+    Attributes:
+        estimates: until a device was measured, what `edgetune estimate` says of the INT8 engine's latency and
+            memory is held against latency_p50_ms and memory_mb, and marked as estimated.
+    """
+
+    estimates: bool = False
 
 
 class Span(Section):
@@ -201,7 +217,7 @@ class Recipe(Section):
     quantize: QuantizeSection = QuantizeSection()
     check: CheckSection = CheckSection()
     bench: BenchSection = BenchSection()
-    gates: Gates = Gates()
+    gates: RecipeGates = RecipeGates()
     tune: TuneSection = TuneSection()
     folder: Path = Field(default=Path(), exclude=True)
 

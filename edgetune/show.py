@@ -114,23 +114,103 @@ def show_measures(measures: dict[str, Any]) -> None:
         console.print(f"{pair}: " + "  ".join(f"{key} {value:.4g}" for key, value in flat.items()))
 
 
+def show_bench(found: dict[str, Any], folder: Path) -> None:
+    """Show latencies as a table and a plot, who is faster, what else was measured, and the profile's limits."""
+    latency, console = found["latency"], _console()
+    _show_latency(latency, console)
+    _plot(latency["models"], console)
+    if latency["ranking"]:
+        said = latency["ranking"]["sentence"]
+        console.print(said if latency["trusted"] else f"{said}; the times themselves are not to be trusted")
+    for title, part in (
+        ("computation alone", "compute"),
+        ("from the image file to the answer", "end_to_end"),
+    ):
+        for name, model in (latency[part] or {"models": {}})["models"].items():
+            doubt = "" if latency[part]["trusted"] else f", not to be trusted: {latency[part]['why']}"
+            console.print(f"{name}, {title}: p50 {_span(model)} ms, p99 {model['p99_ms']:.4g} ms{doubt}")
+    for name, off in (latency["offline"] or {}).items():
+        early = latency["models"][name]["p90_early_ms"]
+        console.print(
+            f"{name}, MLPerf: SingleStream {f'{early:.4g} ms' if early else 'too few queries'}, Offline "
+            f"{off['samples_per_second']:.4g} samples/s ({off['samples']} in {off['seconds']:.0f} s)"
+        )
+    for name, layers in latency["layers"].items():
+        _show_layers(name, layers, console)
+    for name, gates in found["gates"].items():
+        for gate in gates:
+            value = "" if gate["value"] is None else f" {gate['value']:.4g} {gate['unit']},"
+            why = f": {gate['why']}" if gate["why"] else ""
+            console.print(
+                f"{name}: {gate['title']}{value} limit {gate['limit']:g} {gate['unit']}: {gate['label']}{why}"
+            )
+    console.print(f"report: {folder / 'bench.html'}", soft_wrap=True)
+
+
+def _span(model: dict[str, Any]) -> str:
+    return f"{model['p50_ms']:.4g} ({model['p50_low_ms']:.4g} to {model['p50_high_ms']:.4g})"
+
+
 def _show_latency(latency: dict[str, Any], console: Console) -> None:
-    figures = ("p50_ms", "p90_ms", "p99_ms", "cv", "count", "peak_memory_mb")
+    figures = ("p90_ms", "p99_ms", "cv", "count", "peak_memory_mb")
     rows = [
-        (name, *(f"{model[key]:.4g}" if model.get(key) is not None else "-" for key in figures))
+        (
+            name,
+            _span(model) if "p50_low_ms" in model else f"{model['p50_ms']:.4g}",
+            *(f"{model[key]:.4g}" if model.get(key) is not None else "-" for key in figures),
+        )
         for name, model in latency["models"].items()
     ]
     columns = ("network", "p50 ms", "p90 ms", "p99 ms", "spread", "runs", "memory MB")
     _show_rows(columns, rows, right=columns[1:])
-    console.print(f"{latency['engine']}, {latency['threads']} threads, batch {latency['batch']}")
+    batch = f", batch {latency['batch']}" if latency["batch"] else ""
+    inputs = f"; inputs: {latency['inputs']}" if latency.get("inputs") else ""
+    console.print(f"{latency['engine']}, {latency['threads']} threads{batch}{inputs}")
     for name, model in latency["models"].items():
         placed = model.get("operators") or {}
         if len(placed) > 1:
             console.print(
                 f"{name}: operators by provider: {', '.join(f'{n} {p}' for p, n in placed.items())}"
             )
+    for note in latency.get("notes") or []:
+        console.print(f"note: {note}")
     if not latency.get("trusted", True):
         console.print(f"not to be trusted: {latency['why']}")
+
+
+def _plot(models: dict[str, dict[str, Any]], console: Console) -> None:
+    """Draw a bar to each median, and a thinner one on to p90."""
+    plain = not console.encoding.lower().startswith("utf")
+    full, more = ("#", "-") if plain else ("█", "─")
+    label = min(max(map(len, models)), console.width // 3)
+    width = max(10, min(50, console.width - label - 14))
+    most = max(model["p90_ms"] for model in models.values())
+    for name, model in models.items():
+        median, tail = (round(width * model[key] / most) for key in ("p50_ms", "p90_ms"))
+        bar = full * max(median, 1) + more * (tail - max(median, 1))
+        console.print(f"{name[-label:]:<{label}} {bar:<{width}} {model['p50_ms']:.4g} ms", soft_wrap=True)
+
+
+def _show_layers(name: str, found: dict[str, Any], console: Console) -> None:
+    from edgetune.report.layers import costliest, shown
+    from edgetune.report.wording import middle
+
+    worst = costliest(found["layers"])
+    share = sum(layer["share"] for layer in worst)
+    console.print(
+        f"\n{name}: the {len(worst)} costliest of {len(found['layers'])} layers ({share:.0%} of the time)"
+    )
+    rows = [
+        (
+            middle(shown(layer["name"]), 22), f"{layer['kind']} {layer['precision']}", f"{layer['ms']:.4g}",
+            *("-" if amount is None else f"{amount / 1e6:.3g}" for amount in (layer["bytes"], layer["operations"])),
+            "-" if layer["distance"] is None else f"{layer['distance']:.3g}x {layer['bound']}",
+        )
+        for layer in worst
+    ]  # fmt: skip
+    columns = ("layer", "kind", "ms", "MB", "Mop", "over roofline")
+    _show_rows(columns, rows, right=columns[2:])
+    console.print(f"{found['source']}; peaks {found['roof']['source']}")
 
 
 def show_search(found: dict[str, Any], folder: Path) -> None:

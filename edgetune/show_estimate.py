@@ -23,10 +23,17 @@ def show_estimate(found: dict[str, Any]) -> None:
     columns = ("target", "precision", "ms", "90% interval", "memory MB", "fits")
     show_rows(columns, [_row(row) for row in rows], right=("ms", "90% interval", "memory MB"))
     say(f"estimated, not measured: {found['assumed']}")
+    errors = found["parameters"]["errors"]["network"]
+    say(
+        f"fitted to {found['parameters']['rows']} measured latencies; of networks that the fit had not seen, half were "
+        f"within {errors['median']:.0%}, nine in ten within {errors['p90']:.0%}"
+    )
     if any(row["basis"] == "related" for row in rows):
-        say("~ no measured row of this module: judged by others with the same kind of GPU")
+        say("~ no latency was published of this module: judged by others with the same kind of GPU")
     if any(row["basis"] == "guess" for row in rows):
-        say("? no measured row of this mode or chip: how wide the interval is, is a guess")
+        say(
+            "? no latency was published of modes below a module's maximum, nor of this chip: the interval is a guess"
+        )
     for note in _notes(rows):
         say(f"note: {note}")
     for item in _reasons(found["not_estimated"]):

@@ -3,6 +3,8 @@
 Everything heavy is imported inside the verbs, so that --help answers at once.
 """
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,27 +169,79 @@ def check(
 
 def bench(
     models: Annotated[
-        list[Path], typer.Argument(help="ONNX or INT8 artifacts, or .onnx files, timed in turns; or a run.")
+        list[Path],
+        typer.Argument(
+            help="Any .onnx files, engines (.plan), ONNX or INT8 artifacts, timed in turns; or a run."
+        ),
     ],
     on: On = "",
-    preset: Annotated[str, typer.Option(help="quick or standard.")] = "quick",
+    profile: ProfileName = "host-cpu",
+    preset: Annotated[
+        str, typer.Option(help="quick, standard, or mlperf (by its rules: 20 min each).")
+    ] = "quick",
     threads: Annotated[int, typer.Option(min=0, help="0: as many as there are cores.")] = 0,
     provider: Annotated[
         str, typer.Option(help="cpu, cuda or tensorrt, of ONNX Runtime; a GPU needs onnxruntime-gpu.")
     ] = "cpu",
+    batch: Annotated[int, typer.Option(min=0, help="Where the batch size is open; 0: 1.")] = 0,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Where sizes are open: NAME=1x3x224x224; may be repeated.", metavar="NAME=SIZES"),
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Time every layer as well, on the CPU.")] = False,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A folder of images: also from the file to the answer.")
+    ] = None,
+    preprocess: Annotated[str, typer.Option(help=f"{FILES}, as a preset: imagenet, zero-one, ...")] = "",
+    resize: Annotated[int, typer.Option(min=0, help=f"{FILES}: shorter side in pixels.")] = 0,
+    crop: Annotated[int, typer.Option(min=0, help=f"{FILES}: side of the middle square in pixels.")] = 0,
+    mean: Annotated[str, typer.Option(help=f"{FILES}: per channel, of 0 to 1: 0.485,0.456,0.406.")] = "",
+    std: Annotated[str, typer.Option(help=f"{FILES}: per channel: 0.229,0.224,0.225.")] = "",
+    interpolation: Annotated[str, typer.Option(help=f"{FILES}: nearest, bilinear or bicubic.")] = "",
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder for bench.html.")] = Path("runs/bench"),
     junit: Junit = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Time networks on this machine, interleaved, with intervals; with --on, a run's engines on a device."""
-    from edgetune.steps import bench_alone
+    """Time networks on this machine, interleaved, with intervals; with --on, a run's engines on a device.
 
+    Without --data the inputs are random, which hardly matters for latency. Exit 7: above a limit of the profile.
+    """
     if on:
-        here = {"preset": preset != "quick", "threads": threads, "provider": provider != "cpu"}
+        here = {
+            "profile": profile != "host-cpu", "preset": preset != "quick", "threads": threads,
+            "provider": provider != "cpu", "batch": batch, "shape": shape, "data": data,
+            "preprocess": preprocess or resize or crop or mean or std or interpolation, "layers": layers,
+        }  # fmt: skip
         judged_on_device(models, on, "time", as_json, quiet, here, junit)
         return
-    _judges_nothing(junit)
-    _show_measures(bench_alone(models, preset, threads, provider, progress_for(quiet)), as_json)
+    from edgetune.benching import as_report, bench_alone, is_judged
+    from edgetune.data.preprocess import Given, given_as
+    from edgetune.engines.feeds import shapes_from
+    from edgetune.latency.subjects import Asked
+
+    if junit is not None and not is_judged(profile):
+        raise typer.BadParameter(
+            f"{profile} limits neither latency nor memory, so no gate is judged", param_hint="--junit"
+        )
+    given = given_as(preprocess, resize, crop, mean, std, interpolation)
+    asked = Asked(batch, shapes_from(shape or ()), data, None if given == Given() else given, layers)
+    found = bench_alone(
+        models, preset, threads, provider, progress_for(quiet),
+        profile=profile, asked=asked, out=out, command=shlex.join(["edgetune", *sys.argv[1:]]),
+    )  # fmt: skip
+    if junit is not None:
+        from edgetune.report.junit import write_junit
+
+        write_junit(as_report(found), junit)
+    if as_json:
+        print_json(found)
+    else:
+        from edgetune.show import show_bench
+
+        show_bench(found, out)
+    if found["exit_code"]:
+        raise typer.Exit(found["exit_code"])
 
 
 def _judges_nothing(junit: Path | None) -> None:

@@ -1,4 +1,4 @@
-"""One stage at a time, on artifacts: what `edgetune finetune|distill|export|quantize|check|bench` do.
+"""One stage at a time, on artifacts: what `edgetune finetune|distill|export|quantize|check` do.
 
 The same stages and the same store as in a run, so a stage run alone is found again by `edgetune run`. It
 may import everything but the cli.
@@ -16,7 +16,6 @@ from edgetune.artifact import ARTIFACT_FILE, Artifact, sha256_of
 from edgetune.data.folders import Dataset, load_dataset, scan
 from edgetune.data.preprocess import Given
 from edgetune.errors import ArtifactError, ConfigError
-from edgetune.machine import cores
 from edgetune.profile import load_target
 from edgetune.progress import Progress
 from edgetune.recipe import (
@@ -27,7 +26,6 @@ from edgetune.recipe import (
     QuantizeSection,
     Recipe,
     load_recipe,
-    section_from,
 )
 from edgetune.report.assemble import read_measures
 from edgetune.store import Store
@@ -173,22 +171,6 @@ def roles_of(run: Path) -> dict[str, Path]:
     return {entry["role"]: run / entry["path"] for entry in current_report(run)["artifacts"]}
 
 
-def bench_alone(
-    models: Sequence[Path], preset: str, threads: int, provider: str, progress: Progress
-) -> dict[str, Any]:
-    """Time any networks on this machine, in turns."""
-    from edgetune.stages.bench import bench_models
-
-    if len(models) == 1 and (models[0] / "report.json").is_file():
-        roles = roles_of(models[0])
-        models = [roles[role] for role in ("onnx", "int8") if role in roles]
-    paths = {_label(path, models): _onnx_file(path) for path in models}
-    if len(paths) < len(models):
-        raise ConfigError("the same network is named twice")
-    settings = section_from("bench", {"preset": preset})
-    return {"latency": bench_models(paths, settings.preset, threads or cores(), provider, progress=progress)}
-
-
 def compare_runs(
     runs: Sequence[Path], out: Path, data: Path | None, command: str, progress: Progress
 ) -> dict[str, Any]:
@@ -331,19 +313,3 @@ def _recipe(data: Path | None) -> Recipe:
     return Recipe(
         schema_version=1, data=DataSection(path=str(data or ".")), model=ModelSection(name="custom")
     )
-
-
-def _label(path: Path, among: Sequence[Path]) -> str:
-    """The shortest name that tells a model from the others."""
-    same = [other for other in among if other.name == path.name]
-    return path.name if len(same) == 1 else str(path)
-
-
-def _onnx_file(path: Path) -> Path:
-    if path.is_dir():
-        return Artifact.load(path, "onnx", "qdq").file("model.onnx")
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: no such file or folder", hint="name an onnx or int8 folder, or an .onnx file"
-        )
-    return path

@@ -29,7 +29,7 @@ FLOORS = (
     ("learned",),
     ("pipeline",),
     ("steps", "show", "show_estimate", "show_profiles", "tuning"),
-    ("away",),
+    ("away", "benching"),
     ("lookup",),
     ("devices", "estimating", "searches"),
     ("single",),

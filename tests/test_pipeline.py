@@ -96,6 +96,27 @@ def test_a_gate_changes_the_report_and_trains_nothing(copy: tuple[Path, Path]) -
 
 
 @pytest.mark.slow
+def test_an_estimate_stands_in_only_where_the_recipe_says_so(copy: tuple[Path, Path]) -> None:
+    images, out = copy
+    limits = {"latency_p50_ms": 50, "memory_mb": 500}
+    strict = go(recipe(images, gates=limits), out, JETSON)
+    plain = {gate["name"]: gate for gate in strict.report["gates"]}
+    assert plain["latency_p50_ms"]["status"] == "not judged"
+    assert "estimate" not in strict.report
+    done = go(recipe(images, gates=limits | {"estimates": True}), out, JETSON)
+    assert done.made == (), "an estimate makes no artifact"
+    gates = {gate["name"]: gate for gate in done.report["gates"]}
+    assert gates["estimated_latency_p50_ms"]["label"] == "pass (estimated)"
+    assert gates["estimated_memory_mb"]["estimated"]
+    assert done.report["estimate"]["target"] == strict.report["profile"]["label"]
+    assert "(estimated)" in (out / "report.md").read_text()
+    assert "(estimated)" in (out / "report.html").read_text()
+    unknown = go(recipe(images, gates=limits | {"estimates": True}), out, "jetson-agx-thor:90W").report
+    whys = {gate["name"]: gate["why"] for gate in unknown["gates"]}
+    assert "does not state clock" in whys["estimated_latency_p50_ms"]
+
+
+@pytest.mark.slow
 def test_another_range_only_quantizes_again(copy: tuple[Path, Path]) -> None:
     images, out = copy
     done = go(recipe(images, quantize={"preset": "quick", "ranges": "percentile"}), out, "host-cpu")

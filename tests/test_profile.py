@@ -29,7 +29,7 @@ from edgetune.profile import (
     target_of,
     validate_profile,
 )
-from edgetune.recipe import Gates
+from edgetune.recipe import Gates, RecipeGates
 
 HEAD = "schema_version: 1\nname: mine\n"
 
@@ -126,15 +126,18 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(text + "gates:\n  latency_p50_ms: 5\n")
     assert load_target(str(path)).profile.gates.latency_p50_ms == 5
-    path.write_text(text + "gates:\n  latency: 5\n")
-    with pytest.raises(ConfigError, match=r"mine.yaml:\d+: gates.latency: unknown key"):
-        load_profile(str(path))
+    # That an estimate may stand in for a measurement is for a recipe to say.
+    for key in ("latency: 5", "estimates: true"):
+        path.write_text(f"{text}gates:\n  {key}\n")
+        with pytest.raises(ConfigError, match=rf"mine.yaml:\d+: gates.{key.split(':')[0]}: unknown key"):
+            load_profile(str(path))
 
 
 def test_a_recipes_limits_win_over_a_profiles() -> None:
     merged = merged_gates(Gates(size_mb=9, latency_p50_ms=5), Gates(size_mb=3, top1_drop_points=None))
     assert (merged.size_mb, merged.latency_p50_ms, merged.top1_drop_points) == (3, 5, None)
     assert merged.int8_cosine_min == Gates().int8_cosine_min
+    assert merged_gates(Gates(), RecipeGates(size_mb=3, estimates=True)) == Gates(size_mb=3)
 
 
 def test_an_inconsistent_profile_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edgetune.errors import ConfigError
-from edgetune.recipe import Gates, Recipe, load_recipe, recipe_from, section_from
+from edgetune.recipe import Recipe, RecipeGates, load_recipe, recipe_from, section_from
 
 SMALL = "schema_version: 1\ndata:\n  path: images\nmodel:\n  name: mobilenet_v2\n"
 
@@ -19,7 +19,7 @@ def read(tmp_path: Path, text: str) -> Recipe:
 def test_five_lines_make_a_recipe(tmp_path: Path) -> None:
     recipe = read(tmp_path, SMALL)
     assert recipe.profile == "host-cpu"
-    assert recipe.gates == Gates()
+    assert recipe.gates == RecipeGates()
     assert recipe.resolve("images") == tmp_path / "images"
     assert recipe.resolve("/data") == Path("/data")
 

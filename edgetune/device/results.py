@@ -34,9 +34,20 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
+class LayerFacts(Part):
+    """What the engine tells of a layer; `onnx`: the nodes that it computes."""
+
+    name: str = ""
+    kind: str = ""
+    precision: str = ""
+    bytes: Count | None = None
+    onnx: tuple[str, ...] = ()
+
+
 class Layers(Part):
     """How many layers run in which precision; not `detailed`: the engine did not tell."""
 
+    layers: tuple[LayerFacts, ...] = ()
     counts: dict[str, Count] = {}
     reformats: Count = 0
     fallbacks: tuple[str, ...] = ()
@@ -76,11 +87,28 @@ class Outputs(Part):
     files: tuple[str, ...]
 
 
+class LayerTime(Part):
+    """Milliseconds of a layer; the median is None where an old trtexec tells none."""
+
+    name: str
+    average_ms: Annotated[float, Field(ge=0)]
+    median_ms: Annotated[float, Field(ge=0)] | None = None
+
+
+class Profiled(Part):
+    """Layers in running order; `why` there are none."""
+
+    count: Count = 0
+    layers: tuple[LayerTime, ...] = ()
+    why: str = ""
+
+
 class Engine(Part):
     """An engine that was built, and what came out of it where that was looked at."""
 
     build: Built
     outputs: Outputs | None = None
+    profile: Profiled = Profiled()
 
 
 class Block(Part):

@@ -7,9 +7,7 @@ device.program.cuda, which asks the driver.
 """
 
 import ctypes
-import json
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
@@ -235,6 +233,21 @@ class Session:
         outputs: list[NDArray[Any]] = self._session.run(None, feed)
         return outputs
 
+    def alone(self, feed: Feed) -> Callable[[], None]:
+        """Return a function that runs once on what lies on the device already, and leaves the outputs there."""
+        device = "cpu" if self._provider == "cpu" else "cuda"
+        binding = self._session.io_binding()
+        for name, array in feed.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array, device, 0))
+        for spec in self.outputs:
+            binding.bind_output(spec.name, device)
+
+        def once() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return once
+
     def _run(self, feed: Feed) -> list[NDArray[Any]]:
         try:
             return self.run_once(feed)
@@ -314,51 +327,6 @@ def _lacking(provider: str) -> str:
         # It also refuses to be loaded by anyone but ONNX Runtime, once nothing is missing.
         return str(error) if "cannot open shared object file" in str(error) else ""
     return ""
-
-
-def node_seconds(model: bytes, feed: Feed, runs: int = 10) -> dict[str, float]:
-    """Return how long each node of a network takes here, by its name, on one thread.
-
-    Nodes that ONNX Runtime fuses count where the first of them stands.
-
-    Args:
-        model: the content of an ONNX file.
-        feed: an array by the name of each input.
-        runs: of which the median counts.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = _LOG_ERRORS
-        options.intra_op_num_threads = 1
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = ort.InferenceSession(model, options, providers=[_CPU])
-        for _ in range(runs + 1):
-            session.run(None, feed)
-        events = json.loads(Path(session.end_profiling()).read_text())
-    times: dict[str, list[float]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            times.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event["dur"] * 1e-6)
-    return {name: float(np.median(found[1:] or found)) for name, found in times.items()}
-
-
-def random_feed(session: Session, seed: int = 0) -> Feed:
-    """Return normally distributed input for every input of a network, dynamic dimensions taken as 1.
-
-    For uint8, which is what pixels are, all values are equally frequent. Other integers are 1: a number that
-    every vocabulary has, and in a mask what is no filling.
-    """
-    noise = np.random.default_rng(seed)
-    feed: Feed = {}
-    for spec in session.inputs:
-        shape = [d if isinstance(d, int) else 1 for d in spec.shape]
-        if spec.dtype == "uint8":
-            made: NDArray[Any] = noise.integers(0, 256, shape)
-        else:
-            made = np.ones(shape) if spec.dtype.startswith("int") else noise.standard_normal(shape)
-        feed[spec.name] = made.astype(spec.dtype)
-    return feed
 
 
 def physical_cores() -> int:

@@ -154,24 +154,34 @@ def fit(rows: Sequence[Row], priors: Mapping[str, Prior] = PRIORS, start: Fit | 
     return unpack(least_squares(residuals, begin, max_nfev=ROUNDS, ftol=1e-4, xtol=1e-4).x)
 
 
+HELD: dict[str, tuple[str, ...]] = {
+    "device": ("target",), "module": ("module",), "network": ("network",), "both": ("target", "network")
+}  # fmt: skip
+
+
 def held_out(rows: Sequence[Row], by: str, full: Fit | None = None) -> NDArray[np.float64]:
-    """Predict each row from a fit that saw nothing of its `device`, its `network`, or `both`; return ms."""
+    """Predict each row from a fit that saw nothing of its group; return ms.
+
+    Args:
+        rows: all of them.
+        by: what is held out: a `device` (profile and mode), a `module` with all its modes, a `network`, or `both`
+            a device and a network.
+        full: a fit to all rows, from which the others start.
+    """
     full = full or fit(rows)
     found = np.zeros(len(rows))
-    for group in sorted({_group(row, by) for row in rows}):
-        held = [place for place, row in enumerate(rows) if _group(row, by) == group]
-        seen = [
-            row
-            for row in rows
-            if (by == "network" or row.target != group[0]) and (by == "device" or row.network != group[-1])
-        ]
+    for group in sorted({group_of(row, by) for row in rows}):
+        held = [place for place, row in enumerate(rows) if group_of(row, by) == group]
+        seen = [row for row in rows if all(a != b for a, b in zip(group_of(row, by), group, strict=True))]
         made = fit(seen, start=full)
         found[held] = Rows([rows[place] for place in held]).predict(*made)
     return found
 
 
-def _group(row: Row, by: str) -> tuple[str, ...]:
-    return {"device": (row.target,), "network": (row.network,)}.get(by, (row.target, row.network))
+def group_of(row: Row, by: str) -> tuple[str, ...]:
+    """Return which group a row is in."""
+    known = {"target": row.target, "module": row.target.split(":")[0], "network": row.network}
+    return tuple(known[name] for name in HELD[by])
 
 
 def refit(rows: Sequence[Row], known: Fit) -> Fit:

@@ -31,7 +31,8 @@ _FREE = frozenset(
 # Activations that stay a kernel of their own behind a convolution. That is how layer lists of TensorRT 8 show SiLU,
 # and with it the published rows fit better than without, on both architectures that have many of them.
 _APART = frozenset({"Sigmoid", "HardSwish", "Swish", "Mish", "Softplus", "Tanh", "Gelu", "Erf", "Div"})
-# What the pointwise operations between an input and its use may be, for one region: the longest known is GELU.
+# Steps that are followed to see whether all readers of a result are pointwise and end up in one kernel: GELU, the
+# longest that is known, takes 5.
 _REGION = 8
 _NORM = ("Sub", "Pow", "ReduceMean", "Add", "Sqrt", "Div")
 
@@ -207,11 +208,11 @@ class _Fusing:
         stored = self._stored()
         for name in self.network.graph.inputs:
             if name in self.readers and name not in self.network.fixed:
-                size = self.network.size(name)
-                # It comes in as FP32: twice the elements of FP16.
+                size, width = self.network.size(name), self.network.width(name)
+                # Counted in elements of FP16: an input in FP32 has twice as many, one of bytes half.
                 yield Kernel(
-                    f"{name} (reformat)", (), "copy", 0, {f"{name} (FP32)": 2 * size}, {name: size}, 0, False,
-                    stored, size, 1,
+                    f"{name} (reformat)", (), "copy", 0, {f"{name} (as given)": size * width // 2}, {name: size}, 0,
+                    False, stored, size, 1,
                 )  # fmt: skip
         for group in self.groups:
             yield self.measure(group, stored)

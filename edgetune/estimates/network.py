@@ -52,6 +52,11 @@ class Network:
         """Return a tensor's number of elements."""
         return math.prod(size for size in self.shape(tensor))
 
+    def width(self, name: str) -> int:
+        """Return the bytes of one element of an input."""
+        value = next(value for value in self.graph.model.graph.input if value.name == name)
+        return int(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).itemsize)
+
     def shape(self, tensor: str) -> tuple[int, ...]:
         """Return a tensor's shape; every one is known."""
         return tuple(size for size in self.graph.shape(tensor) or () if isinstance(size, int))

@@ -36,6 +36,7 @@ RARE = {
     "grouped": "grouped convolutions",
     "matmul": "products of activations",
     "reduce": "normalizations and reductions",
+    "copy": "copies and transposes",
 }
 RARE_SHARE = 0.2
 PRECISIONS: tuple[Precision, ...] = ("int8", "fp16")

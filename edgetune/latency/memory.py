@@ -1,27 +1,32 @@
 """Peak memory of a process that does nothing but load one network and run it.
 
-`python -m edgetune.latency.memory MODEL THREADS` prints the peak in bytes; `peak_memory_bytes` runs it in a
+`python -m edgetune.latency.memory MODEL THREADS SHAPES` prints the peak in bytes; `peak_memory_bytes` runs it in a
 fresh process, because a process that has trained or timed something else has a peak of its own. It may
 import the ONNX Runtime engine.
 """
 
+import json
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 QUERIES = 5
 TIMEOUT_SECONDS = 120
 
 
-def peak_memory_bytes(model: Path, threads: int) -> int | None:
+def peak_memory_bytes(
+    model: Path, threads: int, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> int | None:
     """Return the peak of resident memory, or None where the process did not come through.
 
     Args:
         model: an ONNX file.
         threads: of the session.
+        shapes: of the inputs, where the file leaves them open.
     """
-    command = [sys.executable, "-m", __name__, str(model), str(threads)]
+    command = [sys.executable, "-m", __name__, str(model), str(threads), json.dumps(shapes or {})]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True)
         return int(done.stdout)
@@ -45,16 +50,17 @@ def own_peak_bytes(status: Path = Path("/proc/self/status")) -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _run(model: Path, threads: int) -> int:
+def _run(model: Path, threads: int, shapes: Mapping[str, tuple[int, ...]]) -> int:
     # Here, so that asking for the peak of another process loads no engine.
-    from edgetune.engines.onnxruntime import Session, random_feed
+    from edgetune.engines.feeds import random_feed
+    from edgetune.engines.onnxruntime import Session
 
     session = Session(model, threads)
-    feed = random_feed(session)
+    feed = random_feed(session.inputs, shapes=shapes)
     for _ in range(QUERIES):
         session.run_once(feed)
     return own_peak_bytes()
 
 
 if __name__ == "__main__":
-    sys.stdout.write(str(_run(Path(sys.argv[1]), int(sys.argv[2]))))
+    sys.stdout.write(str(_run(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))))

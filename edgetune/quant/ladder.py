@@ -14,7 +14,8 @@ import numpy as np
 from onnx import ModelProto
 
 from edgetune.artifact import TensorSpec
-from edgetune.engines.onnxruntime import Feed, node_seconds
+from edgetune.engines.onnxruntime import Feed
+from edgetune.engines.profiling import node_seconds
 from edgetune.errors import ConfigError, StageError
 from edgetune.progress import Progress, Silent
 from edgetune.quant.collect import Batch, parts
@@ -225,19 +226,13 @@ def _rescaled(state: Climb, model: ModelProto) -> Draft:
 
 
 def _smooth(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
-    from edgetune.quant.equalize import channelwise
-    from edgetune.quant.smooth import smooth, smoothable
+    from edgetune.quant.smooth import smoothed
 
     best = state.best
-    tensors = [name for name in smoothable(best.graph) if name in best.plan.reads]
-    if not tensors:
-        return None, "no product of weights reads what a LayerNorm makes"
-    model, factors = smooth(
-        best.graph, channelwise(best.graph, tensors, state.batches[:CORRECTED_ON], axis=-1)
-    )
+    model, factors = smoothed(best.graph, best.plan.reads, state.batches[:CORRECTED_ON])
     if not factors:
-        return None, "the channels behind LayerNorms have like ranges already"
-    return _rescaled(state, model), f"{factors} channels scaled behind {len(tensors)} LayerNorms"
+        return None, "no LayerNorm makes channels of unlike ranges for a product of weights"
+    return _rescaled(state, model), f"{factors} channels behind LayerNorms scaled"
 
 
 def _center(state: Climb, limits: Limits) -> tuple[Draft | None, str]:

@@ -5,17 +5,18 @@ tensor the others are left with few levels. Their factors go into the LayerNorm'
 matrix products that read it, so nothing is added (SmoothQuant: Xiao et al. 2022, arXiv:2211.10438). Whoever else
 reads it, as the skip connection of BERT does, gets a Mul that undoes the factors; it stands in the float part of
 the network, where TensorRT fuses it with the addition that follows. How large the factors are is `equalize`'s
-affair. It may import quant.equalize, quant.graph, quant.plan and quant.prepare.
+affair. It may import quant.collect, quant.equalize, quant.graph, quant.plan and quant.prepare.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from edgetune.quant.equalize import Channelwise, best_factors
+from edgetune.quant.collect import Batch
+from edgetune.quant.equalize import Channelwise, best_factors, channelwise
 from edgetune.quant.graph import Graph
 from edgetune.quant.plan import weight_axis
 from edgetune.quant.prepare import drop_dead
@@ -29,6 +30,12 @@ def smoothable(graph: Graph) -> list[str]:
         if _factors_of(graph, node)
         and any(_reads_rows(graph, n, node.output[0]) for n in _readers(graph, node))
     ]
+
+
+def smoothed(graph: Graph, quantized: Container[str], batches: Iterable[Batch]) -> tuple[ModelProto, int]:
+    """Look at what LayerNorms make of inputs, and smooth it where it is quantized; returns as `smooth`."""
+    tensors = [name for name in smoothable(graph) if name in quantized]
+    return smooth(graph, channelwise(graph, tensors, batches, axis=-1) if tensors else {})
 
 
 def smooth(graph: Graph, seen: Mapping[str, Channelwise]) -> tuple[ModelProto, int]:

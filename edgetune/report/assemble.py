@@ -43,11 +43,16 @@ def assemble(
     transfer: Artifact | None,
     distillation: Artifact | None = None,
     *,
+    estimate: dict[str, Any] | None = None,
     strict: bool,
     command: str,
     beside: Mapping[str, Artifact | None] | None = None,
 ) -> dict[str, Any]:
-    """Build the content of report.json, verdict and gates included; `beside` names what else was trained."""
+    """Build the content of report.json, verdict and gates included.
+
+    `estimate` is what stands in for a measurement of the INT8 engine, or why there is none as `why_not`; `beside` names
+    what else was trained.
+    """
     found: dict[str, Any] = {"latency": None, "transfer": None, "distillation": None}
     for part in (measures, latency, transfer, distillation):
         found |= read_measures(part) if part else {}
@@ -59,6 +64,8 @@ def assemble(
         if role in roles
     }
     why_not = {} if target.is_host else {"latency": "no engine was built here: run it on the device"}
+    if estimate:
+        found["estimate"] = estimate
     limits = merged_gates(target.profile.gates, recipe.gates)
     gates = judge(limits, found, why_not=why_not, no_int8=target.no_int8)
     return {
@@ -125,7 +132,8 @@ def with_device(
 
 def limits_of(report: dict[str, Any]) -> Gates:
     """Return the limits that a report was judged by."""
-    return Gates.model_validate(report.get("limits") or report["recipe"]["gates"])
+    limits = report.get("limits") or report["recipe"]["gates"]
+    return Gates.model_validate({name: limits[name] for name in Gates.model_fields if name in limits})
 
 
 def measured_on_device(report: dict[str, Any], out: Path) -> dict[str, Any] | None:

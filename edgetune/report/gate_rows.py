@@ -102,6 +102,16 @@ def _engine_timing(measures: Measures) -> Measures:
     return {"latency": measures["device"]["timing"][TIMED_BY]}
 
 
+def _estimated_latency(measures: Measures) -> Value:
+    found = measures["estimate"]
+    return Value(found["ms"], found["low_ms"], found["high_ms"])
+
+
+def _estimated_memory(measures: Measures) -> Value:
+    found = measures["estimate"]
+    return Value(found["engine_mb"] + found["activations_mb"])
+
+
 GATES: dict[str, Row] = {
     "top1_drop_points": Row("top-1 drop, FP32 to INT8", "points", "max", "accuracy", _drop),
     "top1_percent_min": Row(
@@ -148,3 +158,17 @@ ENGINE_GATES: dict[str, Row] = {
     "memory_mb": Row("INT8 engine, memory", "MB", "max", "device", _engine_memory),
     "size_mb": Row("INT8 engine, file", "MB", "max", "device", _engine_size),
 }  # fmt: skip
+
+# What an estimate is held against, where a recipe lets it stand in for engines that nobody has measured.
+ESTIMATED_GATES: dict[str, Row] = {
+    "latency_p50_ms": Row(
+        "INT8 engine latency, median, as estimated", "ms", "max", "estimate", _estimated_latency
+    ),
+    "memory_mb": Row("INT8 engine, memory, as estimated", "MB", "max", "estimate", _estimated_memory),
+}
+
+
+def marked(status: str, uncertain: bool, estimated: bool) -> str:
+    """Return a gate's status with what is to be known of it: `pass (uncertain)`."""
+    marks = ["uncertain"] * uncertain + ["estimated"] * estimated
+    return f"{status} ({', '.join(marks)})" if marks else status

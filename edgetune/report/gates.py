@@ -2,7 +2,8 @@
 
 The point value decides: at the limit or on its good side passes, beyond it fails. Where the value's interval
 (95%) has the limit inside, the same few images could have said the opposite: the outcome stands and is marked
-uncertain. What was not measured, or was measured with too much spread, is "not judged", with the reason.
+uncertain. What was not measured, or was measured with too much spread, is "not judged", with the reason. An
+estimate is held against a limit only where a recipe says so, and its outcome is marked.
 It knows nothing of how anything was measured. It may import recipe and the gates' rows.
 """
 
@@ -12,7 +13,16 @@ from typing import Any, Literal
 from pydantic import computed_field
 
 from edgetune.recipe import Gates, Section
-from edgetune.report.gate_rows import ENGINE_GATES, GATES, TIMED_BY, Measures, Row, Value
+from edgetune.report.gate_rows import (
+    ENGINE_GATES,
+    ESTIMATED_GATES,
+    GATES,
+    TIMED_BY,
+    Measures,
+    Row,
+    Value,
+    marked,
+)
 
 Status = Literal["pass", "fail", "not judged"]
 
@@ -28,6 +38,12 @@ NOT_MEASURED = {
     "latency": "latency was not measured",
     "size": "there is no INT8 file",
     "device": "no engine was measured: edgetune bundle RUN, then edgetune verify",
+}
+# What an estimate rests on.
+BASES = {
+    "measured": ", from published measurements of this mode",
+    "related": ", from published measurements of other modules with such a GPU",
+    "guess": ", and no published measurement says how far off it may be",
 }
 # What is judged without an INT8 network.
 OF_FP32 = ("fp32_difference",)
@@ -48,13 +64,14 @@ class GateResult(Section):
     high: float | None
     status: Status
     uncertain: bool
+    estimated: bool = False
     why: str
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def label(self) -> str:
-        """The status in full: `pass (uncertain)`."""
-        return f"{self.status} (uncertain)" if self.uncertain else self.status
+        """The status in full: `pass (uncertain)`, `fail (estimated)`."""
+        return marked(self.status, self.uncertain, self.estimated)
 
 
 # Load costs an interrupted query a whole time slice, so the slower network's median suffers first: a ratio
@@ -99,7 +116,7 @@ def verdict(
     """Return the outcome of all gates: `status` and a `sentence` for people.
 
     The status is `fail` where a gate failed (strict: or was not judged), `not judged` where none could be
-    judged, `uncertain` where all passed and one is uncertain, else `pass`.
+    judged, `uncertain` where all passed and one is uncertain or only estimated, else `pass`.
     """
     failed, unjudged = _of(results, "fail"), _of(results, "not judged")
     uncertain = [gate for gate in results if gate.uncertain]
@@ -108,7 +125,7 @@ def verdict(
     elif len(unjudged) == len(results):
         status = "not judged"
     else:
-        status = "uncertain" if uncertain else "pass"
+        status = "uncertain" if uncertain or any(gate.estimated for gate in results) else "pass"
     facts = _facts(measures or {})
     gates = _counted(results, failed, unjudged, uncertain, strict)
     return {
@@ -125,6 +142,9 @@ def exit_code(results: Sequence[GateResult], *, strict: bool = False) -> int:
 def _asked(name: str, row: Row, limit: float, measures: Measures) -> list[tuple[str, Row]]:
     """Return what a limit is held against, by the name of the outcome: this machine, the engines, or both."""
     if not measures.get("device"):
+        # A recipe that lets no estimate stand in for a measurement leads to none here.
+        if name in ESTIMATED_GATES and measures.get("estimate") and not measures.get("latency"):
+            return [(f"estimated_{name}", ESTIMATED_GATES[name])]
         unasked = row.part == "device" and limit == Gates.model_fields[name].default
         return [] if unasked else [(name, row)]
     engines = [(f"engine_{name}", ENGINE_GATES[name])] if name in ENGINE_GATES else []
@@ -138,6 +158,8 @@ def _fetch(name: str, row: Row, measures: Measures) -> tuple[Value | None, str]:
     """Return the value, or None and why there is none."""
     if not measures.get(row.part):
         return None, NOT_MEASURED[row.part]
+    if row.part == "estimate" and (why := measures["estimate"].get("why_not")):
+        return None, f"there is no estimate: {why}"
     if row.part == "device" and (why := _not_on_device(name, measures["device"])):
         return None, why
     if row.part == "latency" and name in TIMED and not measures["latency"].get("trusted", True):
@@ -149,6 +171,10 @@ def _fetch(name: str, row: Row, measures: Measures) -> tuple[Value | None, str]:
     except (KeyError, TypeError):
         # A measure of another shape: a part that was made without INT8, or by an older version.
         value = None
+    if value and row.part == "estimate":
+        basis = BASES.get(measures["estimate"].get("basis"), "")
+        how = f"{basis}; the interval is of 90%" if value.low is not None else ": weights and activations"
+        return value, f"estimated, not measured{how}"
     return value, "" if value else "this was not measured"
 
 
@@ -197,8 +223,8 @@ def _few_queries(latency: Mapping[str, Any]) -> str:
     if count >= P99_QUERIES:
         return ""
     why = f"p99 takes at least {P99_QUERIES} queries (MLPerf inference rules), {count:,} queries "
-    if latency.get("preset") == "standard":
-        return f"{why}fit into the time of bench.preset standard: judge latency_p50_ms instead"
+    if latency.get("preset") in ("standard", "mlperf"):
+        return f"{why}fit into the time of bench.preset {latency['preset']}: judge latency_p50_ms instead"
     return f"{why}timed: set bench.preset: standard"
 
 
@@ -221,6 +247,7 @@ def _result(name: str, row: Row, limit: float, value: Value | None, why: str) ->
         high=value.high if value else None,
         status=status,
         uncertain=uncertain,
+        estimated=row.part == "estimate" and value is not None,
         why=why,
     )
 
@@ -285,6 +312,8 @@ def _counted(
         said = "no gate could be judged"
     if uncertain:
         said += f", {len(uncertain)} uncertain"
+    if estimated := sum(gate.estimated for gate in results):
+        said += f", {estimated} by an estimate"
     if unjudged and judged:
         said += f", {len(unjudged)} not judged"
     if unjudged and strict:

@@ -76,8 +76,9 @@ def _outcome(gate: Mapping[str, Any]) -> str:
     bound = "at most" if gate["direction"] == "max" else "at least"
     said = f"{gate['value']:.4g}{unit}, {bound} {gate['limit']:.4g}{unit} wanted"
     if gate["low"] is not None and gate["high"] is not None:
-        said += f" (95%: {gate['low']:.4g} to {gate['high']:.4g})"
-    return f"{said}; uncertain: the interval spans the limit" if gate["uncertain"] else said
+        said += f" ({90 if gate.get('estimated') else 95}%: {gate['low']:.4g} to {gate['high']:.4g})"
+    said += "; uncertain: the interval spans the limit" if gate["uncertain"] else ""
+    return f"{said}; estimated, not measured" if gate.get("estimated") else said
 
 
 def _sayable(text: str) -> str:

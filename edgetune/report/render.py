@@ -84,8 +84,9 @@ def load_report(path: Path) -> dict[str, Any]:
 
 def html(report: Report) -> str:
     """Return the report as one HTML page."""
-    from edgetune.report import charts, charts_int8
+    from edgetune.report import charts, charts_bench, charts_int8
 
+    timed = view_device.timed_layers(report.device) if report.device else None
     accuracy = report.accuracy
     there = view_device.latency(report.device) if report.device else None
     worst = view.worst_classes(accuracy.per_class) if accuracy else []
@@ -96,6 +97,9 @@ def html(report: Report) -> str:
         "classes": charts.class_chart(worst),
         "latency": charts.latency_chart(report.latency) if report.latency else "",
         "device": charts.latency_chart(there) if there else "",
+        "device_layers": charts_bench.layer_chart(*view_device.drawn_layers(timed), "device-layers")
+        if timed
+        else "",
         "layers": charts_int8.layer_chart(report.layers),
         "settling": charts_int8.settling_chart(report.calibration),
     }

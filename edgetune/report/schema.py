@@ -1,6 +1,6 @@
 """What report.json holds, as models in which every part may be missing.
 
-It may import errors, the report's part, schema_int8, schema_distill and schema_device.
+It may import errors, the report's part, gate_rows, schema_int8, schema_distill and schema_device.
 """
 
 from typing import Any, Literal
@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from edgetune.errors import ArtifactError
+from edgetune.report.gate_rows import marked
 from edgetune.report.part import Part, Ratio, present
 from edgetune.report.schema_device import Device
 from edgetune.report.schema_distill import Distillation
@@ -38,17 +39,18 @@ class Gate(Part):
     high: float | None = None
     status: Status = "not judged"
     uncertain: bool = False
+    estimated: bool = False
     why: str = ""
 
     @property
     def mark(self) -> Status:
-        """The status that is shown: a pass whose interval spans the limit is no plain pass."""
-        return "uncertain" if self.uncertain and self.status == "pass" else self.status
+        """The status that is shown: a pass whose interval spans the limit, or of an estimate, is no plain pass."""
+        return "uncertain" if (self.uncertain or self.estimated) and self.status == "pass" else self.status
 
     @property
     def label(self) -> str:
         """The status in words: `pass (uncertain)`."""
-        return f"{self.status} (uncertain)" if self.uncertain else self.status
+        return marked(self.status, self.uncertain, self.estimated)
 
 
 class Target(Part):

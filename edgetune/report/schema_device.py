@@ -33,6 +33,36 @@ class Precisions(Part):
     other: int = 0
 
 
+class TimedLayer(Part):
+    """A layer with its time, and how far that is from the roofline."""
+
+    name: str = ""
+    kind: str = ""
+    precision: str = ""
+    ms: float = 0.0
+    share: float = 0.0
+    bytes: int | None = None
+    operations: int | None = None
+    roofline_ms: float | None = None
+    distance: float | None = None
+    bound: str = ""
+
+
+class Roof(Part):
+    """Where the peaks come from."""
+
+    source: str = ""
+
+
+class TimedLayers(Part):
+    """All layers of an engine in running order."""
+
+    source: str = ""
+    total_ms: float = 0.0
+    roof: Roof = Roof()
+    layers: tuple[TimedLayer, ...] = ()
+
+
 class Engine(Part):
     """An engine: how it was built, and what it gives beside ONNX Runtime.
 
@@ -61,6 +91,7 @@ class Engine(Part):
     difference: float | None = None
     accuracy: Share | None = None
     host_accuracy: Share | None = None
+    timed_layers: TimedLayers | None = None
 
 
 class Lost(Part):

@@ -3,17 +3,18 @@
 It knows nothing of how things look. It may import the report's schemas and its wording.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from edgetune.report import wording
+from edgetune.report import layers, wording
 from edgetune.report.schema import Latency, Timing
-from edgetune.report.schema_device import Device, Energy, Engine, EngineTiming, Lost, Run, Share
+from edgetune.report.schema_device import Device, Energy, Engine, EngineTiming, Lost, Run, Share, TimedLayers
 
 NAMES = ("fp16", "int8")
 HOSTS = {"fp16": "FP32", "int8": "INT8"}
 TIMINGS = {"copies": "with copies", "compute": "compute alone"}
 NONE = wording.NONE
+LAYER_COLUMNS = layers.COLUMNS
 # Layers that are named in a sentence.
 NAMED = 6
 
@@ -174,6 +175,25 @@ def notes(device: Device) -> list[str]:
     ]
     said += [f"{step} failed there: {error.message}." for step, error in device.errors.items()]
     return said
+
+
+def timed_layers(device: Device) -> tuple[str, TimedLayers] | None:
+    """Return the layers of the INT8 engine, else of the other one, with its name; None where none were timed."""
+    for name in reversed(NAMES):
+        engine = device.engines.get(name)
+        if engine and engine.timed_layers and engine.timed_layers.layers:
+            return name.upper(), engine.timed_layers
+    return None
+
+
+def drawn_layers(timed: tuple[str, TimedLayers]) -> tuple[str, list[Mapping[str, Any]]]:
+    """Return what a chart of the costliest layers takes."""
+    return timed[0], layers.costliest([layer.model_dump() for layer in timed[1].layers])
+
+
+def layer_rows(found: TimedLayers) -> list[list[str]]:
+    """Return the costliest layers as texts."""
+    return layers.rows([layer.model_dump() for layer in found.layers])
 
 
 def latency(device: Device) -> Latency | None:

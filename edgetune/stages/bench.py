@@ -1,40 +1,65 @@
-"""Times networks against each other on this machine, and takes the peak memory of each.
+"""Times networks against each other on this machine: ONNX files, and engines where TensorRT is.
 
-It knows the protocol only as a function, and nothing of accuracy or gates. It may import artifact, recipe,
-engines and latency.
+As a program waits for them, and where that differs the computation alone; with images also end to end, from the
+file to the answer. Takes the peak memory of each, and on request the time of every layer. It knows the protocol
+only as a function, and nothing of accuracy or gates. It may import errors, artifact, recipe, data, engines and
+latency.
 """
 
 import json
-from functools import partial
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypedDict
 
-import psutil
+import numpy as np
+from numpy.typing import NDArray
 
-from edgetune.artifact import Artifact, write_atomic
-from edgetune.engines.onnxruntime import Session, random_feed
+from edgetune.artifact import Artifact, Tokens, write_atomic
+from edgetune.engines.feeds import Shape
+from edgetune.engines.plans import Plans, is_plan
 from edgetune.errors import ConfigError, nearest
+from edgetune.latency.layers import Layers, with_roof
+from edgetune.latency.load import Load
 from edgetune.latency.memory import peak_memory_bytes
-from edgetune.latency.protocol import PRESETS, ModelLatency, Ratio, measure
-from edgetune.progress import Progress
+from edgetune.latency.protocol import PRESETS, Offline, Preset, Taken, offline, take, unsettled
+from edgetune.latency.ranking import Ranking, rank
+from edgetune.latency.subjects import Asked, Subject, subjects_of
+from edgetune.latency.summary import Measurement, ModelLatency, Ratio, cleaned_of, summarise
+from edgetune.progress import Progress, Silent
 from edgetune.recipe import BenchSection
 
-BUSY_CORES = 0.2
+RANDOM = "seeded random, of the declared shapes and types"
+Rows = Mapping[str, Sequence[NDArray[np.float64]]]
 
 
 class BenchedModel(ModelLatency):
     """Latency of a model.
 
     `peak_memory_mb`: the peak of a process that runs nothing else, in units of 1e6 bytes; not known on a GPU,
-    whose memory it would leave out. `operators`: how many each provider took; empty on the CPU.
+    whose memory it would leave out. `operators`: how many each provider took; empty on the CPU. `inputs`: their
+    shapes by name.
     """
 
     peak_memory_mb: float | None
     operators: dict[str, int]
+    inputs: dict[str, list[int]]
 
 
 class Latency(TypedDict):
-    """What is reported. `others_cores`: processor time that other processes took meanwhile, in cores."""
+    """What is reported.
+
+    Attributes:
+        inputs: what went in.
+        ranking: who is faster, None for one model.
+        compute: the computation alone; None where nothing is copied, so that it would be the same.
+        end_to_end: from the image file to the answer; None without images.
+        offline: MLPerf's Offline scenario by model; None unless the preset asks for it.
+        layers: by model; empty unless asked for.
+        others_cores: processor time that other processes took meanwhile, in cores.
+        load_average: of the minute before; None where the system does not count.
+        notes: what else to know.
+    """
 
     engine: str
     provider: str
@@ -42,9 +67,17 @@ class Latency(TypedDict):
     batch: int
     preset: str
     rounds: int
+    inputs: str
     models: dict[str, BenchedModel]
     speedup: Ratio | None
+    ranking: Ranking | None
+    compute: Measurement | None
+    end_to_end: Measurement | None
+    offline: dict[str, Offline] | None
+    layers: dict[str, Layers]
     others_cores: float
+    load_average: float | None
+    notes: list[str]
     trusted: bool
     why: str
 
@@ -72,9 +105,21 @@ def bench(
     """
     into.mkdir(parents=True, exist_ok=True)
     paths = {name: artifact.file("model.onnx") for name, artifact in models.items()}
-    found = bench_models(paths, settings.preset, threads, progress=progress)
-    write_atomic(into / "measures.json", json.dumps({"latency": found}, indent=1) + "\n")
     last = list(models.values())[-1]
+    shapes = _shapes(last)
+    each = [
+        bench_models(paths, settings.preset, threads, asked=Asked(shapes=one), progress=progress)
+        for one in shapes
+    ]
+    found: dict[str, Any] = dict(each[-1])
+    if len(each) > 1:
+        # The longest texts are what the gates are judged by.
+        found["lengths"] = [
+            {"length": next(iter(shape.values()))[1], "speedup": one["speedup"], "trusted": one["trusted"],
+             "p50_ms": {name: model["p50_ms"] for name, model in one["models"].items()}}
+            for shape, one in zip(shapes, each, strict=True)
+        ]  # fmt: skip
+    write_atomic(into / "measures.json", json.dumps({"latency": found}, indent=1) + "\n")
     return Artifact(
         kind="measures",
         classes=last.classes,
@@ -83,102 +128,175 @@ def bench(
     ).write(into)
 
 
+def _shapes(network: Artifact) -> list[dict[str, Shape]]:
+    """Return shapes of open inputs: of texts that come in several lengths those of each, the longest last."""
+    how = network.preprocess
+    if not isinstance(how, Tokens) or len(how.lengths) == 1:
+        return [{}]
+    batch = network.inputs[0].shape[0]
+    rows = batch if isinstance(batch, int) else 1
+    return [{spec.name: (rows, length) for spec in network.inputs} for length in how.lengths]
+
+
 def bench_models(
     models: dict[str, Path],
     preset: str = "quick",
     threads: int = 0,
     provider: str = "cpu",
     *,
+    asked: Asked | None = None,
     progress: Progress | None = None,
 ) -> Latency:
-    """Time ONNX files against each other. On a GPU, copies to it and back are timed as well.
+    """Time ONNX files and engines against each other. On a GPU, copies to it and back are timed as well.
 
     Args:
-        models: by name; with two or more, `speedup` is the first one's median over the last one's.
+        models: by name; with two or more, `speedup` is how many times faster the last one is than the first.
         preset: a key of `PRESETS`.
         threads: 0: as many as the engine chooses.
         provider: a key of `engines.onnxruntime.PROVIDERS`.
+        asked: what goes in, and what else is measured.
         progress: one step per round.
 
     Raises:
-        ArtifactError: a file cannot be loaded.
-        ConfigError: no model, an unknown preset or provider, or an input without a fixed size.
-        MissingTool: the provider is not here.
-        StageError: ONNX Runtime left a network to another provider.
+        ArtifactError: a file cannot be loaded, has no nodes, or was built for another device.
+        ConfigError: no model, an unknown preset or provider, an input whose size is open, or images that do not fit.
+        MissingTool: the provider, or TensorRT for an engine, is not here.
+        StageError: ONNX Runtime left a network to another provider, or the clock measures nothing.
     """
     if not models:
         raise ConfigError("no model to time", hint="name at least one ONNX file")
     if preset not in PRESETS:
         raise ConfigError(f"unknown bench preset {preset!r}", hint=nearest(preset, PRESETS))
-    sessions = {name: Session(path, threads, provider=provider) for name, path in models.items()}
-    batches = {_batch(models[name], session) for name, session in sessions.items()}
-    if len(batches) > 1:
-        raise ConfigError(f"batch sizes differ: {', '.join(map(str, sorted(batches)))}")
-    queries = {name: partial(session.run_once, random_feed(session)) for name, session in sessions.items()}
-    load = _Load()
-    measured = measure(queries, PRESETS[preset], progress=progress)
-    others = load.others_cores()
-    why = measured["why"]
-    if why and others >= BUSY_CORES:
-        why += f"; other processes kept {others:.1f} cores busy meanwhile"
-    first = next(iter(sessions.values()))
-    used, engine = first.threads, first.engine
-    placed = {name: session.placed for name, session in sessions.items()}
-    del sessions, queries, first
+    asked, shown, chosen = asked or Asked(), progress or Silent(), PRESETS[preset]
+    plans = {name: path for name, path in models.items() if is_plan(path)}
+    with ExitStack() as stack:
+        loaded = Plans(plans, stack) if plans else None
+        if loaded is not None and not loaded.engines:
+            return _by_trtexec(loaded, models, preset, asked)
+        subjects, used = subjects_of(models, loaded, threads, provider, asked, shown)
+        batches = {subject.batch for subject in subjects.values()}
+        if len(batches) > 1:
+            raise ConfigError(f"batch sizes differ: {', '.join(map(str, sorted(batches)))}")
+        load_ = Load()
+        taken = take({name: one.query for name, one in subjects.items()}, chosen, progress=shown)
+        waits = provider != "cpu"
+        busy = {name: share for name, share in taken.busy.items() if not waits and name not in plans}
+        loaded_by = load_.told(used, busy)
+        measured = summarise(taken.rounds, taken.warmup, 0, [*unsettled(taken), *loaded_by.doubts])
+        also = {kind: _also(subjects, kind, chosen, shown) for kind in ("alone", "whole")}
+        batch = batches.pop()
+        off = (
+            {name: offline(one.query, batch, chosen, progress=shown) for name, one in subjects.items()}
+            if chosen.offline_samples
+            else None
+        )
+        engines = list(dict.fromkeys(one.engine for one in subjects.values()))
+        facts = {name: (one.shapes, one.operators, one.feed) for name, one in subjects.items()}
+    del subjects
+    on_host = {name for name in models if name not in plans and provider == "cpu"}
     return {
-        "engine": engine,
+        "engine": " and ".join(engines),
         "provider": provider,
         "threads": used,
-        "batch": batches.pop(),
+        "batch": batch,
         "preset": preset,
         "rounds": measured["rounds"],
+        "inputs": f"images of {asked.data}" if asked.data else RANDOM,
         "models": {
             name: {
                 **figures,
-                "peak_memory_mb": _peak_mb(models[name], used) if provider == "cpu" else None,
-                "operators": placed[name],
+                "peak_memory_mb": _peak_mb(models[name], used, facts[name][0]) if name in on_host else None,
+                "operators": facts[name][1],
+                "inputs": {key: list(shape) for key, shape in facts[name][0].items()},
             }
             for name, figures in measured["models"].items()
         },
         "speedup": measured["speedup"],
-        "others_cores": others,
+        "ranking": _ranked(taken),
+        "compute": also["alone"],
+        "end_to_end": also["whole"],
+        "offline": off,
+        "layers": _layers({name: (models[name], facts[name][2]) for name in on_host}, used)
+        if asked.layers
+        else {},
+        "others_cores": loaded_by.others_cores,
+        "load_average": loaded_by.load_average,
+        "notes": [*(loaded.notes if loaded else []), *filter(None, [loaded_by.note]), *_notes(chosen, batch)],
         "trusted": measured["trusted"],
-        "why": why,
+        "why": measured["why"],
     }
 
 
-def _peak_mb(model: Path, threads: int) -> float | None:
-    peak = peak_memory_bytes(model, threads)
+def _notes(preset: Preset, batch: int) -> list[str]:
+    if preset.offline_samples and batch != 1:
+        return [
+            f"MLPerf's SingleStream takes one sample per query, not {batch}: these latencies are of batches"
+        ]
+    return []
+
+
+def _ranked(taken: Taken) -> Ranking | None:
+    cleaned = cleaned_of(taken.rounds)
+    return rank(cleaned.samples, trusted=not cleaned.doubts)
+
+
+def _also(
+    subjects: Mapping[str, Subject], kind: str, preset: Preset, progress: Progress
+) -> Measurement | None:
+    """Time something else of the same networks, where all of them can."""
+    queries = {name: getattr(one, kind) for name, one in subjects.items()}
+    if None in queries.values():
+        return None
+    taken = take(queries, preset, progress=progress)
+    return summarise(taken.rounds, taken.warmup, 0, unsettled(taken))
+
+
+def _by_trtexec(plans: Plans, models: Mapping[str, Path], preset: str, asked: Asked) -> Latency:
+    """Time engines by `trtexec`, which times by itself."""
+    others = [str(path) for path in models.values() if not is_plan(path)]
+    if others:
+        raise ConfigError(
+            f"{others[0]}: an ONNX file beside an engine, and here engines are timed by trtexec alone",
+            hint="name engines only, or install TensorRT's Python bindings",
+        )
+    if asked.data or asked.batch or asked.shapes or asked.layers:
+        raise ConfigError(
+            "trtexec times engines as they are, on values of its own",
+            hint="leave --data, --batch, --shape and --layers out, or install TensorRT's Python bindings",
+        )
+    chosen = PRESETS[preset]
+    arguments = chosen.seconds, chosen.queries, max(chosen.warmup_least, chosen.warmup_seconds / 2)
+    warm = dict.fromkeys(models, 0)
+    rows: Rows = plans.rounds(*arguments, copies=True)
+    measured = summarise(rows, warm)
+    compute = summarise(plans.rounds(*arguments, copies=False), warm)
+    cleaned = cleaned_of(rows)
+    return {
+        "engine": plans.engine, "provider": "tensorrt", "threads": 1, "batch": 0, "preset": preset,
+        "rounds": measured["rounds"], "inputs": "trtexec's own random values",
+        "models": {
+            name: {**figures, "peak_memory_mb": None, "operators": {}, "inputs": {}}
+            for name, figures in measured["models"].items()
+        },
+        "speedup": measured["speedup"], "ranking": rank(cleaned.samples, trusted=not cleaned.doubts),
+        "compute": compute, "end_to_end": None, "offline": None, "layers": {}, "others_cores": 0.0,
+        "load_average": None, "notes": plans.notes, "trusted": measured["trusted"], "why": measured["why"],
+    }  # fmt: skip
+
+
+def _layers(models: Mapping[str, tuple[Path, dict[str, NDArray[Any]]]], threads: int) -> dict[str, Layers]:
+    """Time every layer on the CPU, in sessions of their own."""
+    from edgetune.engines.profiling import nodes, roof
+
+    if not models:
+        return {}
+    peaks = roof(threads)
+    return {
+        name: with_roof(nodes(path, feed, threads), peaks, "ONNX Runtime's profiler, in a run of its own")
+        for name, (path, feed) in models.items()
+    }
+
+
+def _peak_mb(model: Path, threads: int, shapes: Mapping[str, Shape]) -> float | None:
+    peak = peak_memory_bytes(model, threads, shapes)
     return None if peak is None else round(peak / 1e6, 1)
-
-
-def _batch(path: Path, session: Session) -> int:
-    """Return the batch size, 1 where it is free; every other dimension must be fixed."""
-    for spec in session.inputs:
-        free = [size for size in spec.shape[1:] if not isinstance(size, int)]
-        if free:
-            raise ConfigError(
-                f"{path}: input {spec.name!r} has free dimensions: {', '.join(map(str, free))}",
-                hint="export it with a fixed input size",
-            )
-    shape = session.inputs[0].shape if session.inputs else ()
-    return shape[0] if shape and isinstance(shape[0], int) else 1
-
-
-class _Load:
-    """Processor time that other processes take between its making and the question."""
-
-    def __init__(self) -> None:
-        self._begun = self._now()
-
-    def others_cores(self) -> float:
-        busy, own, wall = (now - then for now, then in zip(self._now(), self._begun, strict=True))
-        return round(max(0.0, busy - own) / max(wall, 1e-9), 2)
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        times: Any = psutil.cpu_times()
-        idle = times.idle + getattr(times, "iowait", 0.0)
-        process = psutil.Process().cpu_times()
-        wall = sum(times) / (psutil.cpu_count() or 1)
-        return sum(times) - idle, process.user + process.system, wall

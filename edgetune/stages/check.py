@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgetune.artifact import Artifact, How, TensorSpec, write_atomic
+from edgetune.artifact import Artifact, How, TensorSpec, Tokens, write_atomic
 from edgetune.data.folders import Dataset, Sample
 from edgetune.data.reader import Given, arranged, for_file, for_torch, frames
 from edgetune.data.subset import chosen, relabelled
@@ -102,13 +102,18 @@ def check(
         parents["qdq"] = qdq.digest
     samples = list(arranged(data.root, samples, network.preprocess))
     read = frames(data.root, samples, network.preprocess, BATCH)
-    inputs = _inputs(read, network.preprocess, fp32.inputs)
+    lengths: list[int] = []
+    inputs = _inputs(read, network.preprocess, fp32.inputs, lengths)
     against_torch, against_fp32, top1, sure = _compare(runs, inputs, samples, len(network.classes), shown)
-    parity = {"fp32_vs_torch": against_torch.figures() | agreement(top1["torch"], top1["fp32"])}
+    parity: dict[str, Any] = {
+        "fp32_vs_torch": against_torch.figures() | agreement(top1["torch"], top1["fp32"])
+    }
     if qdq is not None:
         near = against_fp32.figures() | agreement(top1["fp32"], top1["int8"])
         flips = _flips(samples, top1, network.classes)
         parity["int8_vs_fp32"] = near | {"exact": standing_in, "flips": flips}
+    if isinstance(network.preprocess, Tokens) and len(network.preprocess.lengths) > 1:
+        parity["lengths"] = _by_length(lengths, samples, top1)
     measures = {
         "parity": parity,
         "accuracy": accuracy(samples, top1, network.classes, sure) | {"of": len(data.splits["test"])},
@@ -253,8 +258,28 @@ def _compare(
     return against_torch, against_fp32, top1, {name: np.concatenate(parts) for name, parts in sure.items()}
 
 
-def _inputs(read: Iterable[NDArray[Any]], how: How, takes: Sequence[TensorSpec]) -> Iterator[Batch]:
+def _by_length(
+    lengths: Sequence[int], samples: Sequence[Sample], top1: Predictions
+) -> list[dict[str, float | int]]:
+    """Say how often each network is right on texts of each length, and how often INT8 says what FP32 does."""
+    truth, own = np.array([sample.label for sample in samples]), np.array(lengths)
+    found = []
+    for length in sorted(set(lengths)):
+        here = own == length
+        row: dict[str, float | int] = {"length": length, "images": int(here.sum())}
+        row |= {name: float((said == truth)[here].mean()) for name, said in top1.items()}
+        if "int8" in top1:
+            row["agreement"] = float((top1["fp32"] == top1["int8"])[here].mean())
+        found.append(row)
+    return found
+
+
+def _inputs(
+    read: Iterable[NDArray[Any]], how: How, takes: Sequence[TensorSpec], lengths: list[int]
+) -> Iterator[Batch]:
+    """Yield inputs; `lengths` is told the last dimension of each."""
     for part in read:
+        lengths += [part.shape[-1]] * len(part)
         given = for_file(part, how, takes)
         # A file of images mostly takes what torch does: nothing is normalised twice.
         same = isinstance(given, np.ndarray) and given.dtype == np.float32

@@ -74,7 +74,12 @@ def estimate(
         "weights": sum(kernel.weights for kernel in network.kernels),
         "quantized": network.network.quantized,
         "assumed": ASSUMED,
-        "parameters": {"made": known.made, "rows": known.rows, "file": str(parameters or "")},
+        "parameters": {
+            "made": known.made,
+            "rows": known.rows,
+            "file": str(parameters or ""),
+            "errors": known.errors,
+        },
         "estimates": rows,
         "not_estimated": left,
         "answer": _answer(made, limit_ms) if limit_ms else None,

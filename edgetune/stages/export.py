@@ -190,6 +190,9 @@ def _trace(
                 dynamic_axes=dynamic if free else None,
             )
             model = onnx.load(scratch)
+            if free and not settings.dynamic:
+                # Of open lengths the exporter does not see that the batch stays.
+                model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = settings.batch
             return onnx.version_converter.convert_version(model, opset) if opset > _OPSET_TORCH else model
     # Tracing runs the network, which may be the user's own and raise anything.
     except Exception as error:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from edgetune.device.program.plan import Work
 from edgetune.device.program.power import PERIOD_S, Sample, energy_j, whole_module
 from edgetune.device.results import Engine, Result, Timed, expected_of, load_result, load_work, outputs_of
-from edgetune.latency.protocol import summarise
+from edgetune.latency.device_layers import device_layers
+from edgetune.latency.layers import Layers
 from edgetune.latency.statistics import mean_interval, paired_drop, wilson
+from edgetune.latency.summary import summarise
 from edgetune.quant.compare import Comparison, agreement
 
 SCHEMA_VERSION = 1
@@ -45,8 +47,9 @@ def verify(bundle: Path) -> dict[str, Any]:
     Returns:
         About the device: `tool`, `tensorrt`, `found`, `warnings`, `errors`, `finished`; `without_qdq`: the INT8
         engine was built of scales beside a graph, for a DLA. `engines` by name:
-        `agreement` with ONNX Runtime and the figures of quant.compare, `accuracy` and `host_accuracy` (on the
-        same samples, of what ONNX Runtime gave: FP32 beside the FP16 engine), build and layers. `drop` from the
+        `agreement` with ONNX Runtime and the figures of quant.compare, `timed_layers`, `accuracy` and
+        `host_accuracy` (on the same samples, of what ONNX Runtime gave: FP32 beside the FP16 engine), build and
+        layers. `drop` from the
         FP16 engine to the INT8 one, `drop_from_fp32` to the INT8 engine, `host` (INT8 against FP32 in ONNX
         Runtime). `timing` for `compute` alone and with `copies`: what latency.protocol gives, and `energy`.
 
@@ -77,12 +80,20 @@ def verify(bundle: Path) -> dict[str, Any]:
         "samples": work.samples.number,
         "labelled": int((truth >= 0).sum()),
         "engines": {
-            name: _engine(result.engines[name], outputs.get(name), expected[name], truth) for name in names
+            name: _engine(result.engines[name], outputs.get(name), expected[name], truth)
+            | {"timed_layers": _layers(work, name, result)}
+            for name in names
         },
         **_drops(outputs, expected, truth),
         "host": _host(expected, truth),
         "timing": {what: _timing(timed, result, work) for what, timed in result.timing.items()},
     }
+
+
+def _layers(work: Work, name: str, result: Result) -> Layers | None:
+    """Return an engine's layers with their times, operations and distance to the roofline."""
+    network = next((Path(job.onnx) for job in work.builds if job.name == name), Path())
+    return device_layers(result.engines[name], network, str(work.wanted.get("profile") or ""), result.tool)
 
 
 def _found(result: Result) -> dict[str, Any]:

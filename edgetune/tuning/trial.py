@@ -140,11 +140,12 @@ def _right(network: Artifact, data: Dataset, split: str) -> NDArray[np.bool_]:
 
 def _latency(network: Artifact) -> dict[str, Any]:
     """Time a network here, alone."""
-    from edgetune.engines.onnxruntime import Session, random_feed
+    from edgetune.engines.feeds import random_feed
+    from edgetune.engines.onnxruntime import Session
     from edgetune.latency.protocol import PRESETS, measure
 
     session = Session(network.file("model.onnx"))
-    found = measure({"int8": partial(session.run_once, random_feed(session))}, PRESETS["quick"])
+    found = measure({"int8": partial(session.run_once, random_feed(session.inputs))}, PRESETS["quick"])
     model = found["models"]["int8"]
     return {
         "latency_ms": model["p50_ms"], "latency_low_ms": model["p50_low_ms"],

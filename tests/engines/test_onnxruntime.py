@@ -7,11 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgetune.engines.onnxruntime import (
-    Session,
-    physical_cores,
-    random_feed,
-)
+from edgetune.engines.onnxruntime import Session, physical_cores
 from edgetune.errors import ArtifactError, ConfigError
 
 
@@ -70,24 +66,6 @@ def test_an_opset_of_the_future_is_refused() -> None:
         Session(relu_model(opset=99).SerializeToString(), threads=1)
 
 
-def test_random_pixels_take_every_value() -> None:
-    cast = helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)
-    inputs = [helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 64, 64, 3])]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64, 64, 3])]
-    graph = helper.make_graph([cast], "cast", inputs, outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    feed = random_feed(Session(model.SerializeToString(), threads=1))
-    assert (feed["x"].dtype, set(feed["x"].ravel().tolist())) == (np.uint8, set(range(256)))
-
-
-def test_random_feed_fits_and_repeats() -> None:
-    session = Session(relu_model().SerializeToString(), threads=1)
-    feed = random_feed(session, seed=1)
-    assert feed["x"].shape == (1, 3)
-    np.testing.assert_array_equal(feed["x"], random_feed(session, seed=1)["x"])
-    assert session.run_once(feed)[0].shape == (1, 3)
-
-
 @pytest.mark.parametrize(("physical", "allowed", "expected"), [(8, 2, 2), (4, 8, 4), (None, 3, 3)])
 def test_threads_keep_to_the_share_of_a_container(
     monkeypatch: pytest.MonkeyPatch, physical: int | None, allowed: int, expected: int
@@ -96,3 +74,8 @@ def test_threads_keep_to_the_share_of_a_container(
     monkeypatch.setattr("edgetune.engines.onnxruntime.cores", lambda: allowed)
     assert physical_cores() == expected
     assert Session(relu_model().SerializeToString()).threads == expected
+
+
+def test_alone_runs_on_what_is_there_already() -> None:
+    session = Session(relu_model(2).SerializeToString(), threads=1)
+    session.alone({"x": np.ones((2, 3), np.float32)})()

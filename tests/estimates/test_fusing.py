@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 from small_networks import conv, network, node, residual
 
 from edgetune.errors import ArtifactError
@@ -185,3 +185,17 @@ def test_no_node_runs_twice_and_none_is_forgotten() -> None:
     names = [name for kernel in kernels_of(read) for name in kernel.nodes]
     assert len(names) == len(set(names))
     assert set(names) == {item.name for item in read.nodes} - {"flatten_g"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "width"), [(TensorProto.FLOAT, 4), (TensorProto.FLOAT16, 2), (TensorProto.UINT8, 1)]
+)
+def test_an_input_is_read_as_it_is_given(kind: int, width: int) -> None:
+    model = network(
+        [node("Cast", "x", "a", to=1), conv("a", "w", "y")], {"x": (1, 16, 8, 8)}, ["y"], {"w": W}
+    )
+    model.graph.input[0].type.tensor_type.elem_type = kind
+    first = kernels_of(read_network(model))[0]
+    assert first.nodes == ()
+    assert first.bytes_read("fp16") == width * 1024
+    assert first.bytes_written("fp16") == 2 * 1024

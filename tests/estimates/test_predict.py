@@ -124,3 +124,16 @@ def test_an_estimate_for_a_budget(tmp_path: Path) -> None:
         assert value.notes
     with pytest.raises(ConfigError, match="no estimate in 'fp8'"):
         estimate_ms(path, target, "fp8")
+
+
+def test_a_larger_network_is_never_faster() -> None:
+    known, target = load_parameters(), load_target("jetson-orin-nx-16gb:MAXN")
+    for precision in PRECISIONS:
+        wider = [
+            predict(read(residual(channels, 32)), target, precision, known).ms for channels in range(2, 40, 3)
+        ]
+        higher = [
+            predict(read(residual(16, side)), target, precision, known).ms for side in range(4, 200, 13)
+        ]
+        assert wider == sorted(wider)
+        assert higher == sorted(higher)

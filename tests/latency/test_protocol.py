@@ -9,16 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgetune.latency.protocol import (
-    FEWEST_ROUNDS,
-    KEPT_SAMPLES,
-    LIMITS,
-    PRESETS,
-    WINDOW_QUERIES,
-    Preset,
-    measure,
-    summarise,
-)
+from edgetune.errors import StageError
+from edgetune.latency import protocol
+from edgetune.latency.protocol import PRESETS, WINDOW_QUERIES, Preset, measure, offline, take
+from edgetune.latency.summary import FEWEST_ROUNDS, KEPT_SAMPLES
 
 SMALL = Preset(seconds=0.2, queries=30, rounds=12, warmup_seconds=0.3, limit_seconds=2.0)
 
@@ -160,39 +154,109 @@ def test_the_collector_comes_back_after_an_error() -> None:
     assert gc.isenabled()
 
 
-def samples(rounds: int = 30, per_round: int = 20, seed: int = 0) -> np.ndarray:
-    return 1 + 0.01 * np.random.default_rng(seed).standard_normal((rounds, per_round))
+def test_a_query_that_times_itself_is_believed() -> None:
+    world = Simulated()
+    slow = world.model("m", lambda _: 3.0)
+
+    def query() -> float:
+        slow()
+        return 1.25
+
+    assert measure({"m": query}, SMALL, clock=world.clock)["models"]["m"]["p50_ms"] == 1.25
 
 
-def test_quiet_samples_are_trusted() -> None:
-    assert summarise({"m": samples()}, {"m": 9})["why"] == ""
+def test_a_model_that_turns_out_faster_gets_more_rounds() -> None:
+    world = Simulated()
+    # Four times as fast as in the warm-up: the blocks were made too small.
+    rushing = world.model("m", lambda call: 8.0 if call < 14 else 2.0)
+    taken = take({"m": rushing}, SMALL, clock=world.clock)
+    assert len(taken.rounds["m"]) > SMALL.rounds
+    assert sum(float(block.sum()) for block in taken.rounds["m"]) / 1e3 >= SMALL.seconds
 
 
-def test_drift_is_not_trusted() -> None:
-    drifting = samples() * np.linspace(1, 1 + 2 * LIMITS["drift"], 30)[:, None]
-    found = summarise({"fp32": samples(), "int8": drifting}, {"fp32": 1, "int8": 1})
+def test_nothing_is_run_unrecorded_between_the_queries_of_a_single_model() -> None:
+    world = Simulated()
+    taken = take({"m": world.model("m", lambda _: 6.0)}, SMALL, clock=world.clock)
+    # One settles before the first round.
+    assert len(world.order) == taken.warmup["m"] + 1 + sum(map(len, taken.rounds["m"]))
+
+
+def test_the_share_of_time_with_a_processor_is_told() -> None:
+    world = Simulated()
+    taken = take(
+        {"m": world.model("m", lambda _: 2.0)}, SMALL, clock=world.clock, worked=lambda: world.now_ns // 4
+    )
+    assert taken.busy["m"] == pytest.approx(0.25, rel=0.01)
+
+
+def test_a_model_that_never_settles_is_named() -> None:
+    world = Simulated()
+    noise = np.random.default_rng(0)
+    found = measure(
+        {"m": world.model("m", lambda _: 5 * float(noise.random()) + 0.2)}, SMALL, clock=world.clock
+    )
+    assert "still changing after the warm-up" in found["why"]
+
+
+def test_a_clock_that_is_set_back_ends_no_loop_late_and_is_told() -> None:
+    world = Simulated()
+
+    def jumping() -> int:
+        # Set back by an hour, in the middle of the measurement.
+        return world.clock() - (3_600_000_000_000 if world.now_ns > 250_000_000 else 0)
+
+    found = measure({"m": world.model("m", lambda _: 2.0)}, SMALL, clock=jumping)
     assert not found["trusted"]
-    assert found["why"].startswith("int8: the median drifted by +")
-    assert "fp32" not in found["why"]
+    assert "the clock went back" in found["why"]
+    assert found["models"]["m"]["min_ms"] == pytest.approx(2.0, rel=0.01)
 
 
-def test_a_busy_tail_is_not_trusted_but_a_single_interruption_is() -> None:
-    rare, often = samples(), samples()
-    rare[7, 3] = 100.0
-    often[:, ::8] = 3.0
-    assert summarise({"m": rare}, {"m": 1})["trusted"]
-    assert "one query in ten" in summarise({"m": often}, {"m": 1})["why"]
+@pytest.mark.parametrize("at_ns", [1_000, 40_000_000, 100_000_000])
+def test_a_clock_that_is_set_back_in_the_warm_up_ends_it(at_ns: int) -> None:
+    world = Simulated()
+    found = measure(
+        {"m": world.model("m", lambda _: 2.0)},
+        SMALL,
+        clock=lambda: world.clock() - (10**15 if world.now_ns > at_ns else 0),
+    )
+    assert found["models"]["m"]["p50_ms"] == pytest.approx(2.0, rel=0.01)
 
 
-def test_a_median_between_two_modes_is_not_trusted() -> None:
-    modes = samples()
-    modes[np.random.default_rng(1).random(30) < 0.5] *= 1.4
-    assert "the median is uncertain" in summarise({"m": modes}, {"m": 1})["why"]
+def test_a_clock_that_is_set_forward_is_told() -> None:
+    world = Simulated()
+    found = measure(
+        {"m": world.model("m", lambda _: 2.0)},
+        SMALL,
+        clock=lambda: world.clock() + (3_600_000_000_000 if world.now_ns > 250_000_000 else 0),
+    )
+    assert "the clock was set forward, or the machine slept" in found["why"]
 
 
-def test_thinned_samples_span_the_whole_time() -> None:
-    long = np.arange(1, 9001, dtype=np.float64).reshape(30, 300)
-    kept = summarise({"m": long}, {"m": 1})["models"]["m"]["samples_ms"]
-    assert len(kept) == KEPT_SAMPLES
-    assert (kept[0], kept[-1]) == (1.0, 9000.0)
-    assert kept == sorted(kept)
+def test_a_clock_that_stands_still_ends_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "STUCK_QUERIES", 1000)
+    with pytest.raises(StageError, match="stands still"):
+        measure({"m": lambda: None}, SMALL, clock=lambda: 7)
+    with pytest.raises(StageError, match="stands still"):
+        offline(lambda: None, 1, PRESETS["mlperf"], clock=lambda: 7)
+
+
+def test_mlperf_s_single_stream_takes_its_time_and_its_queries() -> None:
+    world, preset = Simulated(), PRESETS["mlperf"]
+    found = measure({"m": world.model("m", noisy(15_000.0, 1))}, preset, clock=world.clock)
+    model = found["models"]["m"]
+    assert model["count"] >= 64
+    assert model["p90_early_ms"] is not None
+    assert model["p90_early_ms"] >= model["p90_ms"]
+    world = Simulated()
+    found = measure({"m": world.model("m", lambda _: 200.0)}, preset, clock=world.clock)
+    assert found["models"]["m"]["count"] * 0.2 >= 600
+
+
+@pytest.mark.parametrize(("milliseconds", "batch"), [(100.0, 8), (4.0, 1), (3000.0, 256)])
+def test_mlperf_s_offline_takes_its_time_and_its_samples(milliseconds: float, batch: int) -> None:
+    world = Simulated()
+    found = offline(world.model("m", lambda _: milliseconds), batch, PRESETS["mlperf"], clock=world.clock)
+    assert found["samples"] >= 24_576
+    assert found["seconds"] >= 600
+    assert found["samples"] <= max(24_576, 600e3 / milliseconds * batch) + batch
+    assert found["samples_per_second"] == pytest.approx(1000 * batch / milliseconds, rel=0.01)

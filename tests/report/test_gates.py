@@ -24,6 +24,7 @@ from edgetune.report.gates import (
     judge,
     verdict,
 )
+from edgetune.report.schema import Gate
 
 OFF = dict.fromkeys(Gates.model_fields)
 
@@ -412,3 +413,58 @@ def test_the_verdict_tells_of_the_device() -> None:
     found = measures()
     said = verdict(judge(Gates(), found), measures=found)["sentence"]
     assert "is 1.9x faster on this CPU and is 2.1x faster than FP16 on the device" in said
+
+
+ESTIMATE = {
+    "ms": 4.0,
+    "low_ms": 3.2,
+    "high_ms": 5.2,
+    "engine_mb": 2.0,
+    "activations_mb": 1.5,
+    "basis": "related",
+}
+
+
+def estimated(**limits: float) -> dict[str, Any]:
+    found = {name: value for name, value in here().items() if name != "latency"} | {"estimate": ESTIMATE}
+    return {gate.name: gate for gate in judge(only(**limits), found)}
+
+
+@pytest.mark.parametrize(
+    ("limit", "label"),
+    [(6.0, "pass (estimated)"), (4.5, "pass (uncertain, estimated)"), (3.0, "fail (estimated)")],
+)
+def test_an_estimate_is_held_against_a_limit_and_marked(limit: float, label: str) -> None:
+    gate = estimated(latency_p50_ms=limit)["estimated_latency_p50_ms"]
+    assert (gate.label, gate.value, gate.low, gate.high) == (label, 4.0, 3.2, 5.2)
+    assert "estimated, not measured, from published measurements of other modules" in gate.why
+    shown = Gate.model_validate(gate.model_dump(mode="json"))
+    assert shown.label == label
+    assert shown.mark != "pass", "an estimate is never a plain pass"
+
+
+def test_memory_is_estimated_and_p99_is_not() -> None:
+    found = estimated(memory_mb=3.0, latency_p99_ms=9.0)
+    assert found["estimated_memory_mb"].label == "fail (estimated)"
+    assert found["latency_p99_ms"].status == "not judged"
+
+
+def test_a_verdict_counts_estimates_and_is_no_plain_pass() -> None:
+    results = list(estimated(latency_p50_ms=6.0, size_mb=3.0).values())
+    said = verdict(results)
+    assert said["status"] == "uncertain"
+    assert said["sentence"] == "All 2 gates passed, 1 by an estimate."
+    assert exit_code(results, strict=True) == 0
+
+
+def test_why_there_is_no_estimate_is_said() -> None:
+    found = {"estimate": {"why_not": "its profile does not state clocks"}}
+    (gate,) = judge(only(latency_p50_ms=6.0), found)
+    assert (gate.label, gate.why) == ("not judged", "there is no estimate: its profile does not state clocks")
+
+
+def test_a_measurement_takes_the_place_of_an_estimate() -> None:
+    both = measures() | {"estimate": ESTIMATE}
+    assert not [gate for gate in judge(only(latency_p50_ms=6.0), both) if gate.estimated]
+    timed_here = here() | {"estimate": ESTIMATE}
+    assert [gate.name for gate in judge(only(latency_p50_ms=6.0), timed_here)] == ["latency_p50_ms"]

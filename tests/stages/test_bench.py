@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgetune.artifact import Artifact
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError
-from edgetune.latency import memory
+from edgetune.latency import memory, subjects
 from edgetune.latency.protocol import PRESETS, Preset
 from edgetune.recipe import BenchSection
 from edgetune.stages import bench as module_of_bench
@@ -103,7 +103,7 @@ def test_on_a_gpu_the_provider_is_named_and_host_memory_is_not(
             super().__init__(model, threads)
             self.engine, self.placed = "ONNX Runtime 1.31.1, CUDA", {"CUDA": 1, "CPU": 1}
 
-    monkeypatch.setattr(module_of_bench, "Session", OnGpu)
+    monkeypatch.setattr(subjects, "Session", OnGpu)
     monkeypatch.setattr(module_of_bench, "peak_memory_bytes", lambda *_: pytest.fail("the CPU's was taken"))
     found = bench_models({"m": network(tmp_path / "m.onnx")}, threads=1, provider="cuda")
     assert asked == ["cuda"]
@@ -115,7 +115,7 @@ def test_on_a_gpu_the_provider_is_named_and_host_memory_is_not(
 def test_presets_of_the_recipe_are_those_of_the_protocol() -> None:
     for name in PRESETS:
         assert BenchSection(preset=name).preset == name
-    assert set(PRESETS) == {"quick", "standard"}
+    assert set(PRESETS) == {"quick", "standard", "mlperf"}
 
 
 @pytest.mark.slow
@@ -150,7 +150,7 @@ def test_no_peak_where_the_process_fails(tmp_path: Path) -> None:
 def test_the_measuring_process_loads_no_torch(tmp_path: Path) -> None:
     model = network(tmp_path / "m.onnx")
     code = (
-        "import runpy, sys; sys.argv = ['memory', sys.argv[1], '1'];"
+        "import runpy, sys; sys.argv = ['memory', sys.argv[1], '1', '{}'];"
         "runpy.run_module('edgetune.latency.memory', run_name='__main__');"
         "print('', *sorted({'torch', 'onnx', 'scipy', 'matplotlib'} & set(sys.modules)))"
     )

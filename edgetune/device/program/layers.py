@@ -27,6 +27,7 @@ _WORDS = (
     ("float", "fp32"),
     ("fp32", "fp32"),
 )
+_SIZES = {"uint8": 1, "int8": 1, "fp8": 1, "bf16": 2, "fp16": 2, "fp32": 4, "int32": 4, "int64": 8}
 _WIDER = frozenset({"bf16", "fp16", "fp32"})
 _ORDER = ("int8", "fp8", "fp16", "bf16", "fp32")
 _FREE = frozenset({"constant", "noop", "shape_call"})  # they take no time
@@ -52,7 +53,8 @@ def summary(raw: Any, int8_nodes: Collection[str] = ()) -> dict[str, Any]:
 
     Returns:
         `layers`: for each its `name`, `kind`, `precision` (of its weights, else of what it reads; "" where the
-        engine does not tell), `reads`, `writes`, `onnx` (nodes that it computes), `reformat`, `fallback`;
+        engine does not tell), `reads`, `writes`, `bytes` (of what it reads and writes, weights included; None
+        where the engine does not tell), `onnx` (nodes that it computes), `reformat`, `fallback`;
         `counts`: layers by precision, reformats left out; `reformats`: how many layers only convert;
         `fallbacks`: names of layers that run wider than INT8 though one of their nodes should not;
         `detailed`: whether the engine tells about its layers at all.
@@ -110,6 +112,7 @@ def _layer(raw: Any) -> dict[str, Any] | None:
         "precision": of_weights or _narrowest(reads) or _narrowest(writes),
         "reads": reads,
         "writes": writes,
+        "bytes": _bytes([raw.get("Inputs"), raw.get("Outputs")], of_weights, weights),
         "onnx": _onnx_nodes(raw.get("Metadata")),
         "reformat": "reformat" in " ".join(kinds).lower() or name.startswith("Reformatting CopyNode"),
     }
@@ -128,6 +131,22 @@ def _types(tensors: Any) -> list[str]:
             ]
             found.append(precision_in(" ".join(texts)))
     return found
+
+
+def _bytes(sides: list[Any], of_weights: str, weights: Any) -> int | None:
+    """Return the bytes of all tensors; padding that a format adds is not counted."""
+    total = 0
+    for tensors in sides:
+        for tensor, kind in zip(tensors or [], _types(tensors)):
+            sizes = tensor.get("Dimensions") if isinstance(tensor, dict) else None
+            if kind not in _SIZES or not isinstance(sizes, list):
+                return None
+            count = _SIZES[kind]
+            for size in sizes:
+                count *= size
+            total += count
+    many = weights.get("Count") if isinstance(weights, dict) else 0
+    return total + _SIZES.get(of_weights, 0) * many if isinstance(many, int) and any(sides) else None
 
 
 def _narrowest(types: list[str]) -> str:

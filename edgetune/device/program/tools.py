@@ -30,6 +30,8 @@ from .work import Say, Tool
 
 # Engines are loaded anew in every round, which takes seconds.
 TRTEXEC_ROUNDS = 4
+# Layers are timed to be told apart, which takes far less than to judge the whole.
+PROFILED_RUNS, PROFILED_S = 50, 3.0
 KILLED = (-9, 137)
 Aside = Callable[[Build], int]
 
@@ -103,6 +105,13 @@ class Bindings(Tool):
             )  # fmt: skip
             return {**timed, "cuda_graph": graphs}
 
+    def profile(self, job: Build, work: Work) -> dict[str, Any]:
+        """Time every layer, by TensorRT's profiler."""
+        plan = _ready(job, self.version, self._cuda.compute_capability)
+        with Engine(self._trt, self._cuda, plan, self._say, job.dla_core) as engine:
+            engine.run(_named(engine.inputs, job, work, next(feeds(work, 1))))
+            return {"count": PROFILED_RUNS, "layers": engine.profile(PROFILED_RUNS)}
+
 
 class Trtexec(Tool):
     """TensorRT's own program, where the bindings cannot be had."""
@@ -159,6 +168,11 @@ class Trtexec(Tool):
                 blocks.append({**block, "ms": taken[key]})
                 messages += taken["messages"]
         return {"rounds": rounds, "blocks": blocks, "messages": sorted(set(messages))}
+
+    def profile(self, job: Build, work: Work) -> dict[str, Any]:
+        """Time every layer, in a run of its own."""
+        plan = _ready(job, self.version)
+        return trtexec.profile(self._path, plan, self.version, PROFILED_S, _scratch(work), job.dla_core)
 
 
 _ADVICE = "close the desktop and other programs, or add swap; then run again"

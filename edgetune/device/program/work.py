@@ -49,6 +49,9 @@ class Tool(Protocol):
     def times(self, jobs: list[Build], work: Work, copies: bool) -> dict[str, Any]:
         """Time engines against each other: raw milliseconds by engine and round."""
 
+    def profile(self, job: Build, work: Work) -> dict[str, Any]:
+        """Time an engine's layers: `count` of inferences and `layers`, each with name and milliseconds."""
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -148,6 +151,10 @@ def do(
                 partial(_timed, list(ready), work, tool, copies, sampler),
                 json.dumps(state),
             )
+    for job in ready:
+        # Beside the timing, which it would disturb: after it.
+        make = partial(_profiled, job, work, tool)
+        attempt(f"time-layers-{job.name}", result["engines"][job.name], "profile", make, ready[job])
     result["finished"] = not result["errors"]
     keep()
     return result
@@ -208,6 +215,14 @@ def _timed(
     samples = [list(sample) for sample in getattr(beside, "samples", [])]
     # By the clock of the blocks: seconds, mW by rail, °C by zone.
     return {**found, "beside": [sample for sample in samples if sample[1] or sample[2]]}
+
+
+def _profiled(job: Build, work: Work, tool: Tool) -> dict[str, Any]:
+    try:
+        return tool.profile(job, work)
+    except Problem as problem:
+        # Nothing hangs on it: no reason to call the work unfinished.
+        return {"count": 0, "layers": [], "why": problem.message}
 
 
 def _unchanged(folder: Path, step: dict[str, Any]) -> bool:

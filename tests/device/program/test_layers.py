@@ -137,3 +137,18 @@ keys = st.sampled_from(["Name", "LayerType", "ParameterType", "Inputs", "Outputs
 def test_whatever_there_is_is_read(raw: list[Any]) -> None:
     found = layers.summary({"Layers": raw}, ["a"])
     assert sum(found["counts"].values()) + found["reformats"] == len(found["layers"]) <= len(raw)
+
+
+def test_bytes_of_a_layer() -> None:
+    def tensor(kind: str, *sizes: int) -> dict[str, object]:
+        return {"Name": "t", "Dimensions": list(sizes), "Format/Datatype": kind}
+
+    layer = {
+        "Name": "conv", "LayerType": "CaskConvolution", "Inputs": [tensor("Int8 NC/32HW32", 1, 4, 8, 8)],
+        "Outputs": [tensor("Half NHWC8", 1, 2, 8, 8)], "Weights": {"Type": "Int8", "Count": 72},
+    }  # fmt: skip
+    found = layers.summary({"Layers": [layer]})["layers"][0]
+    assert found["bytes"] == 256 + 2 * 128 + 72
+    layer["Outputs"] = [{"Name": "t", "Format/Datatype": "Half NHWC8"}]
+    assert layers.summary({"Layers": [layer]})["layers"][0]["bytes"] is None
+    assert layers.summary({"Layers": ["conv"]})["layers"][0]["bytes"] is None

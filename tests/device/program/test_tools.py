@@ -70,10 +70,15 @@ def test_the_bindings_do_the_whole_work(
         facts = json.loads((folder / f"results/{name}.plan.json").read_text())
         assert (facts["gpu"], facts["sms"], facts["power_mode"]) == ("Jetson Orin Nano", 8, "15W")
         assert {block["name"] for block in found["timing"]["compute"]["blocks"]} == {"fp16", "int8"}
+        listed = {layer["name"] for layer in engine["build"]["layers"]["layers"]}
+        assert engine["profile"]["count"] > 0
+        # Names are the engine's own, so that both can be laid side by side.
+        assert {layer["name"] for layer in engine["profile"]["layers"]} & listed
+        assert all(layer["median_ms"] > 0 for layer in engine["profile"]["layers"])
     assert not cuda.live, "everything is given back"
     said.clear()
     again = done(folder, tools.Bindings(standin.load(recording), lambda: cuda, said.append), said)
-    assert sum("done before" in line for line in said) == 6
+    assert sum("done before" in line for line in said) == 8
     assert again["timing"] == found["timing"]
 
 

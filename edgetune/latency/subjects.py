@@ -1,0 +1,193 @@
+"""Networks ready to be timed: loaded, fed, with what else of them can be timed.
+
+An ONNX file goes to ONNX Runtime, an engine to TensorRT. It knows nothing of how long anything is timed. It may
+import errors, artifact, progress, data and engines.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetune.artifact import ARTIFACT_FILE, Artifact, TensorSpec
+from edgetune.data.images import as_input, load
+from edgetune.data.preprocess import Given, image_input, preprocess_as
+from edgetune.data.unlabelled import gather
+from edgetune.engines.feeds import Shape, closed_shapes, random_feed
+from edgetune.engines.onnxruntime import Session
+from edgetune.engines.plans import Plans
+from edgetune.errors import ArtifactError, ConfigError
+from edgetune.progress import Progress
+
+# More images than this are not decoded again and again; their pixels would be in the system's cache anyway.
+IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What else than the preset decides how networks are timed.
+
+    Attributes:
+        batch: size of a first dimension that is open; 0: 1.
+        shapes: by input, where dimensions are open.
+        data: a folder of images that go in; None: random values.
+        preprocess: how they become inputs; None: as the artifact says.
+        layers: whether to time every layer, too.
+    """
+
+    batch: int = 0
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    data: Path | None = None
+    preprocess: Given | None = None
+    layers: bool = False
+
+
+class Subject(NamedTuple):
+    """A network that is ready to be timed; `alone` and `whole` where they can be."""
+
+    query: Callable[[], object]
+    alone: Callable[[], object] | None
+    whole: Callable[[], object] | None
+    batch: int
+    engine: str
+    shapes: dict[str, Shape]
+    operators: dict[str, int]
+    feed: dict[str, NDArray[Any]]
+
+
+def subjects_of(
+    models: Mapping[str, Path],
+    plans: Plans | None,
+    threads: int,
+    provider: str,
+    asked: Asked,
+    progress: Progress,
+) -> tuple[dict[str, Subject], int]:
+    """Load everything.
+
+    Args:
+        models: files by name.
+        plans: the engines among them.
+        threads: of ONNX Runtime.
+        provider: of ONNX Runtime.
+        asked: what goes in.
+        progress: counts images.
+
+    Returns:
+        Every network by name, and how many threads work.
+
+    Raises:
+        ArtifactError: a file cannot be loaded, or has no nodes.
+        ConfigError: a size is open, or images do not fit.
+    """
+    files: list[Path] = []
+    if asked.data is not None:
+        found = gather(asked.data, progress)
+        files = [found.root / one.path for split in found.splits.values() for one in split][:IMAGES]
+    subjects: dict[str, Subject] = {}
+    used = threads
+    for name, path in models.items():
+        if plans is not None and name in plans.engines:
+            subjects[name] = _engine(plans, name, path, asked, files)
+        else:
+            _refuse_empty(path)
+            session = Session(path, threads, provider=provider)
+            used = session.threads
+            subjects[name] = _network(session, path, provider, asked, files)
+    return subjects, used
+
+
+def _network(session: Session, path: Path, provider: str, asked: Asked, files: list[Path]) -> Subject:
+    if files:
+        make = _decoder(path, session.inputs, asked, files)
+        feed = make()
+    else:
+        feed = random_feed(
+            session.inputs, shapes=closed_shapes(session.inputs, str(path), asked.batch, asked.shapes)
+        )
+    return Subject(
+        partial(session.run_once, feed),
+        session.alone(feed) if provider != "cpu" else None,
+        (lambda: session.run_once(make())) if files else None,
+        _batch(feed),
+        session.engine,
+        {key: tuple(value.shape) for key, value in feed.items()},
+        session.placed,
+        feed,
+    )
+
+
+def _engine(plans: Plans, name: str, path: Path, asked: Asked, files: list[Path]) -> Subject:
+    engine = plans.engines[name]
+    takes = [TensorSpec(name=one.name, dtype=one.dtype, shape=one.shape) for one in engine.inputs]
+    if files:
+        make = _decoder(path, takes, asked, files)
+        feed = make()
+    else:
+        feed = random_feed(takes, shapes=closed_shapes(takes, str(path), asked.batch, asked.shapes))
+
+    def run(given: Mapping[str, NDArray[Any]]) -> None:
+        engine.run({key: value.tobytes() for key, value in given.items()})
+
+    run(feed)
+    return Subject(
+        plans.query(name, copies=True),
+        plans.query(name, copies=False),
+        (lambda: run(make())) if files else None,
+        _batch(feed),
+        plans.engine,
+        {key: tuple(value.shape) for key, value in feed.items()},
+        {},
+        feed,
+    )
+
+
+def _batch(feed: Mapping[str, NDArray[Any]]) -> int:
+    first = next(iter(feed.values()), None)
+    return int(first.shape[0]) if first is not None and first.ndim else 1
+
+
+def _decoder(
+    path: Path, inputs: Sequence[TensorSpec], asked: Asked, files: list[Path]
+) -> Callable[[], dict[str, NDArray[Any]]]:
+    """Return a function that makes the next input of image files, decoding and all."""
+    beside = (path.parent / ARTIFACT_FILE).is_file() and asked.preprocess is None
+    origin = Artifact.load(path.parent) if beside else None
+    own = origin.of_images() if origin and path.name in origin.files else None
+    try:
+        preprocess = preprocess_as(own or asked.preprocess, image_input(inputs, known=own is not None))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}", hint=error.hint) from error
+    spec = inputs[0]
+    fixed = spec.shape[0]
+    batch = fixed if isinstance(fixed, int) else asked.batch or 1
+    if asked.batch and batch != asked.batch:
+        raise ConfigError(f"{path}: its batch size is fixed to {batch}, not {asked.batch}")
+    endless = itertools.cycle(files)
+
+    def make() -> dict[str, NDArray[Any]]:
+        pixels = np.stack([load(next(endless), preprocess) for _ in range(batch)])
+        return {spec.name: as_input(pixels, preprocess, spec)}
+
+    return make
+
+
+def _refuse_empty(path: Path) -> None:
+    """Refuse a network without nodes: whatever time that takes is not a network's."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        nodes = len(onnx.load(str(path), load_external_data=False).graph.node)
+    except (DecodeError, OSError):
+        return  # ONNX Runtime says what is wrong with it
+    if not nodes:
+        raise ArtifactError(
+            f"{path}: a network of no nodes: there is nothing to time",
+            hint="export it again; its graph is empty",
+        )
