@@ -31,7 +31,7 @@ TEACHERS = ("checkpoint", "onnx")
 
 def weights_path(recipe: Recipe) -> Path | None:
     """Return the file that `model.weights` names, or the folder that `model.name` does; else None."""
-    name = model_name(recipe).removeprefix(HF)
+    name = model_name(recipe).removeprefix(HF).partition("#")[0]
     if name != recipe.model.name and Path(name).is_absolute():
         return Path(name)
     if recipe.model.weights in ("default", "none"):
@@ -148,7 +148,8 @@ def _without_place(recipe: Recipe, weights: Path | None) -> ModelSection:
         return recipe.model
     if weights.is_dir():
         kept = recipe.model.weights if recipe.model.weights == "none" else "file"
-        return recipe.model.model_copy(update={"name": f"{HF}{weights.name}", "weights": kept})
+        fewer = "".join(recipe.model.name.partition("#")[1:])
+        return recipe.model.model_copy(update={"name": f"{HF}{weights.name}{fewer}", "weights": kept})
     return recipe.model.model_copy(update={"weights": "file"})
 
 

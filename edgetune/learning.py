@@ -22,7 +22,8 @@ class ModelSection(Section):
 
     Attributes:
         name: a row of `edgetune models list`, or `timm:NAME`; for texts `hf:NAME` of the Hugging Face hub, or
-            `hf:FOLDER` where FOLDER begins with `.`, `/` or `~` (BERT, DistilBERT, MiniLM, RoBERTa).
+            `hf:FOLDER` where FOLDER begins with `.`, `/` or `~` (BERT, DistilBERT, MiniLM, RoBERTa). `#3` behind
+            it: three of its layers, for a small student.
         weights: `default` (the pretrained ones), `none`, or a path to a .safetensors or .pth file.
         channels: of the input images; 0: as many as the data has colours (gray images: 1).
         adapter: how a network made for colour takes another number of channels: `sum` adds up the first

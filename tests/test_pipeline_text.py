@@ -18,8 +18,9 @@ from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.models import model_row
 from edgetune.profile import load_target
-from edgetune.recipe import ExportSection, Recipe, recipe_from
+from edgetune.recipe import ExportSection, Recipe, load_recipe, recipe_from
 from edgetune.stages.bundle import bundle
+from edgetune.stages.init import init
 from edgetune.stages.predict import predict
 from edgetune.training.checkpoint import load_network
 
@@ -132,6 +133,51 @@ def test_several_lengths_give_what_one_does(ran: tuple[Recipe, Any], tmp_path: P
         export(checkpoint, ExportSection(lengths=(17,)), runtime, data, into=tmp_path / "longer")
     widths = {part.shape[2] for part in frames(data.root, data.splits["test"], several.preprocess, 4)}
     assert widths == {8, 16}
+
+
+@pytest.mark.slow
+def test_a_student_of_fewer_layers_learns_from_a_teacher(ran: tuple[Recipe, Any], tmp_path: Path) -> None:
+    asked, made = ran
+    changed = recipe(
+        Path(asked.data.path), Path(asked.model.name[3:]),
+        model={"name": f"{asked.model.name}#1", "length": 16},
+        distill={
+            "teacher": {"path": str(made.out / "checkpoint")}, "baseline": False,
+            "features": {"encoder.encoder.layer.0": "encoder.encoder.layer.1"},
+        },
+        finetune={"strategy": "full", "epochs": 6, "batch": 16, "learning_rate": 3e-3},
+    )  # fmt: skip
+    run = edgetune.run(changed, load_target("host-cpu"), tmp_path / "run")
+    models = run.report["distillation"]["models"]
+    assert models["distilled"]["parameters"] < models["teacher"]["parameters"]
+    assert models["distilled"]["top1"] > 0.8
+    # Its answers are computed once, though batches are of texts of other lengths each time.
+    assert Artifact.load(run.out / "checkpoint").details["distillation"]["views"] == 1
+    assert Artifact.load(run.out / "onnx").details["parity"]["difference_over_std"] < 1e-3
+
+
+@pytest.mark.slow
+def test_a_teacher_with_another_tokenizer_is_refused(ran: tuple[Recipe, Any], tmp_path: Path) -> None:
+    asked, made = ran
+    other = tiny_bert(tmp_path / "other")
+    content = json.loads((other / "tokenizer.json").read_text())
+    (other / "tokenizer.json").write_text(json.dumps(content, indent=1))
+    changed = recipe(
+        Path(asked.data.path), other, distill={"teacher": {"path": str(made.out / "checkpoint")}}
+    )
+    with pytest.raises(ConfigError, match="takes another tokenizer than the student"):
+        edgetune.run(changed, load_target("host-cpu"), tmp_path / "run")
+
+
+def test_a_recipe_for_texts_is_written(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    found = init(reviews, model=f"hf:{bert}", profile="host-cpu", out=tmp_path / "recipe.yaml")
+    assert found.texts
+    written = load_recipe(tmp_path / "recipe.yaml")
+    assert (written.data.task, written.model.name) == ("text-classification", f"hf:{bert}")
+    pipeline.preflight(written, load_target("host-cpu"))
+    text = (tmp_path / "recipe.yaml").read_text()
+    assert "texts: " in text
+    assert "augment" not in text
 
 
 def test_what_does_not_go_together_is_refused_before_anything_runs(reviews: Path, bert: Path) -> None:

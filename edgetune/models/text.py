@@ -121,19 +121,22 @@ def text_row(name: str) -> ModelRow:
     """Make the row of a network that reads texts.
 
     Args:
-        name: a folder where it begins with `.`, `/` or `~`, else a repository of the hub.
+        name: a folder where it begins with `.`, `/` or `~`, else a repository of the hub; with `#3` behind, a
+            network of three of its layers, evenly spread (as DistilBERT began: arXiv:1910.01108, section 3).
 
     Raises:
         MissingTool: transformers is not installed, or the hub is not reached.
         ConfigError: no such folder, or another kind of network.
         ArtifactError: no tokenizer, or one that does not fit.
     """
+    name, _, fewer = name.partition("#")
     source = _source(name)
     config = source.config
     kind = config.model_type
     if kind not in FAMILIES:
         raise ConfigError(f"{HF}{name}: a {kind!r} network", hint=f"known are {', '.join(FAMILIES)}")
-    layers = config.num_hidden_layers
+    kept = _kept_layers(name, fewer, config.num_hidden_layers)
+    config.num_hidden_layers = layers = len(kept)
     at = f"encoder.{FAMILIES[kind]}"
     return ModelRow(
         build=lambda classes: _build(source, classes),
@@ -142,7 +145,7 @@ def text_row(name: str) -> ModelRow:
         groups=(("encoder.embeddings",), *((f"{at}.{index}",) for index in range(layers))),
         preprocess=_tokens(source, name),
         weights=f"{HF}{name}",
-        fetch=lambda: _fetch(name, source),
+        fetch=lambda: _fetch(name, source, kept),
         source="Hugging Face hub; licence: see its page" if not local(name) else "a folder",
         int8="LayerNorm, Softmax and GELU stay in float; outliers between LayerNorm and the products that follow "
         "are smoothed (arXiv:2211.10438)",
@@ -150,6 +153,16 @@ def text_row(name: str) -> ModelRow:
         rate=RATE,
         most=_longest(config),
     )
+
+
+def _kept_layers(name: str, fewer: str, layers: int) -> tuple[int, ...]:
+    """Return the numbers of the layers that a network keeps; all of them where nothing is said."""
+    count = int(fewer) if fewer.isdecimal() else layers if not fewer else 0
+    if not 1 <= count <= layers:
+        raise ConfigError(
+            f"{HF}{name}#{fewer}: it has {layers} layers", hint=f"#1 to #{layers}, or no # at all"
+        )
+    return tuple(index * layers // count for index in range(count))
 
 
 def _longest(config: Any) -> int:
@@ -275,7 +288,7 @@ def _converted(folder: Path, name: str) -> Path:
     return file
 
 
-def _fetch(name: str, source: _Source) -> dict[str, Tensor]:
+def _fetch(name: str, source: _Source, kept: tuple[int, ...]) -> dict[str, Tensor]:
     file = source.folder / WEIGHTS_FILE
     if not file.is_file():
         pickled = next((p for p in PICKLED if (source.folder / p).is_file()), "")
@@ -288,7 +301,20 @@ def _fetch(name: str, source: _Source) -> dict[str, Tensor]:
         raise ArtifactError(
             f"{HF}{name}: no {WEIGHTS_FILE}", hint="model.weights: none trains from random weights"
         )
-    return encoder_state(read_state(file), source.config.model_type)
+    kind = source.config.model_type
+    return _renumbered(encoder_state(read_state(file), kind), f"encoder.{FAMILIES[kind]}.", kept)
+
+
+def _renumbered(state: dict[str, Tensor], at: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
+    """Return the tensors of the layers that are kept, counted anew, and all that are of no layer."""
+    found = {}
+    for name, tensor in state.items():
+        number, dot, rest = name.removeprefix(at).partition(".")
+        if not name.startswith(at):
+            found[name] = tensor
+        elif int(number) in kept:
+            found[f"{at}{kept.index(int(number))}{dot}{rest}"] = tensor
+    return found
 
 
 def encoder_state(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:

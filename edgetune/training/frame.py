@@ -90,7 +90,11 @@ def _known(
         raise ConfigError("model.name: custom needs your own torch module", hint="finetune(..., module=net)")
     name, given = model.name, weights or model.weights
     if weights is not None and weights.is_dir():
-        name, given = f"{HF}{weights.absolute()}", "default" if model.weights == "file" else model.weights
+        fewer = "".join(model.name.partition("#")[1:])
+        name, given = (
+            f"{HF}{weights.absolute()}{fewer}",
+            "default" if model.weights == "file" else model.weights,
+        )
     row = model_row(name)
     channels = model.channels or (1 if data.gray else 3)
     how = preprocess_for(name, channels, model.size_px, model.length)

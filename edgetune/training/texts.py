@@ -60,7 +60,12 @@ def text_feed(
     steps = len(epoch_order(len(lengths), batch, seed if shuffled else None, 1))
 
     def batches(epoch: int) -> Iterator[Batch]:
-        for step, pick in enumerate(bucketed(lengths, batch, seed if shuffled else None, epoch)):
+        if shuffled or ranks.size() == 1:
+            cut = bucketed(lengths, batch, seed if shuffled else None, epoch)
+        else:
+            # What several processes keep of texts is put together in order.
+            cut = epoch_order(len(lengths), batch, None, epoch)
+        for step, pick in enumerate(cut):
             own = pick
             if share and ranks.size() > 1:
                 own = torch.cat([pick[rows] for rows in ranks.parts(len(pick), share)])
@@ -68,7 +73,8 @@ def text_feed(
             made = filled([texts.ids[index] for index in (own if len(own) else pick[:1]).tolist()], texts.pad)
             torch.manual_seed(seed_for(seed, epoch, step))
             inputs = accelerator.move(torch.from_numpy(made[: len(own)]))
-            yield Batch(inputs, accelerator.move(texts.labels[own]), own, epoch, len(pick))
+            # Texts are not augmented: there is one view of each.
+            yield Batch(inputs, accelerator.move(texts.labels[own]), own, 1, len(pick))
 
     return Feed(len(lengths), steps, batches, ragged=True)
 

@@ -1,6 +1,8 @@
 """Networks that read texts: their families, what is refused, and that filling changes nothing."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from textual import tiny_bert
 
 from edgetune.artifact import Tokens
-from edgetune.errors import ArtifactError, ConfigError
+from edgetune.errors import ArtifactError, ConfigError, MissingTool
 from edgetune.models import build_model, model_row, operations, preprocess_for
 from edgetune.models.text import TextNet, encoder_state
 from edgetune.models.weights import read_state
@@ -135,3 +137,35 @@ def test_where_a_sentence_encoder_says_first_token_it_is(bert: Path) -> None:
     given = tokens([2, 5, 6, 3], length=4)
     with torch.no_grad():
         assert not np.allclose(first(given), mean(given))
+
+
+def test_a_student_keeps_some_of_the_layers(tmp_path: Path) -> None:
+    folder = tiny_bert(tmp_path / "deep", layers=6)
+    whole, half = build_model(f"hf:{folder}", 2).state_dict(), build_model(f"hf:{folder}#3", 2).state_dict()
+    assert len(model_row(f"hf:{folder}#3").groups) == 4
+    for mine, theirs in ((0, 0), (1, 2), (2, 4)):
+        name = "encoder.encoder.layer.{}.output.dense.weight"
+        torch.testing.assert_close(half[name.format(mine)], whole[name.format(theirs)])
+    torch.testing.assert_close(
+        half["encoder.embeddings.word_embeddings.weight"], whole["encoder.embeddings.word_embeddings.weight"]
+    )
+    for wrong in ("0", "7", "x"):
+        with pytest.raises(ConfigError, match="it has 6 layers"):
+            model_row(f"hf:{folder}#{wrong}")
+
+
+def test_without_transformers_it_is_said_how_to_get_it(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingTool, match="need the library transformers") as caught:
+        model_row(f"hf:{bert}")
+    assert "edgetune[text]" in caught.value.hint
+
+
+@pytest.mark.slow
+def test_nothing_imports_transformers_before_it_is_needed() -> None:
+    code = (
+        "import sys, edgetune.pipeline, edgetune.stages.finetune, edgetune.stages.export, edgetune.models.text\n"
+        "sys.exit([name for name in ('transformers', 'tokenizers') if name in sys.modules] or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,11 +1,16 @@
 """Batches of texts: every text once per epoch, those of like length together, the same after a resume."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgetune.progress import Silent
 from edgetune.training.accelerator import choose_accelerator
+from edgetune.training.frozen import compute_features
 from edgetune.training.texts import Texts, bucketed, text_feed
 
 
@@ -49,3 +54,28 @@ def test_batches_are_filled_up_to_their_longest() -> None:
     assert first.targets.tolist() == [1, 1]
     assert first.inputs.tolist()[1] == [[1, 2, 3, 4, 5, 9, 9], [1, 1, 1, 1, 1, 0, 0]]
     assert second.inputs.shape == (2, 2, 3)
+
+
+class Sums(torch.nn.Module):
+    """Its features are the sums of a text's numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(1, 2)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head((tokens[:, 0] * tokens[:, 1]).sum(1, keepdim=True).float())
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_features_belong_to_their_texts_whatever_the_order_of_batches(tmp_path: Path, kept: bool) -> None:
+    dice = np.random.default_rng(0)
+    ids = [dice.integers(1, 90, dice.integers(1, 20)).astype(np.int32) for _ in range(37)]
+    accelerator = choose_accelerator("cpu")
+    feed = text_feed(Texts(ids, torch.zeros(37), 0), 5, accelerator, seed=0, shuffled=False)
+    net, sample = Sums(), torch.ones(1, 2, 4, dtype=torch.int64)
+    found = compute_features(
+        net, net.head, [feed], accelerator, Silent(), sample=sample, folder=tmp_path if kept else None
+    )
+    assert found is not None
+    assert found[0, :, 0].tolist() == [float(own.sum()) for own in ids]
