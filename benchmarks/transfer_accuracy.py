@@ -57,8 +57,8 @@ def main() -> None:
         for strategy in ("feature-extractor", "partial", "gradual", "full"):
             rows(TEACHER, strategy, strategy, args.weights, data, args, folder, beside=scratch)
         teacher = Artifact.load(folder / f"{TEACHER}-full-0")
-        alone = rows(STUDENT, "alone, full", "full", args.student_weights, data, args, folder)
-        rows(STUDENT, "distilled, full", "full", args.student_weights, data, args, folder, alone, teacher)
+        alone = rows(STUDENT, "alone", "feature-extractor", args.student_weights, data, args, folder)
+        rows(STUDENT, "distilled", "feature-extractor", args.student_weights, data, args, folder, alone, teacher)
 
 
 def rows(
