@@ -58,7 +58,17 @@ def main() -> None:
             rows(TEACHER, strategy, strategy, args.weights, data, args, folder, beside=scratch)
         teacher = Artifact.load(folder / f"{TEACHER}-full-0")
         alone = rows(STUDENT, "alone", "feature-extractor", args.student_weights, data, args, folder)
-        rows(STUDENT, "distilled", "feature-extractor", args.student_weights, data, args, folder, alone, teacher)
+        rows(
+            STUDENT,
+            "distilled",
+            "feature-extractor",
+            args.student_weights,
+            data,
+            args,
+            folder,
+            alone,
+            teacher,
+        )
 
 
 def rows(
