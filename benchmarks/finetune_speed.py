@@ -171,7 +171,7 @@ def usual(
     classifier = net.get_submodule(model_row(model.name).head)
     for parameter in classifier.parameters():
         parameter.requires_grad = True
-    rate = peak_rate(FinetuneSection())
+    rate = peak_rate(FinetuneSection(), net)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=rate)
     train, val = (
         DataLoader(

@@ -116,7 +116,8 @@ class FinetuneSection(Section):
             and the last `stages` groups), `full`, `gradual` (head first, then deeper groups, each at
             `group_decay` times the learning rate of the one above).
         views: feature-extractor with augmentation: augmented views per image whose features are kept.
-        learning_rate: peak, of the head; 0: a default for the optimizer and strategy.
+        learning_rate: peak, of the head; 0: a default for the optimizer and strategy, a tenth of it where more than
+            the head learns in a network without normalisation (VGG, SqueezeNet).
         weight_decay: None: a default for the optimizer.
         warmup: share of the steps.
         average: decay of an exponential moving average of the weights; 0: off.

@@ -171,6 +171,7 @@ def make_all(made: Recipe, out: Path) -> tuple[tuple[str, ...], dict[str, Any]]:
         return tuple(keep.made), read_measures(judged)["distillation"]
 
 
+@pytest.mark.slow
 def test_teacher_and_students_are_made_once(class_folders: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     distill = {"teacher": onnx_teacher(tmp_path / "net.onnx", classes=("blue", "green", "red"))}
@@ -229,6 +230,7 @@ def test_a_run_judges_the_distilled_student(class_folders: Path, tmp_path: Path)
     assert run(wanted, target, out).made == ()
 
 
+@pytest.mark.slow
 def test_the_verb_makes_teacher_and_student(class_folders: Path, tmp_path: Path) -> None:
     text = f"""schema_version: 1
 data: {{path: {class_folders}, min_images: 2}}

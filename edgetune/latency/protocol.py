@@ -18,6 +18,7 @@ It knows nothing of engines or files: it times plain functions. numpy only, and 
 """
 
 import gc
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -246,8 +247,9 @@ def _warm_up(query: Query, preset: Preset, clock: Clock) -> _Warm:
         if _over(clock, begun, preset.warmup_seconds) or (
             stable and _over(clock, begun, preset.warmup_least)
         ):
-            # Of a slow model there are too few windows to tell.
-            usual = float(np.quantile(np.concatenate(recent), 0.25))
+            # Of a slow model there are too few windows to tell. What a clock that was set back gives is no time.
+            known = [spent for spent in itertools.chain(*recent) if spent > 0]
+            usual = float(np.quantile(known, 0.25)) if known else 1e9 * preset.seconds / preset.rounds
             return _Warm(count, max(usual, 1.0) / 1e9, stable or len(medians) < 3)
 
 

@@ -113,7 +113,7 @@ def _known(
         source = Path(source)
     size_px = 0 if isinstance(how, Tokens) else how.size_px
     net = build_model(name, len(data.classes), channels, source, model.adapter, size_px, settings.seed)
-    rate = peak_rate(settings, 1.0 if given == "none" else row.rate)
+    rate = peak_rate(settings, net, 1.0 if given == "none" else row.rate)
     settings = settings.model_copy(update={"learning_rate": rate})
     return net, Layout(row.head, row.groups), how, model, settings
 
@@ -238,7 +238,7 @@ def training_told(
     return {
         "strategy": task.settings.strategy,
         "optimizer": task.settings.optimizer,
-        "peak_learning_rate": peak_rate(task.settings),
+        "peak_learning_rate": peak_rate(task.settings, net),
         "accelerator": task.accelerator.name,
         "processes": ranks.size(),
         "batch": task.settings.batch * task.settings.accumulate,

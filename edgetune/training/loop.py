@@ -287,7 +287,7 @@ def learn(
         progress.advance(count, loss=values[0] / count)
 
     for number, batch in enumerate(feeds.train.batches(epoch), start=1):
-        rate = peak_rate(task.settings) * scheduled(course.step, steps, task.settings.warmup)
+        rate = peak_rate(task.settings, course.net) * scheduled(course.step, steps, task.settings.warmup)
         for group in course.optimizer.param_groups:
             group["lr"] = rate * phase.rates[group["part"]]
         with task.accelerator.guarded():
@@ -329,7 +329,7 @@ def _first_epochs(phases: tuple[Phase, ...]) -> list[int]:
 
 
 def _diverged(what: str, rate: float, course: Course, task: Task) -> Diverged:
-    peak = peak_rate(task.settings)
+    peak = peak_rate(task.settings, course.net)
     return Diverged(
         f"{what} is no finite number at a learning rate of {rate:.2g} (peak {peak:.2g}): training diverged",
         f"set finetune.learning_rate to {peak / 10:.1g} or so, or a finetune.clip above 0",

@@ -126,6 +126,7 @@ def as_it_is(recipe: Recipe, space: Space) -> dict[str, Any] | None:
 def own_values(recipe: Recipe, space: Space) -> dict[str, Any]:
     """Return the recipe's own values of what is searched: what a default stands for, not what stands for it."""
     from edgetune.models import model_row
+    from edgetune.models.build import skeleton
     from edgetune.training.distil import TEMPERATURES
     from edgetune.training.strategies import decay, peak_rate
 
@@ -133,7 +134,8 @@ def own_values(recipe: Recipe, space: Space) -> dict[str, Any]:
     if not found.get("model.size_px", 1):
         found["model.size_px"] = getattr(model_row(recipe.model.name).preprocess, "size_px", 0)
     if not found.get("finetune.learning_rate", 1.0):
-        found["finetune.learning_rate"] = peak_rate(recipe.finetune, model_row(recipe.model.name).rate)
+        row = model_row(recipe.model.name)
+        found["finetune.learning_rate"] = peak_rate(recipe.finetune, skeleton(row), row.rate)
     if found.get("finetune.weight_decay", 0.0) is None:
         found["finetune.weight_decay"] = decay(recipe.finetune)
     if recipe.distill and not found.get("distill.temperature", 1.0):

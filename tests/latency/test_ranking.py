@@ -41,6 +41,7 @@ def test_one_alone_has_no_rank() -> None:
     assert rank({"m": rounds(1.0, 1)}) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 5])
 def test_of_equal_ones_a_winner_is_seldom_claimed(count: int) -> None:
     claimed = 0

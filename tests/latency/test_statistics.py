@@ -187,6 +187,7 @@ def alike(noise: np.random.Generator, count: int, likeness: float) -> np.ndarray
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("likeness", "most"), [(0.0, 0.08), (0.5, 0.12)])
 def test_equal_series_are_seldom_told_apart(likeness: float, most: float) -> None:
     """Each series drifts on its own from round to round: the pairing cancels nothing."""

@@ -135,7 +135,7 @@ def test_opset_and_ir_are_the_runtimes(
 
 @pytest.mark.parametrize("runtime", [OPSET_17, STRONG, NEWEST], ids=lambda r: str(r.opset))
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dynamic", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_normalisation_is_baked_in(
     runtime: Runtime,
     channels: int,

@@ -369,6 +369,7 @@ def test_trainings_that_share_a_folder_compute_features_once(data: Dataset, tmp_
     assert all(torch.equal(one[name], other[name]) for name in one), "the same to the bit"
 
 
+@pytest.mark.slow
 def test_without_room_for_decoded_images_the_network_is_the_same(data: Dataset, tmp_path: Path) -> None:
     made = []
     for name in ("kept", "not"):

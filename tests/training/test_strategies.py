@@ -134,8 +134,18 @@ def test_schedule_rises_to_the_peak_then_falls(steps: int, warmup: float) -> Non
 def test_every_strategy_has_a_default_rate_and_a_set_one_wins() -> None:
     assert set(LEARNING_RATES) == {(o, s) for o in ("adamw", "sgd") for s in STRATEGIES}
     assert all(0 < rate < 1 and math.isfinite(rate) for rate in LEARNING_RATES.values())
-    assert peak_rate(section(learning_rate=0.5)) == 0.5
-    assert peak_rate(section(strategy="full")) == LEARNING_RATES["adamw", "full"]
+    normalised, bare = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), nn.Sequential(nn.Linear(2, 2))
+    assert peak_rate(section(learning_rate=0.5), bare) == 0.5
+    assert peak_rate(section(strategy="full"), normalised) == LEARNING_RATES["adamw", "full"]
+    assert peak_rate(section(), bare) == peak_rate(section(), normalised), "a head alone"
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("strategy", ["partial", "full", "gradual"])
+def test_a_network_without_normalisation_learns_more_slowly(optimizer: str, strategy: str) -> None:
+    normalised, bare = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), nn.Sequential(nn.Linear(2, 2))
+    chosen = section(optimizer=optimizer, strategy=strategy)
+    assert peak_rate(chosen, bare) == pytest.approx(peak_rate(chosen, normalised) / 10)
 
 
 def test_group_with_bare_parameters() -> None:

@@ -73,6 +73,7 @@ def test_the_test_split_is_looked_at_once_for_the_winner(
     assert again["trials"] == found["trials"]
 
 
+@pytest.mark.slow
 def test_a_search_that_goes_on_says_that_it_looked_before(
     written: Write, tmp_path: Path, looks: list[str]
 ) -> None:

@@ -137,9 +137,14 @@ def _bytes(sides: list[Any], of_weights: str, weights: Any) -> int | None:
     """Return the bytes of all tensors; padding that a format adds is not counted."""
     total = 0
     for tensors in sides:
-        for tensor, kind in zip(tensors or [], _types(tensors)):
-            sizes = tensor.get("Dimensions") if isinstance(tensor, dict) else None
+        known = (
+            [tensor for tensor in tensors if isinstance(tensor, dict)] if isinstance(tensors, list) else []
+        )
+        for tensor, kind in zip(known, _types(tensors)):
+            sizes = tensor.get("Dimensions")
             if kind not in _SIZES or not isinstance(sizes, list):
+                return None
+            if not all(isinstance(size, int) for size in sizes):
                 return None
             count = _SIZES[kind]
             for size in sizes:

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edgetune.device.program import layers
@@ -134,6 +134,7 @@ keys = st.sampled_from(["Name", "LayerType", "ParameterType", "Inputs", "Outputs
 
 @settings(max_examples=60)
 @given(st.lists(st.dictionaries(keys, junk | st.just([{"Format/Datatype": "Half"}])) | junk, max_size=5))
+@example([{"Inputs": 1, "Outputs": [1, {"Format/Datatype": "Half", "Dimensions": ["n"]}]}])
 def test_whatever_there_is_is_read(raw: list[Any]) -> None:
     found = layers.summary({"Layers": raw}, ["a"])
     assert sum(found["counts"].values()) + found["reformats"] == len(found["layers"]) <= len(raw)
