@@ -12,7 +12,7 @@ import os
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +20,7 @@ from edgetune.errors import ArtifactError, EdgetuneError, StageError
 
 ARTIFACT_FILE = "artifact.json"
 KEY_FILE = "key"
+TOKENIZER_FILE = "tokenizer.json"
 # Where an artifact's data lay and when its files changed: kept and verified, but no part of its content.
 PROVENANCE_FILES = ("data.json",)
 # A distribution whose files another one brings as well.
@@ -52,6 +53,43 @@ class Preprocess(BaseModel):
         if self.resize_px < self.size_px:
             raise ValueError("resize_px must not be below size_px")
         return self
+
+
+class Tokens(BaseModel):
+    """How one text becomes one input: numbers of tokens, and a mask that says which of them are text.
+
+    The tokenizer lies beside, in `TOKENIZER_FILE`, and travels with the artifact. Longer texts are cut.
+
+    Attributes:
+        length: tokens of the longest input, marks of beginning and end included.
+        lengths: to the least of these that holds it an input is filled up; `length` is the last.
+        pad: number of the token that fills.
+        tokenizer: sha256 of the tokenizer's file.
+        folder: where that lies now.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: Literal["text"]
+    length: int = Field(gt=2, le=8192)
+    lengths: Annotated[tuple[Annotated[int, Field(gt=2)], ...], Field(min_length=1)]
+    pad: int = Field(ge=0)
+    tokenizer: str
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if sorted(set(self.lengths)) != list(self.lengths) or self.lengths[-1] != self.length:
+            raise ValueError("lengths must grow, and end with length")
+        return self
+
+    @property
+    def file(self) -> Path:
+        """Where the tokenizer lies."""
+        return self.folder / TOKENIZER_FILE
+
+
+How = Preprocess | Tokens
 
 
 class TensorSpec(BaseModel):
@@ -90,7 +128,7 @@ class Artifact(BaseModel):
     classes: tuple[str, ...] = ()
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
-    preprocess: Preprocess | None = None
+    preprocess: How | None = None
     files: dict[str, FileEntry] = {}
     parents: dict[str, str] = {}
     made_by: str = ""
@@ -147,7 +185,7 @@ class Artifact(BaseModel):
         except OSError as error:
             raise ArtifactError(f"{described}: {error.strerror}", hint="check its permissions") from error
         try:
-            artifact = cls.model_validate_json(content).model_copy(update={"path": folder})
+            artifact = cls.model_validate_json(content).at(folder)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -160,6 +198,27 @@ class Artifact(BaseModel):
             )
         artifact._verify(described.stat().st_mtime_ns)
         return artifact
+
+    def at(self, folder: Path) -> Self:
+        """Return the same artifact, found in another folder."""
+        update: dict[str, Any] = {"path": folder}
+        if isinstance(self.preprocess, Tokens):
+            update["preprocess"] = self.preprocess.model_copy(update={"folder": folder})
+        return self.model_copy(update=update)
+
+    def of_images(self) -> Preprocess:
+        """Return how images become inputs.
+
+        Raises:
+            ArtifactError: it does not say so, or takes texts.
+        """
+        if isinstance(self.preprocess, Tokens):
+            raise ArtifactError(f"{self.path}: takes texts, and images are needed here")
+        if self.preprocess is None:
+            raise ArtifactError(
+                f"{self.path}: does not say how inputs are preprocessed", hint="make it again"
+            )
+        return self.preprocess
 
     def _verify(self, written_ns: int) -> None:
         for name, entry in self.files.items():
@@ -183,13 +242,15 @@ class Artifact(BaseModel):
 
         Files whose names begin with a dot are work in progress and are not part of the artifact.
         """
+        if isinstance(self.preprocess, Tokens) and self.preprocess.folder != folder:
+            shutil.copyfile(self.preprocess.file, folder / TOKENIZER_FILE)
         files = {}
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             name = file.relative_to(folder).as_posix()
             if name in (ARTIFACT_FILE, KEY_FILE) or any(part.startswith(".") for part in name.split("/")):
                 continue
             files[name] = FileEntry(sha256=sha256_of(file), bytes=file.stat().st_size)
-        made = self.model_copy(update={"files": files, "path": folder})
+        made = self.model_copy(update={"files": files}).at(folder)
         write_atomic(folder / ARTIFACT_FILE, made.model_dump_json(indent=1) + "\n")
         return made
 

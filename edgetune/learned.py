@@ -10,16 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgetune.artifact import Artifact, sha256_of
+from edgetune.artifact import TOKENIZER_FILE, Artifact, hash_json, sha256_of
 from edgetune.data.folders import Dataset, save_dataset
 from edgetune.data.unlabelled import gather
 from edgetune.errors import ConfigError, EdgetuneError, nearest
 from edgetune.progress import Progress
-from edgetune.recipe import FinetuneSection, Recipe, TeacherSection
+from edgetune.recipe import FinetuneSection, ModelSection, Recipe, TeacherSection
 from edgetune.store import Store
 
 # Decoded images, and what a teacher says of them, for all trainings of a run.
 DECODED, ANSWERS = ".decoded", "answers"
+# Before the name of a network that reads texts.
+HF = "hf:"
 # Told the history before the first epoch and after each; what it raises ends the training.
 Watch = Callable[[list[dict[str, Any]]], None]
 TRAINING = ("torch", "torchvision", "pillow", "numpy")
@@ -28,10 +30,29 @@ TEACHERS = ("checkpoint", "onnx")
 
 
 def weights_path(recipe: Recipe) -> Path | None:
-    """Return the file that `model.weights` names, None for `default` and `none`."""
+    """Return the file that `model.weights` names, or the folder that `model.name` does; else None."""
+    name = model_name(recipe).removeprefix(HF).partition("#")[0]
+    if name != recipe.model.name and Path(name).is_absolute():
+        return Path(name)
     if recipe.model.weights in ("default", "none"):
         return None
     return recipe.resolve(recipe.model.weights)
+
+
+def model_name(recipe: Recipe) -> str:
+    """Return the network's name; a folder's as it is found from anywhere."""
+    name = recipe.model.name
+    if not name.startswith((f"{HF}.", f"{HF}/", f"{HF}~")):
+        return name
+    return f"{HF}{recipe.resolve(name.removeprefix(HF)).absolute()}"
+
+
+def _digest(weights: Path | None) -> str:
+    """Return the digest of a file of weights, or of what a folder holds of a network; empty for None."""
+    if weights is None or weights.is_file():
+        return sha256_of(weights) if weights else ""
+    inside = ("config.json", "model.safetensors", TOKENIZER_FILE, "vocab.txt", "1_Pooling/config.json")
+    return hash_json({name: sha256_of(weights / name) for name in inside if (weights / name).is_file()})
 
 
 def check_teacher(recipe: Recipe) -> None:
@@ -56,8 +77,8 @@ def check_teacher(recipe: Recipe) -> None:
     _check_layers(recipe.model.name, distil.features, "student")
     try:
         if teacher.name:
-            row = model_row(teacher.name)
-            preprocess_for(teacher.name, teacher.channels or row.preprocess.channels, teacher.size_px)
+            model_row(teacher.name)
+            preprocess_for(teacher.name, teacher.channels or 3, teacher.size_px, teacher.length)
             weights = weights_path(_teacher_recipe(recipe, teacher))
             if weights is not None and not weights.is_file():
                 raise ConfigError(f"weights: no file {weights}", hint="default, or the path of a file")
@@ -113,12 +134,23 @@ def make_checkpoint(
     weights = weights_path(recipe)
     settings = recipe.finetune.model_copy(update={"scratch_baseline": False})
     # A file of weights counts by its content, not by how its path is written.
-    model = recipe.model.model_copy(update={"weights": "file"}) if weights else recipe.model
+    model = _without_place(recipe, weights)
     return keep(
         name, finetune, model, data, settings,
-        uses=_with_extra(recipe, TRAINING), also={"weights": sha256_of(weights) if weights else ""},
+        uses=_with_extra(recipe, TRAINING), also={"weights": _digest(weights)},
         accelerator=accelerator, weights=weights, watch=watch, progress=progress, cache=keep.out / DECODED,
     )  # fmt: skip
+
+
+def _without_place(recipe: Recipe, weights: Path | None) -> ModelSection:
+    """Return the network without the place of its weights, which count by their content."""
+    if weights is None:
+        return recipe.model
+    if weights.is_dir():
+        kept = recipe.model.weights if recipe.model.weights == "none" else "file"
+        fewer = "".join(recipe.model.name.partition("#")[1:])
+        return recipe.model.model_copy(update={"name": f"{HF}{weights.name}{fewer}", "weights": kept})
+    return recipe.model.model_copy(update={"weights": "file"})
 
 
 def make_scratch(
@@ -199,7 +231,7 @@ def make_distilled(
     assert recipe.distill is not None
     weights = weights_path(recipe)
     settings = recipe.finetune.model_copy(update={"scratch_baseline": False})
-    model = recipe.model.model_copy(update={"weights": "file"}) if weights else recipe.model
+    model = _without_place(recipe, weights)
     # Which teacher it is, its digest says; the baseline is another artifact.
     distil = recipe.distill.model_copy(
         update={"teacher": TeacherSection(name="teacher"), "unlabelled": "", "baseline": True}
@@ -207,7 +239,7 @@ def make_distilled(
     libraries = (*TRAINING, "onnxruntime") if teacher.kind == "onnx" else TRAINING
     return keep(
         name, distill, teacher, model, data, settings, distil, unlabelled, uses=_with_extra(recipe, libraries),
-        also={"weights": sha256_of(weights) if weights else ""},
+        also={"weights": _digest(weights)},
         accelerator=accelerator, weights=weights, answers=_answers_folder(teacher, keep.out), watch=watch,
         progress=progress, cache=keep.out / DECODED,
     )  # fmt: skip
@@ -253,4 +285,6 @@ def _teacher_recipe(recipe: Recipe, teacher: TeacherSection) -> Recipe:
 def _with_extra(recipe: Recipe, libraries: tuple[str, ...]) -> tuple[str, ...]:
     if recipe.model.name.startswith("timm:") and importlib.util.find_spec("timm"):
         return (*libraries, "timm")
+    if recipe.model.name.startswith(HF):
+        return (*libraries, "transformers", "tokenizers")
     return libraries

@@ -21,12 +21,15 @@ class ModelSection(Section):
     """The network to start from.
 
     Attributes:
-        name: a row of `edgetune models list`, or `timm:NAME`.
+        name: a row of `edgetune models list`, or `timm:NAME`; for texts `hf:NAME` of the Hugging Face hub, or
+            `hf:FOLDER` where FOLDER begins with `.`, `/` or `~` (BERT, DistilBERT, MiniLM, RoBERTa). `#3` behind
+            it: three of its layers, for a small student.
         weights: `default` (the pretrained ones), `none`, or a path to a .safetensors or .pth file.
         channels: of the input images; 0: as many as the data has colours (gray images: 1).
         adapter: how a network made for colour takes another number of channels: `sum` adds up the first
             kernels, `conv` puts a learned 1x1 convolution in front.
         size_px: side of the square input; 0: what the network was trained with.
+        length: of texts, tokens of the longest input; longer ones are cut; 0: 128, or what the network takes.
     """
 
     name: str
@@ -34,26 +37,48 @@ class ModelSection(Section):
     channels: Literal[0, 1, 3] = 0
     adapter: Literal["sum", "conv"] = "sum"
     size_px: Annotated[int, Field(ge=0, le=4096)] = 0
+    length: Annotated[int, Field(ge=0, le=8192)] = 0
 
 
 class DataSection(Section):
     """Class folders, or a folder that holds train/ and val/ or test/ with class folders.
 
+    With `task: text-classification` also a table, .csv, .tsv or .jsonl, or a folder that holds train.csv and
+    val.csv or test.csv; class folders then hold .txt files.
+
     Attributes:
         path: relative paths begin at the recipe's folder.
+        task: what is learned from what.
+        text: of a table, the column that holds the texts; empty: found by its name (`text`, `sentence`, ...).
+        label: of a table, the column that holds the classes; empty: found by its name (`label`, `class`, ...).
         val_share: cut from train for early stopping and every other choice, where there is no val and test.
         test_share: cut off for the gates, where the folder has neither val/ nor test/.
         seed: of the cut.
-        broken_share: more unreadable images than this share, and more than two, stop the run.
-        min_images: fewer images than this in a class's training split are refused.
+        broken_share: more unreadable images than this share, and more than two, stop the run. Texts: those
+            that are empty or have no label.
+        min_images: fewer images (or texts) than this in a class's training split are refused.
     """
 
     path: str
+    task: Literal["image-classification", "text-classification"] = "image-classification"
+    text: str = ""
+    label: str = ""
     val_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.15
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.2
     seed: Seed = 0
     broken_share: Share = 0.02
     min_images: Annotated[int, Field(ge=2)] = 5
+
+    @property
+    def noun(self) -> str:
+        """What a sample is called."""
+        return "text" if self.task == "text-classification" else "image"
+
+    @model_validator(mode="after")
+    def _columns_are_of_texts(self) -> Self:
+        if (self.text or self.label) and self.noun != "text":
+            raise ValueError("text and label name columns, and go with task: text-classification")
+        return self
 
 
 class AugmentSection(Section):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgetune.artifact import Artifact, sha256_of
+from edgetune.artifact import Artifact, Tokens, sha256_of
 from edgetune.data.calibration import load_manifest, load_preset
 from edgetune.data.folders import Dataset, save_dataset, scan
 from edgetune.errors import ConfigError, EdgetuneError, MissingTool
@@ -22,6 +22,7 @@ from edgetune.learned import (
     make_scratch,
     make_teacher,
     make_transfer,
+    model_name,
     weights_path,
 )
 from edgetune.machine import cores, cpu_name, has_vnni
@@ -70,8 +71,16 @@ def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None
     # Imported here, so that a mistake in a recipe is answered before torch is loaded.
     from edgetune.models import model_row, preprocess_for
 
-    row = model_row(recipe.model.name)
-    preprocess_for(recipe.model.name, recipe.model.channels or row.preprocess.channels, recipe.model.size_px)
+    name = model_name(recipe)
+    row = model_row(name)
+    preprocess_for(name, recipe.model.channels or 3, recipe.model.size_px, recipe.model.length)
+    texts = isinstance(row.preprocess, Tokens)
+    if texts != (recipe.data.noun == "text"):
+        kind = "text" if texts else "image"
+        raise ConfigError(
+            f"model.name: {recipe.model.name} takes {kind}s, and data.task is {recipe.data.task}",
+            hint=f"data.task: {kind}-classification, or another network (texts take hf:NAME)",
+        )
     if recipe.finetune.strategy == "partial" and recipe.finetune.stages > len(row.groups):
         raise ConfigError(
             f"finetune.stages: {recipe.finetune.stages}, where {recipe.model.name} has {len(row.groups)} groups",
@@ -80,13 +89,14 @@ def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None
     load_preset(recipe.quantize.preset)
     weights, manifest = weights_path(recipe), manifest_path(recipe)
     try:
-        if weights is not None and not weights.is_file():
+        if weights is not None and not weights.exists():
             raise ConfigError(
                 f"model.weights: no file {weights}", hint="default, none, or the path of a file"
             )
         if manifest is not None and not manifest.is_file():
             raise ConfigError(f"quantize.manifest: no file {manifest}")
-        if not recipe.resolve(recipe.data.path).is_dir():
+        path = recipe.resolve(recipe.data.path)
+        if not (path.is_dir() or (recipe.data.noun == "text" and path.is_file())):
             raise ConfigError(f"data.path: no folder {recipe.resolve(recipe.data.path)}")
         check_teacher(recipe)
     except OSError as error:

@@ -39,12 +39,15 @@ class ExportSection(Section):
         batch: how many at once.
         dynamic: leave that open.
         opset: 0: the profile's.
+        lengths: of texts, numbers of tokens that inputs are filled up to, each text to the least that holds it,
+            longer ones cut; empty: `model.length` alone. With several the file takes them all.
     """
 
     input: Literal["float32_nchw", "uint8_nhwc"] = "float32_nchw"
     batch: Annotated[int, Field(ge=1, le=4096)] = 1
     dynamic: bool = False
     opset: Annotated[int, Field(ge=0, le=25)] = 0
+    lengths: tuple[Annotated[int, Field(ge=3, le=8192)], ...] = ()
 
 
 Ranges = Literal["minmax", "mean", "percentile", "entropy", "mse", "auto"]

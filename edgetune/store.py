@@ -88,7 +88,7 @@ class Store:
         except OSError as error:
             raise disk_error(error, partial) from error
         self.made.append(name)
-        return made.model_copy(update={"path": final})
+        return made.at(final)
 
     @staticmethod
     def _finished(partial: Path, key: str) -> Artifact | None:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from textual import tiny_bert, write_reviews
 
 from edgetune.artifact import Artifact, Preprocess
 from edgetune.data.folders import Dataset, scan
@@ -46,6 +47,16 @@ def class_folders(tmp_path: Path) -> Path:
             pixels[..., 2 - label] += 140
             Image.fromarray(pixels).save(root / name / f"{index:02d}.png")
     return root
+
+
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    return tiny_bert(tmp_path / "bert")
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    return write_reviews(tmp_path / "reviews.csv")
 
 
 def small_model(opset: int) -> onnx.ModelProto:

@@ -18,6 +18,7 @@ from edgetune.machine import cores
 from edgetune.progress import Progress
 
 ENDINGS = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+Endings = frozenset[str]
 SPLIT_NAMES = {
     "train": "train", "training": "train", "test": "test", "testing": "test",
     "val": "val", "valid": "val", "validation": "val",
@@ -67,13 +68,13 @@ class Listing:
         return tuple(sorted({image.name for images in self.files.values() for image in images}))
 
 
-def list_images(root: Path) -> Listing:
-    """Find the images of a folder; hidden files and folders do not count.
+def list_images(root: Path, endings: Endings = ENDINGS, layout: str = LAYOUT) -> Listing:
+    """Find the images of a folder, or files with other endings; hidden files and folders do not count.
 
     Raises:
         ConfigError: no such folder, one that cannot be read, or splits that do not make sense.
     """
-    return _look_into(root, _list, LAYOUT)
+    return _look_into(root, lambda folder: _list(folder, endings, layout), layout)
 
 
 def list_any(root: Path) -> Listing:
@@ -100,21 +101,21 @@ def _look_into(root: Path, listed: Callable[[Path], Listing], content: str) -> L
         ) from error
 
 
-def _list(root: Path) -> Listing:
+def _list(root: Path, endings: Endings = ENDINGS, layout: str = LAYOUT) -> Listing:
     listing = Listing()
     folders = _folders(root)
     named = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
-    splits = [folder for folder in named if _holds_folders_only(folder)]
+    splits = [folder for folder in named if _holds_folders_only(folder, endings)]
     if not any(SPLIT_NAMES[folder.name.lower()] == "train" for folder in splits):
         if len(named) > 1 and named == folders:
             names = ", ".join(f"{folder.name}/" for folder in named)
-            raise ConfigError(f"{root}: {names}: no train/ with class folders", hint=f"needed: {LAYOUT}")
-        listing.files[""] = _list_classes(root, folders, listing)
+            raise ConfigError(f"{root}: {names}: no train/ with class folders", hint=f"needed: {layout}")
+        listing.files[""] = _list_classes(root, folders, listing, endings)
         return listing
     listing.unused += [f"{folder.name}/" for folder in folders if folder not in splits]
     for folder in splits:
         split = SPLIT_NAMES[folder.name.lower()]
-        listing.files.setdefault(split, []).extend(_list_classes(root, _folders(folder), listing))
+        listing.files.setdefault(split, []).extend(_list_classes(root, _folders(folder), listing, endings))
     held_out = {split: images for split, images in listing.files.items() if split != "train" and images}
     if not held_out:
         listing.files = {"": listing.files["train"]}
@@ -146,7 +147,9 @@ def _list_any(root: Path) -> Listing:
     return listing
 
 
-def _list_classes(root: Path, folders: list[Path], listing: Listing) -> list[ImageFile]:
+def _list_classes(
+    root: Path, folders: list[Path], listing: Listing, endings: Endings = ENDINGS
+) -> list[ImageFile]:
     images = []
     for folder in folders:
         if not _is_utf8(folder.name):
@@ -155,7 +158,7 @@ def _list_classes(root: Path, folders: list[Path], listing: Listing) -> list[Ima
             )
         own = []
         for path, entry in _walk(folder, folder.relative_to(root).as_posix(), set()):
-            if _is_image(entry):
+            if _is_image(entry, endings):
                 own.append(ImageFile(folder.name, path, entry))
             else:
                 listing.others += 1
@@ -198,15 +201,15 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_image(entry: os.DirEntry[str]) -> bool:
+def _is_image(entry: os.DirEntry[str], endings: Endings = ENDINGS) -> bool:
     _, dot, ending = entry.name.rpartition(".")
-    return dot + ending.lower() in ENDINGS
+    return dot + ending.lower() in endings
 
 
-def _holds_folders_only(folder: Path) -> bool:
+def _holds_folders_only(folder: Path, endings: Endings = ENDINGS) -> bool:
     """Whether a folder holds folders and no image: a class may be called train, too."""
     entries = _entries(folder)
-    images = any(_is_image(entry) for entry in entries if not _is_folder(entry))
+    images = any(_is_image(entry, endings) for entry in entries if not _is_folder(entry))
     return not images and any(_is_folder(entry) for entry in entries)
 
 

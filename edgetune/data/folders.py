@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from edgetune.artifact import library_versions, write_atomic
 from edgetune.data.cut import cut
 from edgetune.data.files import ENDINGS, LAYOUT, Listing, Verdict, examine, list_images
+from edgetune.data.texts import list_texts
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import DataSection, Section
@@ -57,6 +58,7 @@ class Dataset:
         duplicates: groups of paths with the same content in different splits.
         warnings: what a person should know.
         gray: every image has one channel only.
+        texts: it holds texts instead of images.
         stamps: size in bytes and time of change in ns of each broken file, so that it is not read again.
     """
 
@@ -68,6 +70,7 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     gray: bool = False
     stamps: tuple[tuple[int, int], ...] = ()
+    texts: bool = False
 
     @property
     def digest(self) -> str:
@@ -90,6 +93,7 @@ class Manifest(Section):
     stamps: tuple[tuple[int, int], ...]
     duplicates: tuple[tuple[str, ...], ...]
     warnings: tuple[str, ...]
+    texts: bool = False
 
 
 def scan(
@@ -107,16 +111,23 @@ def scan(
         ConfigError: no such folder, no image, one class only, too few images, or more unreadable
             ones than two and than `broken_share` of all.
     """
-    listing = list_images(root)
-    classes = listing.classes
-    _refuse_layout(root, listing)
-    found = examine(listing, remember(known), progress or Silent())
+    if section.noun == "text":
+        root, listing, found = list_texts(root, section, progress or Silent())
+    else:
+        listing = list_images(root)
+        _refuse_layout(root, listing)
+        found = examine(listing, remember(known), progress or Silent())
+    classes = tuple(sorted({name for looked in found.values() for name, _ in looked}))
+    if section.noun == "text" and len(classes) < 2:
+        raise ConfigError(
+            f"{root}: one class only ({', '.join(classes) or 'none'})", hint="texts of two classes are needed"
+        )
     bad = [verdict for looked in found.values() for _, verdict in looked if verdict.reason]
     total = sum(map(len, found.values()))
     if len(bad) > max(BROKEN_ALWAYS, section.broken_share * total):
         named = list_some([f"{verdict.path}: {verdict.reason}" for verdict in bad])
         raise ConfigError(
-            f"{root}: {len(bad)} of {total} images ({len(bad) / total:.1%}) cannot be read: {named}",
+            f"{root}: {len(bad)} of {total} {section.noun}s ({len(bad) / total:.1%}) cannot be read: {named}",
             hint=f"mend or remove them, or allow more with data.broken_share (now {section.broken_share:g})",
         )
     labels = {name: label for label, name in enumerate(classes)}
@@ -138,9 +149,10 @@ def scan(
         splits=splits,
         broken=broken,
         duplicates=_across(twins),
-        warnings=tuple(_warnings(classes, splits, broken, twins, listing)),
+        warnings=tuple(_warnings(classes, splits, broken, twins, listing, section.noun)),
         gray=all(sample.gray for part in splits.values() for sample in part),
         stamps=tuple((verdict.size_bytes, verdict.mtime_ns) for verdict in bad),
+        texts=section.noun == "text",
     )
 
 
@@ -181,18 +193,19 @@ def _refuse_too_few(
             held_out = [s for s in ("val", "test") if _counts(splits[s], classes)[classes.index(name)]]
             seen = f"; {' and '.join(held_out)} have some" if held_out else ""
             raise ConfigError(
-                f"{root}: class {name!r} has no training image{seen}",
+                f"{root}: class {name!r} has no training {section.noun}{seen}",
                 hint="add some, or remove the class everywhere",
             )
         if count < section.min_images:
             raise ConfigError(
-                f"{root}: class {name!r} has {count} images for training, {section.min_images} are needed",
-                hint="add images, remove the class, or lower data.min_images",
+                f"{root}: class {name!r} has {count} {section.noun}s for training, {section.min_images} are needed",
+                hint=f"add {section.noun}s, remove the class, or lower data.min_images",
             )
     for split in ("val", "test"):
         if not splits[split]:
             raise ConfigError(
-                f"{root}: no image left for {split}", hint=f"add images, or raise data.{split}_share"
+                f"{root}: no {section.noun} left for {split}",
+                hint=f"add {section.noun}s, or raise data.{split}_share",
             )
 
 
@@ -226,12 +239,14 @@ def _warnings(
     broken: tuple[tuple[str, str], ...],
     twins: list[Twins],
     listing: Listing,
+    noun: str,
 ) -> Iterable[str]:
     if broken:
         named = list_some([f"{path} ({reason})" for path, reason in broken])
-        yield f"{len(broken)} unreadable images are left out: {named}"
+        yield f"{len(broken)} unreadable {noun}s are left out: {named}"
     if listing.others:
-        yield f"{listing.others} files are not images ({', '.join(sorted(ENDINGS))}) and are left out"
+        taken = ", ".join(sorted(ENDINGS)) if noun == "image" else ".txt"
+        yield f"{listing.others} files are not {noun}s ({taken}) and are left out"
     if listing.unused:
         yield f"folders that are not used: {list_some(listing.unused, ', ')}"
     across = _across(twins)
@@ -239,19 +254,19 @@ def _warnings(
     for groups, where in ((across, "split"), (contradictory, "class")):
         if groups:
             named = list_some([" = ".join(group) for group in groups])
-            yield f"{len(groups)} images are in more than one {where}: {named}"
+            yield f"{len(groups)} {noun}s are in more than one {where}: {named}"
     counts = _counts(splits["train"], classes)
     if max(counts) > LOPSIDED * min(counts):
         most, least = classes[counts.index(max(counts))], classes[counts.index(min(counts))]
         yield (
-            f"classes differ much in size: {most!r} has {max(counts)} training images, {least!r} has "
+            f"classes differ much in size: {most!r} has {max(counts)} training {noun}s, {least!r} has "
             f"{min(counts)}; finetune.class_weights: balanced evens that out"
         )
     for split in ("val", "test"):
         found = _counts(splits[split], classes)
         missing = [name for name, count in zip(classes, found, strict=True) if not count]
         if missing:
-            yield f"no {split} image of: {list_some(missing, ', ')}"
+            yield f"no {split} {noun} of: {list_some(missing, ', ')}"
 
 
 def list_some(items: list[str], between: str = "; ") -> str:
@@ -274,6 +289,7 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
         "stamps": dataset.stamps,
         "duplicates": dataset.duplicates,
         "warnings": dataset.warnings,
+        **({"texts": True} if dataset.texts else {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(content, indent=1) + "\n")
@@ -299,6 +315,7 @@ def load_dataset(path: Path, root: Path | None = None) -> Dataset:
         warnings=found.warnings,
         gray=found.gray,
         stamps=found.stamps,
+        texts=found.texts,
     )
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetune.artifact import Preprocess, TensorSpec
+from edgetune.artifact import How, TensorSpec
 from edgetune.data.calibration import choose_samples, load_manifest, load_preset
 from edgetune.data.folders import Dataset, Sample
-from edgetune.data.images import as_input, pixels
+from edgetune.data.reader import arranged, for_file, frames
 from edgetune.data.unlabelled import held_out
 from edgetune.errors import ConfigError
 from edgetune.progress import Progress
@@ -67,22 +67,22 @@ class Material:
     samples: tuple[Sample, ...] = ()
 
 
-def from_images(
+def from_samples(
     data: Dataset,
     settings: QuantizeSection,
     manifest: Path | None,
-    preprocess: Preprocess,
-    takes: TensorSpec,
+    preprocess: How,
+    takes: Sequence[TensorSpec],
     progress: Progress,
 ) -> Material:
-    """Choose images to calibrate with, and others to judge with.
+    """Choose images or texts to calibrate with, and others to judge with.
 
     Args:
         data: calibration images come from its training split.
         settings: how many and which.
         manifest: a pinned calibration set; takes the place of the choice.
-        preprocess: how an image becomes an input.
-        takes: the input: which type, and where in its shape the channels are.
+        preprocess: how a sample becomes an input.
+        takes: the inputs: which type, and of images where in the shape the channels are.
         progress: counts images.
 
     Raises:
@@ -104,8 +104,8 @@ def from_images(
 
     def inputs(part: Sequence[Sample], what: str) -> Inputs:
         def make() -> Iterator[Batch]:
-            for batch in pixels(data.root, part, preprocess, BATCH):
-                yield as_input(batch, preprocess, takes)
+            for batch in frames(data.root, arranged(data.root, part, preprocess), preprocess, BATCH):
+                yield for_file(batch, preprocess, takes)
 
         return Inputs(make, len(part), what, progress)
 
@@ -146,7 +146,7 @@ def from_arrays(data: Sequence[Batch], compare_on: Sequence[Batch] | None, progr
 
 
 def _length(batch: Batch) -> int:
-    return len(batch) if isinstance(batch, np.ndarray) else 1
+    return len(batch) if isinstance(batch, np.ndarray) else len(next(iter(batch.values()), ()))
 
 
 def _digest(data: Sequence[Batch]) -> str:

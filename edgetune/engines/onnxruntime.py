@@ -196,13 +196,13 @@ class Session:
             )
 
     def run(self, batch: NDArray[Any] | Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Run a batch of any size through a network with one input, or an array for each of several.
+        """Run a batch of any size: an array for a network with one input, or one for each of several.
 
         A network with a static batch of another size is fed in parts, the last one filled up with
         repetitions whose results are dropped.
 
         Args:
-            batch: `[N, ...]`; or by the inputs' names, arrays that fit as they are.
+            batch: `[N, ...]`; or by the inputs' names, arrays of N rows each, or such that fit as they are.
 
         Returns:
             One array per output; an output with a batch dimension has N rows.
@@ -211,19 +211,18 @@ class Session:
             ConfigError: the batch does not fit the network's inputs.
             StageError: ONNX Runtime stopped.
         """
-        if not isinstance(batch, np.ndarray):
-            return self._run(self._fitted(batch))
-        spec = self._check(batch)
-        size = spec.shape[0]
-        if not isinstance(size, int) or size == len(batch):
-            return self._run({spec.name: np.ascontiguousarray(batch)})
+        feed = {self._check(batch).name: batch} if isinstance(batch, np.ndarray) else self._fitted(batch)
+        rows = {values.shape[:1] for values in feed.values()}
+        sizes = {spec.shape[:1] for spec in self.inputs}
+        if len(rows) > 1 or len(sizes) > 1 or sizes <= rows or not all(isinstance(n, int) for (n,) in sizes):
+            return self._run({name: np.ascontiguousarray(values) for name, values in feed.items()})
+        (size,), (count,) = sizes.pop(), rows.pop()
         parts = []
-        for start in range(0, len(batch), size):
-            part = batch[start : start + size]
-            missing = size - len(part)
-            filled = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)]) if missing else part
-            parts.append(self._run({spec.name: np.ascontiguousarray(filled)}))
-        return [np.concatenate(list(output))[: len(batch)] for output in zip(*parts, strict=True)]
+        for start in range(0, count, int(size)):
+            # The last one is repeated where too few are left.
+            places = np.minimum(np.arange(start, start + int(size)), count - 1)
+            parts.append(self._run({name: np.ascontiguousarray(v[places]) for name, v in feed.items()}))
+        return [np.concatenate(list(output))[:count] for output in zip(*parts, strict=True)]
 
     def run_once(self, feed: Feed) -> list[NDArray[Any]]:
         """Run once on arrays that fit exactly, with nothing in the way: this is what gets timed.
@@ -259,9 +258,11 @@ class Session:
         names = [spec.name for spec in self.inputs]
         if set(feed) != set(names):
             raise ConfigError(f"{self._name}: takes {', '.join(names)}, not {', '.join(feed) or 'nothing'}")
+        # As many rows of each: they can be cut into what the network takes at once.
+        common = len({feed[name].shape[:1] for name in names}) == len({s.shape[:1] for s in self.inputs}) == 1
         for spec in self.inputs:
-            self._refuse_unfit(spec, feed[spec.name], 0)
-        return {name: np.ascontiguousarray(feed[name]) for name in names}
+            self._refuse_unfit(spec, feed[spec.name], int(common and len(spec.shape) > 0))
+        return {name: feed[name] for name in names}
 
     def _check(self, batch: NDArray[Any]) -> TensorSpec:
         if len(self.inputs) != 1:

@@ -158,7 +158,7 @@ def _decoder(
     """Return a function that makes the next input of image files, decoding and all."""
     beside = (path.parent / ARTIFACT_FILE).is_file() and asked.preprocess is None
     origin = Artifact.load(path.parent) if beside else None
-    own = origin.preprocess if origin and path.name in origin.files else None
+    own = origin.of_images() if origin and path.name in origin.files else None
     try:
         preprocess = preprocess_as(own or asked.preprocess, image_input(inputs, known=own is not None))
     except ConfigError as error:

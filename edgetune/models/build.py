@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgetune.artifact import Preprocess
+from edgetune.artifact import How, Preprocess, Tokens
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.models.rows import MODELS, ModelRow, model_row
 from edgetune.models.weights import State, fill, fits, read_state, wanted
 
 
-def preprocess_for(name: str, channels: int, size_px: int = 0) -> Preprocess:
+def preprocess_for(name: str, channels: int, size_px: int = 0, length: int = 0) -> How:
     """Return how inputs of a network are prepared.
 
     Args:
@@ -24,12 +24,19 @@ def preprocess_for(name: str, channels: int, size_px: int = 0) -> Preprocess:
         channels: 3, or 1, where mean and standard deviation are averaged.
         size_px: side of the square input; 0: the network's own. The resize before the centre crop keeps
             its proportion.
+        length: of texts, tokens of the longest input; 0: the network's own.
 
     Raises:
-        ConfigError: another number of channels, or a size that the network does not take.
+        ConfigError: another number of channels, a size or a length that the network does not take.
     """
     row = model_row(name)
     own = row.preprocess
+    if isinstance(own, Tokens):
+        if length > row.most or length in (1, 2):
+            raise ConfigError(
+                f"{name}: takes 3 to {row.most} tokens, not {length}", hint="model.length: 0 is its own"
+            )
+        return own.model_copy(update={"length": length, "lengths": (length,)}) if length else own
     size_px = size_px or own.size_px
     if channels not in (1, 3):
         raise ConfigError(f"{name}: inputs have 1 or 3 channels, not {channels}")
@@ -95,6 +102,7 @@ def build_model(
     """
     row = model_row(name)
     preprocess_for(name, channels, size_px)
+    own = row.preprocess
     if classes < 1:
         raise ConfigError(f"{name}: a network needs at least one class")
     if adapter not in ("sum", "conv"):
@@ -103,7 +111,7 @@ def build_model(
         torch.default_generator.manual_seed(seed)
         net = row.build(classes)
     state = _state(row, weights)
-    adapt = channels != row.preprocess.channels
+    adapt = isinstance(own, Preprocess) and channels != own.channels
     # Weights of a network that was adapted before already fit the adapted one.
     if adapt and state and _adapted(row, state, channels):
         _adapt(net, row, adapter)
@@ -144,12 +152,12 @@ def head_of(net: nn.Module, name: str) -> nn.Module:
 
 
 @torch.inference_mode()
-def operations(net: nn.Module, preprocess: Preprocess) -> int:
+def operations(net: nn.Module, preprocess: How) -> int:
     """Count the multiply-accumulates of convolutions and linear layers for one input.
 
     Args:
         net: on any device, `meta` too; its mode is left as it was.
-        preprocess: gives the input `[1, C, H, W]`.
+        preprocess: gives the input, `[1, C, H, W]` of images or `[1, 2, L]` of texts.
     """
     total = 0
 
@@ -162,10 +170,15 @@ def operations(net: nn.Module, preprocess: Preprocess) -> int:
     layers = [module for module in net.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    side = preprocess.size_px
+    shape = (
+        (1, 2, preprocess.length)
+        if isinstance(preprocess, Tokens)
+        else (1, preprocess.channels, preprocess.size_px, preprocess.size_px)
+    )
+    kind = torch.int64 if isinstance(preprocess, Tokens) else torch.float32
     trained = {module: module.training for module in net.modules()}
     try:
-        net.eval()(torch.zeros(1, preprocess.channels, side, side, device=device))
+        net.eval()(torch.zeros(shape, dtype=kind, device=device))
     finally:
         for hook in hooks:
             hook.remove()
@@ -193,6 +206,7 @@ def _adapt(net: nn.Module, row: ModelRow, adapter: str) -> None:
     With the averaged mean m and deviation s, a gray input u stands for the value v = s u + m, and the
     stem's channel c was made for (v - m_c) / s_c = (s / s_c) u + (m - m_c) / s_c.
     """
+    assert isinstance(row.preprocess, Preprocess)
     mean, std = torch.tensor(row.preprocess.mean), torch.tensor(row.preprocess.std)
     scale, shift = std.mean() / std, (mean.mean() - mean) / std
     for name in row.stems:

@@ -5,6 +5,7 @@ It may import errors and artifact.
 
 from typing import Any
 
+from edgetune.artifact import Tokens
 from edgetune.models.build import operations, skeleton
 from edgetune.models.rows import MODELS, model_row
 
@@ -25,13 +26,17 @@ def describe_model(name: str) -> dict[str, Any]:
         net = skeleton(row)
         parameters = sum(parameter.numel() for parameter in net.parameters())
         macs = operations(net, row.preprocess)
+    own = row.preprocess
+    if isinstance(own, Tokens):
+        takes: dict[str, Any] = {"length": own.length, "most": row.most}
+    else:
+        least = own.size_px if row.step_px == 0 else max(row.least_px, row.step_px)
+        takes = {"size_px": own.size_px, "least_px": least, "channels": own.channels}
     return {
         "name": name,
         "parameters": parameters,
         "operations": macs,
-        "size_px": row.preprocess.size_px,
-        "least_px": row.preprocess.size_px if row.step_px == 0 else max(row.least_px, row.step_px),
-        "channels": row.preprocess.channels,
+        **takes,
         "weights": row.weights,
         "source": row.source,
         "head": row.head,

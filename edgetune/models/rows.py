@@ -12,13 +12,14 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.mobilenetv2 import MobileNetV2
 
-from edgetune.artifact import Preprocess
+from edgetune.artifact import How, Preprocess
 from edgetune.errors import ConfigError, nearest
 from edgetune.models.weights import fetch_torchvision, read_state
 
 Groups = tuple[tuple[str, ...], ...]
 
 TIMM = "timm:"
+HF = "hf:"
 CIFAR10 = Path(__file__).parent.parent / "weights" / "mobilenet_v2_035_cifar10.safetensors"
 
 
@@ -31,7 +32,7 @@ class ModelRow:
         head: dotted name of the last module: `logits = head(features).flatten(1)`.
         stems: dotted names of the convolutions that see the input.
         groups: dotted names of modules, shallow to deep; with the head they hold every parameter.
-        preprocess: what the pretrained weights expect.
+        preprocess: what the pretrained weights expect, of images or of texts.
         weights: name of the pretrained weights.
         fetch: gets them as a state dict: from the package, a cache or the network.
         source: what the weights were trained on, by whom, under which licence.
@@ -41,13 +42,15 @@ class ModelRow:
         operations: multiply-accumulates at its own input size; 0: count them.
         least_px: smallest input it makes sense of.
         step_px: the input's side must be a multiple of it; 0: only its own size will do.
+        rate: share of the usual learning rates where its pretrained layers learn.
+        most: of texts, tokens of the longest input that it takes.
     """
 
     build: Callable[[int], nn.Module]
     head: str
     stems: tuple[str, ...]
     groups: Groups
-    preprocess: Preprocess
+    preprocess: How
     weights: str
     fetch: Callable[[], dict[str, Tensor]]
     source: str
@@ -57,6 +60,8 @@ class ModelRow:
     operations: int = 0
     least_px: int = 32
     step_px: int = 1
+    rate: float = 1.0
+    most: int = 0
 
 
 def build_cifar10(classes: int) -> nn.Module:
@@ -208,11 +213,11 @@ MODELS: dict[str, ModelRow] = {
 
 
 def model_row(name: str) -> ModelRow:
-    """Return the row of a network; `timm:NAME` builds one on the spot.
+    """Return the row of a network; `timm:NAME` and `hf:NAME` build one on the spot.
 
     Raises:
         ConfigError: no such network; the hint names the nearest ones.
-        MissingTool: a timm network, and timm is not installed.
+        MissingTool: a network of timm or transformers, and that is not installed.
     """
     if name in MODELS:
         return MODELS[name]
@@ -220,6 +225,11 @@ def model_row(name: str) -> ModelRow:
         from edgetune.models.timm_row import timm_row
 
         return timm_row(name.removeprefix(TIMM))
+    if name.startswith(HF):
+        from edgetune.models.text import text_row
+
+        return text_row(name.removeprefix(HF))
     raise ConfigError(
-        f"unknown network {name!r}", hint=f"{nearest(name, MODELS)} (edgetune models list; timm:NAME)"
+        f"unknown network {name!r}",
+        hint=f"{nearest(name, MODELS)} (edgetune models list; timm:NAME; for texts hf:NAME)",
     )

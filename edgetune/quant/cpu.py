@@ -57,7 +57,7 @@ def place(graph: Graph, excluded: frozenset[str] = frozenset()) -> Plan:
         inputs = [node.input[0]] if node.op_type in WEIGHTED else graph.variables(node)
         tensors.update(dict.fromkeys(inputs))
         result = _after_vanishing(graph, node)
-        if result is not None:
+        if result is not None and not _goes_on_in_float(graph, node, names):
             tensors[result] = None
     groups = Groups()
     for node in graph.nodes:
@@ -132,6 +132,15 @@ def _without_successor(graph: Graph, int8: list[NodeProto]) -> set[str]:
     return {node.name for node in int8} - kept
 
 
+def _goes_on_in_float(graph: Graph, node: NodeProto, names: set[str]) -> bool:
+    """Whether a matrix product's result is read in float alone: rounding it to 8 bits would be for nothing.
+
+    So it is in transformers, where a bias is added behind the product. Its kernel then gives float.
+    """
+    after = readers(graph, node.output[0])
+    return node.op_type == "MatMul" and not any(n.name in names or n.op_type in VANISHING for n in after)
+
+
 def _after_vanishing(graph: Graph, node: NodeProto) -> str | None:
     """Return the tensor on which a node's Q stands: its output, or the one behind its Relu or Clip.
 
@@ -195,7 +204,25 @@ def render(graph: Graph, plan: Plan, scales: dict[str, Scale], largest: int = FU
         axis = weight_axis(graph, node) if node.name in plan.weighted else None
         if axis is not None:
             _render_weights(writer, node, axis, float(scales[node.input[0]].scale), largest)
+            _keep_apart(writer, node, plan)
     return write(writer, pairs)
+
+
+def _keep_apart(writer: Writer, node: NodeProto, plan: Plan) -> None:
+    """Keep ONNX Runtime from joining a product that gives float with its bias into a Gemm, which it runs in float.
+
+    It joins those whose bias is a vector (MatMulAddFusion, before it looks at Q/DQ); as [1, 1, N] it adds the same.
+    """
+    graph = writer.graph
+    after = graph.sole_consumer(node.output[0])
+    rank = len(graph.shape(node.output[0]) or ())
+    if node.op_type != "MatMul" or node.output[0] in plan.reads or after is None or after.op_type != "Add":
+        return
+    for index, name in enumerate(after.input):
+        bias = graph.constants.get(name)
+        if bias is not None and bias.ndim == 1 and rank > 2:
+            wide = writer.constant(f"{name}/wide", bias.reshape([1] * (rank - 1) + [-1]))
+            writer.rewire(after, index, wide)
 
 
 def _render_weights(writer: Writer, node: NodeProto, axis: int, input_scale: float, largest: int) -> None:

@@ -42,8 +42,10 @@ class Channelwise:
     rms: NDArray[np.float32]
 
 
-def channelwise(graph: Graph, tensors: Sequence[str], batches: Iterable[Batch]) -> dict[str, Channelwise]:
-    """Run the FP32 network and look at the channels (dimension 1) of some of its tensors."""
+def channelwise(
+    graph: Graph, tensors: Sequence[str], batches: Iterable[Batch], axis: int = 1
+) -> dict[str, Channelwise]:
+    """Run the FP32 network and look at the channels (the dimension `axis`) of some of its tensors."""
     network = Tapped(graph, [name for name in tensors if name not in graph.inputs])
     peaks: dict[str, NDArray[np.float32]] = {}
     squares: dict[str, NDArray[np.float32]] = {}
@@ -54,7 +56,8 @@ def channelwise(graph: Graph, tensors: Sequence[str], batches: Iterable[Batch]) 
         for name in tensors:
             if values[name].ndim < 2:
                 continue
-            others = tuple(axis for axis in range(values[name].ndim) if axis != 1)
+            rank = values[name].ndim
+            others = tuple(other for other in range(rank) if other != axis % rank)
             peak = np.abs(values[name]).max(axis=others)
             peaks[name] = np.maximum(peaks[name], peak) if name in peaks else peak
             squares[name] = squares.get(name, np.float32(0)) + np.square(values[name]).mean(axis=others)
@@ -208,7 +211,7 @@ def _factors(channels: _Channels, seen: Mapping[str, Channelwise]) -> dict[int, 
     for tensor, statistics in seen.items():
         if tensor not in channels.ids or len(statistics.peak) != len(channels.ids[tensor]):
             continue
-        best = _best_factors(channels.graph, tensor, statistics)
+        best = best_factors(channels.graph, tensor, statistics)
         # A channel that two tensors share takes the smaller of their factors.
         for root, factor in zip(channels.roots(tensor).tolist(), best.tolist(), strict=True):
             wanted[root] = min(wanted.get(root, LARGEST_FACTOR), factor)
@@ -216,7 +219,7 @@ def _factors(channels: _Channels, seen: Mapping[str, Channelwise]) -> dict[int, 
     return {root: min(f, limits.get(root, f)) for root, f in wanted.items() if root not in fixed}
 
 
-def _best_factors(graph: Graph, tensor: str, seen: Channelwise) -> NDArray[np.float64]:
+def best_factors(graph: Graph, tensor: str, seen: Channelwise) -> NDArray[np.float64]:
     """Return the factors at which rounding the tensor and rounding the weights cost the same.
 
     A factor s divides what rounding the activation adds, `step_x |w| / s`, and multiplies what rounding

@@ -21,14 +21,8 @@ from edgetune.progress import Progress, Silent
 from edgetune.quant.collect import Batch, parts
 from edgetune.quant.compare import compare
 from edgetune.quant.draft import Draft, Rendering, draft
-from edgetune.quant.sensitivity import (
-    Layer,
-    leave_out,
-    noise_by_layer,
-    rank,
-    relieving,
-    sqnr_of,
-)
+from edgetune.quant.graph import Graph
+from edgetune.quant.sensitivity import Layer, leave_out, noise_by_layer, rank, relieving, sqnr_of
 from edgetune.recipe import Gates
 
 if TYPE_CHECKING:
@@ -38,7 +32,7 @@ if TYPE_CHECKING:
 METHODS = ("plain", "auto", "best")
 FIRST = "ranges"
 # Rungs that change the network or its ranges, and neither integers nor biases by what was computed with them.
-UNCORRECTED = (FIRST, "equalization", "centering", "relief")
+UNCORRECTED = (FIRST, "equalization", "smoothing", "centering", "relief")
 # A rung is kept for at least this much.
 LEAST_GAIN_DB = 0.05
 # Every fourth calibration input judges the rungs instead: at least and at most so many.
@@ -218,15 +212,27 @@ Rung = Callable[[Climb, Limits], tuple[Draft | None, str]]
 
 def _equalize(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
     from edgetune.quant.equalize import channelwise, equalize
-    from edgetune.quant.graph import Graph
 
     best = state.best
     seen = channelwise(best.graph, list(best.plan.reads), state.batches[:CORRECTED_ON])
     model, factors = equalize(best.graph, seen)
     if not factors:
         return None, "no channels can be scaled: nothing but ReLU, pooling or additions may stand between"
-    made = draft(Graph(model), state.rendering, state.batches, state.ranges, best.excluded)
-    return made, f"{factors} channels scaled"
+    return _rescaled(state, model), f"{factors} channels scaled"
+
+
+def _rescaled(state: Climb, model: ModelProto) -> Draft:
+    return draft(Graph(model), state.rendering, state.batches, state.ranges, state.best.excluded)
+
+
+def _smooth(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
+    from edgetune.quant.smooth import smoothed
+
+    best = state.best
+    model, factors = smoothed(best.graph, best.plan.reads, state.batches[:CORRECTED_ON])
+    if not factors:
+        return None, "no LayerNorm makes channels of unlike ranges for a product of weights"
+    return _rescaled(state, model), f"{factors} channels behind LayerNorms scaled"
 
 
 def _center(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
@@ -342,6 +348,7 @@ def _mix(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
 # In the order in which they are tried: what costs least comes first.
 RUNGS: dict[str, Rung] = {
     "equalization": _equalize,
+    "smoothing": _smooth,
     "centering": _center,
     "relief": _relieve,
     "bias": _correct_bias,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import computed_field
 
 from edgetune.recipe import Gates, Section
+from edgetune.report import wording
 from edgetune.report.gate_rows import (
     ENGINE_GATES,
     ESTIMATED_GATES,
@@ -322,4 +323,5 @@ def _counted(
 
 
 def _counted_noun(count: int, noun: str) -> str:
+    noun = wording.named(noun)
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

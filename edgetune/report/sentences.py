@@ -64,9 +64,10 @@ def drop_sentence(accuracy: Accuracy) -> str:
         some = accuracy.images and accuracy.of and accuracy.images < accuracy.of
         images = f"Of {wording.count(accuracy.images, 'test image')}, " if accuracy.images else ""
         if some:
-            images = (
+            judged = (
                 f"Of the {wording.count(accuracy.images)} test images judged (there are {accuracy.of:,}), "
             )
+            images = wording.named(judged)
         parts.append(f"{images}INT8 gets {drop.worse} wrong that FP32 gets right, "
                      f"and {drop.better} right that FP32 gets wrong")  # fmt: skip
     if drop.points is not None:

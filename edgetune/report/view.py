@@ -258,7 +258,7 @@ def parity_rows(parity: Parity) -> list[tuple[str, str, str]]:
     """Return what was compared: words, FP32 ONNX against torch, INT8 against FP32."""
     sides = (parity.fp32_vs_torch, parity.int8_vs_fp32)
     rows = [
-        ("images", *(wording.count(s.images) for s in sides)),
+        (wording.named("images"), *(wording.count(s.images) for s in sides)),
         ("same top-1 class", *(wording.percent(s.agreement) for s in sides)),
         ("mean cosine", *(wording.quantity(s.cosine_mean, "") for s in sides)),
         ("lowest cosine", *(wording.quantity(s.cosine_min, "") for s in sides)),

@@ -21,6 +21,7 @@ WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 RUNGS = {
     "ranges": "ranges alone",
     "equalization": "cross-layer equalization",
+    "smoothing": "smoothing behind LayerNorms",
     "centering": "centering",
     "relief": "relief",
     "bias": "bias correction",

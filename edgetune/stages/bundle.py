@@ -18,11 +18,12 @@ import onnx
 from numpy.typing import NDArray
 
 from edgetune import device
-from edgetune.artifact import Artifact, Preprocess, TensorSpec, disk_error, sha256_of, write_atomic
+from edgetune.artifact import TOKENIZER_FILE, Artifact, How, Tokens, disk_error, sha256_of, write_atomic
 from edgetune.data.calibration import choose_samples
 from edgetune.data.folders import Dataset
-from edgetune.data.images import as_input, load, normalise, pixels
-from edgetune.data.inputs import BATCH, Inputs
+from edgetune.data.images import normalise
+from edgetune.data.inputs import BATCH, Batch, Inputs
+from edgetune.data.reader import for_file, frames
 from edgetune.data.subset import chosen, interleaved, relabelled
 from edgetune.device import by_hand
 from edgetune.device.packing import PROGRAM, pack, write_program
@@ -42,11 +43,10 @@ OBSERVED = 128
 # Samples that take a process each, where a device has trtexec alone: as few as the gates take.
 TRTEXEC_SAMPLES = 100
 # Files that not every bundle has: an earlier one's do not stay.
-SOMETIMES = (TABLE, SCALES, by_hand.SCRIPT, "int8.onnx", "int8.expected.bin")
+SOMETIMES = (TABLE, TOKENIZER_FILE, SCALES, by_hand.SCRIPT, "int8.onnx", "int8.expected.bin")
 TIMING = {"warmup_s": 2.0, "seconds": 30.0, "queries": 1000, "rounds": 30, "limit_s": 300.0}
 # What expected outputs are of; in the plan of work, for whoever reads it.
 MEANT = {"fp16": "the FP32 network", "int8": "the INT8 network with Q/DQ"}
-Frames = NDArray[np.uint8]
 
 README = """\
 This folder builds and measures TensorRT engines on a device. Copy it there, and run in it:
@@ -60,10 +60,16 @@ done before is not done again. Results go to {results}/; bring {results}/ back, 
     python3 {program} probe            what the device is, and what would spoil a measurement
     python3 {program} --lock-clocks    lock the clocks meanwhile (asks sudo for nvpmodel and jetson_clocks)
 
-classify.py and classify.cpp show how an engine classifies one frame; their first lines say how to run them.
+{examples}
 
 Made for {label}: {title}, TensorRT {tensorrt}{where}.
 """
+OF_IMAGES = """\
+classify.py and classify.cpp show how an engine classifies one frame; their first lines say how to run them."""
+OF_TEXTS = f"""\
+{TOKENIZER_FILE} is the tokenizer, for the application, as the library tokenizers reads it; the samples here are
+numbers of tokens already. Texts are cut at {{length}} tokens and filled up to as many with the number {{pad}};
+attention_mask is 1 where there is text, and 0 behind it."""
 WITHOUT_QDQ = f"""
 This DLA takes no Q/DQ. int8.onnx is the quantized network without, and {SCALES} holds its scales; the program
 hands both to TensorRT, which rounds in places of its own. What the INT8 engine should give is what ONNX Runtime
@@ -143,7 +149,7 @@ def bundle(
     }
 
 
-def _checked(network: Artifact, int8: Artifact | None, target: Target) -> Preprocess:
+def _checked(network: Artifact, int8: Artifact | None, target: Target) -> How:
     """Refuse what no engine could be built of."""
     if target.is_host:
         raise ConfigError(
@@ -158,18 +164,26 @@ def _checked(network: Artifact, int8: Artifact | None, target: Target) -> Prepro
             hint="run it for that device: edgetune run RECIPE --profile NAME",
         )
     check_input("uint8_nhwc" if network.inputs[0].dtype == "uint8" else "", target.runtime)
-    if network.preprocess is None:
+    preprocess = network.preprocess
+    if preprocess is None:
         raise ArtifactError(
             f"{network.path}: does not say how inputs are preprocessed", hint="export it again"
         )
+    if isinstance(preprocess, Tokens) and len(preprocess.lengths) > 1:
+        raise ConfigError(
+            f"{network.path}: takes texts of {', '.join(map(str, preprocess.lengths))} tokens; an engine here is built "
+            "for one length",
+            hint="export it for one: export.lengths: [64]",
+        )
     shapes = [spec.shape for spec in network.inputs]
-    if len(shapes) != 1 or shapes[0][0] != 1:
+    one = isinstance(preprocess, Tokens) or len(shapes) == 1
+    if not one or any(shape[0] != 1 for shape in shapes):
         raise ConfigError(
             f"{network.path}: takes {', '.join(str(list(shape)) for shape in shapes)}; a bundle verifies one "
             "input at a time",
             hint="export it with export.batch: 1",
         )
-    return network.preprocess
+    return preprocess
 
 
 def _check_places(into: Path, archive: Path) -> None:
@@ -199,7 +213,7 @@ def _fill(
     int8: Artifact | None,
     data: Dataset,
     target: Target,
-    preprocess: Preprocess,
+    preprocess: How,
     name: str,
     most: int,
     dla_core: int | None,
@@ -217,24 +231,27 @@ def _fill(
     right = {"fp16": Session(network.file("model.onnx"))}
     if int8:
         if beside:
-            _write_without_qdq(folder, int8, data, target, preprocess, network.inputs[0], progress)
+            _write_without_qdq(folder, int8, data, target, network, progress)
         else:
             shutil.copyfile(int8.file("model.onnx"), folder / "int8.onnx")
         right["int8"] = Session(int8.file("model.onnx"), exact=True)
-    frames = (load(data.root / sample.path, preprocess) for sample in picked)
-    takes = network.inputs[0]
-    expected = _write_samples(folder, frames, preprocess, takes, right, len(picked), progress)
-    raw = takes.dtype == "uint8"
-    if not raw:
+    takes, *more = network.inputs
+    read = frames(data.root, picked, preprocess, 1)
+    expected = _write_samples(folder, read, preprocess, network, right, len(picked), progress)
+    raw = isinstance(preprocess, Tokens) or takes.dtype == "uint8"
+    if isinstance(preprocess, Tokens):
+        shutil.copyfile(preprocess.file, folder / TOKENIZER_FILE)
+    elif not raw:
         levels = np.tile(np.arange(256, dtype=np.uint8), (preprocess.channels, 1))
         (folder / TABLE).write_bytes(normalise(levels[None, :, :, None], preprocess).astype("<f4").tobytes())
     write_program(folder / PROGRAM)
-    _tell(folder, target, len(picked), dla_core, beside)
+    _tell(folder, target, preprocess, len(picked), dla_core, beside)
     work = {
         "schema_version": SCHEMA,
         "name": name,
         "wanted": wanted(target) | {"dla_core": dla_core},
         "input": takes.model_dump(),
+        **({"more_inputs": [spec.model_dump() for spec in more]} if more else {}),
         "outputs": [spec.model_dump() for spec in network.outputs],
         "classes": list(network.classes),
         "preprocess": preprocess.model_dump(mode="json"),
@@ -260,7 +277,7 @@ def _fill(
     return work
 
 
-def _tell(folder: Path, target: Target, samples: int, dla_core: int | None, beside: bool) -> None:
+def _tell(folder: Path, target: Target, how: How, samples: int, dla_core: int | None, beside: bool) -> None:
     """Write what tells people how to go on: a text and examples, or a script where the engine is built by hand."""
     if target.no_int8:
         (folder / by_hand.SCRIPT).write_text(by_hand.script(target), encoding="utf-8")
@@ -273,11 +290,12 @@ def _tell(folder: Path, target: Target, samples: int, dla_core: int | None, besi
             work=WORK_FILE,
         )
     else:
-        for name in EXAMPLES:
+        for name in () if isinstance(how, Tokens) else EXAMPLES:
             shutil.copyfile(Path(str(device.__file__)).with_name("examples") / name, folder / name)
         text = README.format(
             program=PROGRAM, results=RESULTS, work=WORK_FILE, label=target.label, title=target.profile.title,
             tensorrt=target.runtime.tensorrt, where="" if dla_core is None else f", on DLA {dla_core}",
+            examples=OF_TEXTS.format(length=how.length, pad=how.pad) if isinstance(how, Tokens) else OF_IMAGES,
         )  # fmt: skip
         text += WITHOUT_QDQ if beside else ""
     (folder / "README.txt").write_text(text, encoding="utf-8")
@@ -285,24 +303,28 @@ def _tell(folder: Path, target: Target, samples: int, dla_core: int | None, besi
 
 def _write_samples(
     folder: Path,
-    frames: Iterator[Frames],
-    preprocess: Preprocess,
-    takes: TensorSpec,
+    read: Iterator[NDArray[Any]],
+    preprocess: How,
+    network: Artifact,
     right: dict[str, Session],
     number: int,
     progress: Progress,
 ) -> dict[str, str]:
-    """Write inputs as uint8, and what each network makes of them as float32 `[N, K]`.
+    """Write inputs, and what each network makes of them as float32 `[N, K]`.
 
-    Where networks take uint8, as they take it, `[N, H, W, C]`; else `[N, C, H, W]`.
+    Pixels as uint8: where networks take that, as they take it, `[N, H, W, C]`; else `[N, C, H, W]`. Of a text, one
+    network's input after the other.
     """
     expected = {name: f"{name}.expected.bin" for name in right}
     opened = {name: (folder / file).open("wb") for name, file in expected.items()}
     progress.begin("bundle", number, "sample")
     with (folder / INPUTS).open("wb") as inputs:
-        for one in frames:
-            given = as_input(one[None], preprocess, takes)
-            inputs.write((given if takes.dtype == "uint8" else one).tobytes())
+        for one in read:
+            given = for_file(one, preprocess, network.inputs)
+            if isinstance(given, np.ndarray):
+                inputs.write((given if given.dtype == np.uint8 else one).tobytes())
+            else:
+                inputs.write(b"".join(given[spec.name].tobytes() for spec in network.inputs))
             for name, session in right.items():
                 outputs = session.run(given)
                 opened[name].write(outputs[0].astype("<f4").tobytes())
@@ -314,27 +336,22 @@ def _write_samples(
 
 
 def _write_without_qdq(
-    folder: Path,
-    int8: Artifact,
-    data: Dataset,
-    target: Target,
-    preprocess: Preprocess,
-    takes: TensorSpec,
-    progress: Progress,
+    folder: Path, int8: Artifact, data: Dataset, target: Target, network: Artifact, progress: Progress
 ) -> None:
     """Write the quantized network without Q/DQ and the scales of its tensors."""
     samples = choose_samples(data, OBSERVED, "balanced", 0)
+    how = network.of_images()
 
-    def batches() -> Iterator[NDArray[Any]]:
-        for frames in pixels(data.root, samples, preprocess, BATCH):
-            yield as_input(frames, preprocess, takes)
+    def batches() -> Iterator[Batch]:
+        for part in frames(data.root, samples, how, BATCH):
+            yield for_file(part, how, network.inputs)
 
-    network, scales = implicit.render(
+    model, scales = implicit.render(
         onnx.load_model(int8.file("model.onnx")),
         reader_of(target, dla=True),
         Inputs(batches, len(samples), "scales", progress),
     )
-    onnx.save_model(network, folder / "int8.onnx")
+    onnx.save_model(model, folder / "int8.onnx")
     (folder / SCALES).write_text(json.dumps(scales, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

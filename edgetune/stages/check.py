@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgetune.artifact import Artifact, Preprocess, TensorSpec, write_atomic
+from edgetune.artifact import Artifact, How, TensorSpec, Tokens, write_atomic
 from edgetune.data.folders import Dataset, Sample
-from edgetune.data.images import as_input, normalise, pixels
+from edgetune.data.reader import Given, arranged, for_file, for_torch, frames
 from edgetune.data.subset import chosen, relabelled
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
@@ -38,9 +38,9 @@ CONFUSION_CLASSES = 200
 TITLES = {"torch": "torch", "fp32": "FP32 ONNX", "int8": "INT8"}
 
 Logits = NDArray[np.float32]
-Run = Callable[[NDArray[Any]], Logits]
-# What torch takes of a batch of images, and what the files take.
-Batch = tuple[NDArray[np.float32], NDArray[Any]]
+Run = Callable[[Any], Logits]
+# What torch takes of a batch of samples, and what the files take.
+Batch = tuple[NDArray[Any], Given]
 Predictions = dict[str, NDArray[np.int64]]
 Confidences = dict[str, NDArray[np.float64]]
 
@@ -100,14 +100,20 @@ def check(
     if qdq is not None:
         runs["int8"] = _first_output(Session(qdq.file("model.onnx"), exact=standing_in))
         parents["qdq"] = qdq.digest
-    images = pixels(data.root, samples, network.preprocess, BATCH)
-    inputs = _inputs(images, network.preprocess, fp32.inputs[0])
+    samples = list(arranged(data.root, samples, network.preprocess))
+    read = frames(data.root, samples, network.preprocess, BATCH)
+    lengths: list[int] = []
+    inputs = _inputs(read, network.preprocess, fp32.inputs, lengths)
     against_torch, against_fp32, top1, sure = _compare(runs, inputs, samples, len(network.classes), shown)
-    parity = {"fp32_vs_torch": against_torch.figures() | agreement(top1["torch"], top1["fp32"])}
+    parity: dict[str, Any] = {
+        "fp32_vs_torch": against_torch.figures() | agreement(top1["torch"], top1["fp32"])
+    }
     if qdq is not None:
         near = against_fp32.figures() | agreement(top1["fp32"], top1["int8"])
         flips = _flips(samples, top1, network.classes)
         parity["int8_vs_fp32"] = near | {"exact": standing_in, "flips": flips}
+    if isinstance(network.preprocess, Tokens) and len(network.preprocess.lengths) > 1:
+        parity["lengths"] = _by_length(lengths, samples, top1)
     measures = {
         "parity": parity,
         "accuracy": accuracy(samples, top1, network.classes, sure) | {"of": len(data.splits["test"])},
@@ -252,16 +258,36 @@ def _compare(
     return against_torch, against_fp32, top1, {name: np.concatenate(parts) for name, parts in sure.items()}
 
 
+def _by_length(
+    lengths: Sequence[int], samples: Sequence[Sample], top1: Predictions
+) -> list[dict[str, float | int]]:
+    """Say how often each network is right on texts of each length, and how often INT8 says what FP32 does."""
+    truth, own = np.array([sample.label for sample in samples]), np.array(lengths)
+    found = []
+    for length in sorted(set(lengths)):
+        here = own == length
+        row: dict[str, float | int] = {"length": length, "images": int(here.sum())}
+        row |= {name: float((said == truth)[here].mean()) for name, said in top1.items()}
+        if "int8" in top1:
+            row["agreement"] = float((top1["fp32"] == top1["int8"])[here].mean())
+        found.append(row)
+    return found
+
+
 def _inputs(
-    images: Iterable[NDArray[np.uint8]], preprocess: Preprocess, takes: TensorSpec
+    read: Iterable[NDArray[Any]], how: How, takes: Sequence[TensorSpec], lengths: list[int]
 ) -> Iterator[Batch]:
-    for part in images:
-        given = as_input(part, preprocess, takes)
-        yield given if takes.dtype == "float32" else normalise(part, preprocess), given
+    """Yield inputs; `lengths` is told the last dimension of each."""
+    for part in read:
+        lengths += [part.shape[-1]] * len(part)
+        given = for_file(part, how, takes)
+        # A file of images mostly takes what torch does: nothing is normalised twice.
+        same = isinstance(given, np.ndarray) and given.dtype == np.float32
+        yield np.asarray(given) if same else for_torch(part, how), given
 
 
 def _torch_run(net: nn.Module) -> Run:
-    def run(batch: NDArray[np.float32]) -> Logits:
+    def run(batch: NDArray[Any]) -> Logits:
         with torch.inference_mode():
             logits: Logits = net(torch.from_numpy(batch)).numpy()
         return logits

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgetune.artifact import Artifact, hash_json, write_atomic
 from edgetune.data.folders import Dataset, Sample, list_some
-from edgetune.data.images import batches
+from edgetune.data.reader import batches
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.latency.statistics import mean_difference, mean_interval, paired_drop, wilson
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgetune.artifact import Artifact, Preprocess, hash_json, library_versions
+from edgetune.artifact import Artifact, How, Preprocess, hash_json, library_versions
 from edgetune.data.augment import build_augment, knobs
 from edgetune.data.folders import Dataset
+from edgetune.data.reader import example
 from edgetune.errors import ConfigError
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import DistillSection, FinetuneSection, ModelSection
@@ -149,7 +150,7 @@ class _Lesson:
     def __init__(
         self,
         teacher: Teacher,
-        student: Preprocess,
+        student: How,
         settings: FinetuneSection,
         distil: DistillSection,
         unlabelled: bool,
@@ -163,7 +164,8 @@ class _Lesson:
         self._progress = progress
         chosen = knobs(settings.augment)
         # Where nothing is random, all views are the same one.
-        self.views = distil.views if build_augment(chosen, self.view.size_px) else min(distil.views, 1)
+        random = isinstance(self.view, Preprocess) and build_augment(chosen, self.view.size_px)
+        self.views = distil.views if random else min(distil.views, 1)
         if (chosen.mixup or chosen.cutmix) and (self.views or unlabelled):
             why = "some have no label" if unlabelled else "a teacher's kept answers are of one image each"
             progress.line(f"MixUp and CutMix mix images: left out, as {why}")
@@ -176,8 +178,10 @@ class _Lesson:
         if not self.views:
             return lambda batch: self.teacher.answer(seen_by(batch.inputs, view, own))
         # Scaled as the teacher wants it from the start: its answers then serve students of any scaling.
-        spread = view.channels // own.channels
-        scaled = view.model_copy(update={"mean": own.mean * spread, "std": own.std * spread})
+        scaled = view
+        if isinstance(view, Preprocess) and isinstance(own, Preprocess):
+            spread = view.channels // own.channels
+            scaled = view.model_copy(update={"mean": own.mean * spread, "std": own.std * spread})
         parts = [
             self.teacher.digest, sorted(self.teacher.shapes), list(self.teacher.classes), data,
             self.settings.augment.model_dump(mode="json"), self.settings.seed, self.views,
@@ -235,8 +239,7 @@ def _check_features(student: Student, begun: Begun) -> None:
         return
     for phase in begun.phases:
         set_phase(student, student.layout(begun.layout), phase)
-        side = begun.preprocess.size_px
-        student.eval()(torch.zeros(1, begun.preprocess.channels, side, side))
+        student.eval()(torch.from_numpy(example(begun.preprocess, 1)))
         if len(student.features()) == len(student.projections):
             return
     raise ConfigError(
@@ -252,7 +255,7 @@ def _told(teacher: Teacher, distil: DistillSection, lesson: _Lesson, learned: Da
         "teacher": teacher.digest,
         "teacher_parameters": teacher.parameters,
         "teacher_operations": teacher.operations,
-        "teacher_size_px": teacher.preprocess.size_px,
+        "teacher_size_px": getattr(teacher.preprocess, "size_px", None),
         "loss": distil.loss,
         "temperature": distil.temperature or TEMPERATURES[distil.loss],
         "labels": distil.labels,

@@ -14,7 +14,7 @@ from torch import nn
 
 from edgetune.artifact import Artifact, write_atomic
 from edgetune.data.folders import Dataset
-from edgetune.data.images import batches
+from edgetune.data.reader import batches
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.latency.statistics import PairedDrop, paired_drop, wilson
 from edgetune.models import operations
@@ -72,7 +72,7 @@ def distillation(
             "network": teacher.details.get("model", {}).get("name", "ONNX file"),
             "parameters": taught.parameters,
             "operations": taught.operations,
-            "size_px": taught.preprocess.size_px,
+            "size_px": getattr(taught.preprocess, "size_px", None),
             "seconds": teacher.details.get("training", {}).get("seconds"),
         }
     }
@@ -112,7 +112,7 @@ def _student(
         "network": artifact.details["model"]["name"],
         "parameters": sum(p.numel() for p in net.parameters()),
         "operations": operations(net, artifact.preprocess),
-        "size_px": artifact.preprocess.size_px,
+        "size_px": getattr(artifact.preprocess, "size_px", None),
         "seconds": training["seconds"],
     }
     inputs = batches(data.root, data.splits["test"], artifact.preprocess, BATCH)

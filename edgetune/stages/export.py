@@ -24,11 +24,12 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from edgetune.artifact import Artifact, Preprocess, disk_error, library_versions
+from edgetune.artifact import Artifact, How, Preprocess, Tokens, disk_error, library_versions
 from edgetune.data.folders import Dataset
-from edgetune.data.images import as_input, normalise, pixels
+from edgetune.data.reader import NAMES, arranged, example, for_file, for_torch, frames
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
+from edgetune.models.text import Inputs, TextNet
 from edgetune.profile import LEAST_OPSET, STRONG_OPSET, Runtime, check_input
 from edgetune.progress import Progress, Silent
 from edgetune.quant.graph import RANDOM_OPS, reads, reads_inside
@@ -37,7 +38,7 @@ from edgetune.recipe import ExportSection
 from edgetune.training.checkpoint import load_network
 
 MODEL_FILE = "model.onnx"
-INPUT, OUTPUT, BATCH = "input", "logits", "N"
+INPUT, OUTPUT, BATCH, LENGTH = "input", "logits", "N", "L"
 IMAGES = 32
 # Another network, in standard deviations of the logits; what rounding may do is for the gate to judge.
 LARGEST_DIFFERENCE = 0.1
@@ -86,35 +87,54 @@ def export(
     check_input(settings.input, runtime)
     into.mkdir(parents=True, exist_ok=True)
     net = load_network(checkpoint, module)
-    if checkpoint.preprocess is None:
-        raise ArtifactError(f"{checkpoint.path}: a checkpoint without preprocess", hint="make it again")
-    model = _trace(net, checkpoint.preprocess, settings, opset, into / ".torch.onnx")
+    how = _inputs_of(checkpoint, settings)
+    model = _trace(net, how, settings, opset, runtime, into / ".torch.onnx")
     _simplify(model)
-    if settings.input == "uint8_nhwc":
-        take_pixels(model, checkpoint.preprocess)
-    _describe(model, checkpoint, runtime)
+    if isinstance(how, Preprocess) and settings.input == "uint8_nhwc":
+        take_pixels(model, how)
+    _describe(model, checkpoint, how, runtime)
     path = into / MODEL_FILE
     try:
         path.write_bytes(model.SerializeToString(deterministic=True))
     except OSError as error:
         raise disk_error(error, path) from error
     session = _read_back(path, opset, runtime, settings, checkpoint)
-    parity = _parity(net, session, data, checkpoint.preprocess, progress)
+    parity = _parity(net, session, data, how, progress)
     return Artifact(
         kind="onnx",
         classes=checkpoint.classes,
         inputs=session.inputs,
         outputs=session.outputs,
-        preprocess=checkpoint.preprocess,
+        preprocess=how,
         parents={"checkpoint": checkpoint.digest},
         details={
-            "input": settings.input,
+            "input": session.inputs[0].dtype if isinstance(how, Tokens) else settings.input,
             "opset": opset,
             "ir": runtime.ir,
             "nodes": len(model.graph.node),
             "parity": parity,
         },
     ).write(into)
+
+
+def _inputs_of(checkpoint: Artifact, settings: ExportSection) -> How:
+    """Return how the file's inputs are made: a checkpoint's, of texts in the lengths asked for."""
+    how = checkpoint.preprocess
+    if how is None:
+        raise ArtifactError(f"{checkpoint.path}: a checkpoint without preprocess", hint="make it again")
+    if not isinstance(how, Tokens):
+        if settings.lengths:
+            raise ConfigError("export.lengths: texts have lengths, and this network takes images")
+        return how
+    if settings.input != "float32_nchw":
+        raise ConfigError(f"export.input: {settings.input} is of images, and this network takes texts")
+    lengths = tuple(sorted(set(settings.lengths) or {how.length}))
+    if lengths[-1] > how.length:
+        raise ConfigError(
+            f"export.lengths: {lengths[-1]}, and the network was trained with {how.length} tokens at most",
+            hint="model.length says how many",
+        )
+    return how.model_copy(update={"length": lengths[-1], "lengths": lengths})
 
 
 def _opset(settings: ExportSection, runtime: Runtime) -> int:
@@ -138,7 +158,7 @@ def _opset(settings: ExportSection, runtime: Runtime) -> int:
 
 
 def _trace(
-    net: nn.Module, preprocess: Preprocess, settings: ExportSection, opset: int, scratch: Path
+    net: nn.Module, how: How, settings: ExportSection, opset: int, runtime: Runtime, scratch: Path
 ) -> onnx.ModelProto:
     """Let torch write ONNX.
 
@@ -147,20 +167,32 @@ def _trace(
     """
     # A batch of one would be traced as a constant.
     batch = 2 if settings.dynamic else settings.batch
-    sample = torch.zeros(batch, preprocess.channels, preprocess.size_px, preprocess.size_px)
+    sample = torch.from_numpy(example(how, batch))
+    given: tuple[torch.Tensor, ...] = (sample,)
+    names, free = [INPUT], {0: BATCH} if settings.dynamic else {}
+    if isinstance(net, TextNet):
+        # TensorRT reads 64-bit integers from 10.0 on only.
+        kind = torch.int64 if runtime.rendering == "cpu" else torch.int32
+        net, names = Inputs(net).eval(), list(NAMES)
+        given = tuple(sample[:, NAMES[name]].to(kind) for name in names)
+        free |= {1: LENGTH} if isinstance(how, Tokens) and len(how.lengths) > 1 else {}
+    dynamic = dict.fromkeys(names, free) | {OUTPUT: {0: BATCH} if settings.dynamic else {}}
     try:
         with _quiet():
             torch.onnx.export(
                 net,
-                (sample,),
+                given,
                 scratch,
                 dynamo=False,
                 opset_version=min(opset, _OPSET_TORCH),
-                input_names=[INPUT],
+                input_names=names,
                 output_names=[OUTPUT],
-                dynamic_axes={INPUT: {0: BATCH}, OUTPUT: {0: BATCH}} if settings.dynamic else None,
+                dynamic_axes=dynamic if free else None,
             )
             model = onnx.load(scratch)
+            if free and not settings.dynamic:
+                # Of open lengths the exporter does not see that the batch stays.
+                model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = settings.batch
             return onnx.version_converter.convert_version(model, opset) if opset > _OPSET_TORCH else model
     # Tracing runs the network, which may be the user's own and raise anything.
     except Exception as error:
@@ -275,14 +307,14 @@ def _evaluate(
     return [numpy_helper.from_array(np.asarray(v), n) for n, v in zip(wanted, values, strict=True)]
 
 
-def _describe(model: onnx.ModelProto, checkpoint: Artifact, runtime: Runtime) -> None:
+def _describe(model: onnx.ModelProto, checkpoint: Artifact, how: How, runtime: Runtime) -> None:
     """Set the IR version and metadata, and take out what depends on this machine."""
     model.ir_version = runtime.ir
     model.doc_string = model.graph.doc_string = ""
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
-    preprocess = checkpoint.preprocess.model_dump(mode="json") if checkpoint.preprocess else None
+    preprocess = how.model_dump(mode="json")
     helper.set_model_props(
         model,
         {
@@ -319,16 +351,16 @@ def _read_back(
 
 
 def _parity(
-    net: nn.Module, session: Session, data: Dataset, preprocess: Preprocess, progress: Progress
+    net: nn.Module, session: Session, data: Dataset, how: How, progress: Progress
 ) -> dict[str, float | int]:
     """Compare the file with torch on real inputs, evenly spaced over the test split."""
     test = data.splits["test"] or data.splits["train"]
     chosen = [test[i] for i in np.linspace(0, len(test) - 1, min(IMAGES, len(test))).astype(int)]
     parts: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    for batch in pixels(data.root, chosen, preprocess, 8, progress):
+    for batch in frames(data.root, arranged(data.root, chosen, how), how, 8, progress):
         with torch.inference_mode():
-            right = net(torch.from_numpy(normalise(batch, preprocess))).numpy()
-        parts.append((right, session.run(as_input(batch, preprocess, session.inputs[0]))[0]))
+            right = net(torch.from_numpy(for_torch(batch, how))).numpy()
+        parts.append((right, session.run(for_file(batch, how, session.inputs))[0]))
     expected, got = (np.concatenate(side).astype(np.float64) for side in zip(*parts, strict=True))
     if not (np.isfinite(expected).all() and np.isfinite(got).all()):
         raise StageError(

@@ -87,7 +87,7 @@ def finetune(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if target.name == "cuda" else []):
         begun = begin_network(model, data, settings, module, preprocess, weights)
         feeder = Feeder(
-            begun.net, begun.layout, data, begun.preprocess, settings, target, progress,
+            begun.net, begun.layout, data, begun.preprocess, begun.settings, target, progress,
             cache or into / CACHE_FOLDER,
         )  # fmt: skip
         task = Task(
@@ -95,7 +95,7 @@ def finetune(
             phases=begun.phases,
             feeds=feeder,
             loss=objective(settings, feeder.labels, len(data.classes)),
-            settings=settings,
+            settings=begun.settings,
             accelerator=target,
             folder=into / RESUME_FOLDER,
             fingerprint=fingerprint(begun, data, settings),
@@ -106,4 +106,6 @@ def finetune(
     told = training_told(
         course, task, begun.net, time.perf_counter() - began, feeder.decode_seconds, feeder.features_earlier
     )
+    if feeder.cut:
+        told["texts_cut"] = feeder.cut
     return write_checkpoint(begun, data, into, told, settings=settings.model_dump(mode="json"))

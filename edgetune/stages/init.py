@@ -1,4 +1,4 @@
-"""Look at a folder of images and write a commented recipe for it.
+"""Look at a folder of images, or at texts, and write a commented recipe for it.
 
 It knows what is sensible for few or many images. It may import errors, artifact, recipe, profile, data
 and models.
@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from edgetune.artifact import disk_error, write_atomic
+from edgetune.artifact import Tokens, disk_error, write_atomic
 from edgetune.data.folders import Dataset, scan
 from edgetune.errors import ConfigError
 from edgetune.models import model_row
@@ -31,7 +31,7 @@ profile: {profile}    # NAME[:MODE][@JETPACK]; edgetune profiles list
 
 data:
   path: {path}    # relative paths begin at this file's folder
-{cut}
+{task}{cut}
 model:
   name: {model}    # edgetune models list
   weights: {weights}    # default: the pretrained ones (downloaded once); a .safetensors or .pth file; none
@@ -42,14 +42,9 @@ finetune:
   epochs: {epochs}
   batch: {batch}
 {balance}  patience: {patience}    # stop after so many epochs without a better one on val; 0: never
-  augment:
-    preset: {augment}    # none, light, standard, strong; knobs override it: flip: 0.5, rotation_deg: 10
-  seed: 0
+{augment}  seed: 0
 
-export:
-  input: float32_nchw    # uint8_nhwc: the graph takes a camera's pixels and normalises them itself
-
-quantize:
+{export}quantize:
   preset: standard    # calibration images and ranges: quick, standard, thorough
 
 gates:    # a failed gate ends the run with exit code 7
@@ -57,6 +52,22 @@ gates:    # a failed gate ends the run with exit code 7
   int8_agreement_percent_min: 95
   # latency_p50_ms: 10    # judged where a latency was measured
   # size_mb: 8
+"""
+
+
+AUGMENT = """\
+  augment:
+    preset: {augment}    # none, light, standard, strong; knobs override it: flip: 0.5, rotation_deg: 10
+"""
+EXPORT = """\
+export:
+  input: float32_nchw    # uint8_nhwc: the graph takes a camera's pixels and normalises them itself
+
+"""
+EXPORT_TEXTS = """\
+# export:
+#   lengths: [32, 128]    # tokens that texts are filled up to; several: each text to the least that holds it
+
 """
 
 
@@ -88,9 +99,14 @@ def init(
         raise ConfigError(f"--weights {weights}: no such file", hint="default, none, or the path of a file")
     target = load_target(profile)
     here = out.absolute().parent
-    found = scan(DataSection(path=str(data)), data, progress=progress or Silent())
+    texts = isinstance(row.preprocess, Tokens)
+    section = DataSection(path=str(data), task="text-classification" if texts else "image-classification")
+    found = scan(section, data, progress=progress or Silent())
     per_class = len(found.splits["train"]) / max(1, len(found.classes))
     strategy, why, epochs, augment = _advice(per_class)
+    if texts and strategy != "feature-extractor":
+        # A pretrained encoder takes minutes for an epoch, and learns a task in a few.
+        strategy, why, epochs = "partial", "enough texts for the head and the last layers", 3
     counts = [sum(s.label == label for s in found.splits["train"]) for label in range(len(found.classes))]
     lopsided = max(counts) > 3 * max(1, min(counts))
     cut_by_hand = any((data / name).is_dir() for name in ("val", "valid", "validation", "test"))
@@ -100,6 +116,7 @@ def init(
         name=_quoted(_safe_name(data)),
         profile=_quoted(profile),
         path=_quoted(_relative(data, here)),
+        task="  task: text-classification\n" if texts else "",
         cut=""
         if cut_by_hand
         else "  val_share: 0.15    # chooses the best epoch\n  test_share: 0.2    # decides the gates\n",
@@ -109,12 +126,13 @@ def init(
         if found.gray
         else "",
         strategy=strategy,
-        why=why,
+        why=why.replace("images", "texts") if texts else why,
         epochs=epochs,
-        batch=32 if row.preprocess.size_px >= 128 else 64,
+        batch=64 if getattr(row.preprocess, "size_px", 128) < 128 else 32,
         balance="  class_weights: balanced    # the classes differ much in size\n" if lopsided else "",
         patience=5 if epochs > 10 else 0,
-        augment=augment,
+        augment="" if texts else AUGMENT.format(augment=augment),
+        export=EXPORT_TEXTS if texts else EXPORT,
     )
     try:
         here.mkdir(parents=True, exist_ok=True)
@@ -138,7 +156,7 @@ def _advice(per_class: float) -> tuple[str, str, int, str]:
 def _summary(found: Dataset) -> str:
     parts = ", ".join(f"{len(samples)} {split}" for split, samples in found.splits.items())
     faults = f"; {len(found.broken)} unreadable" if found.broken else ""
-    return f"{len(found.classes)} classes; images: {parts}{faults}"
+    return f"{len(found.classes)} classes; {'texts' if found.texts else 'images'}: {parts}{faults}"
 
 
 def _safe_name(data: Path) -> str:

@@ -1,4 +1,4 @@
-"""Classify images with any artifact: a checkpoint, an ONNX network, or its INT8 version.
+"""Classify images or texts with any artifact: a checkpoint, an ONNX network, or its INT8 version.
 
 It may import errors, artifact, data, engines and training.
 """
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgetune.artifact import Artifact, Preprocess
-from edgetune.data.files import ENDINGS
-from edgetune.data.images import as_input, load, normalise
+from edgetune.artifact import Artifact, How, Tokens
+from edgetune.data import files, texts
+from edgetune.data.reader import for_file, for_torch, load
 from edgetune.errors import ArtifactError, ConfigError
 
 BATCH = 32
@@ -22,11 +22,11 @@ BATCH = 32
 def predict(
     artifact: Artifact, inputs: Sequence[Path], *, top: int = 5, module: nn.Module | None = None
 ) -> list[dict[str, Any]]:
-    """Classify images.
+    """Classify images, or texts of .txt files where the network takes those.
 
     Args:
         artifact: of kind checkpoint, onnx or qdq.
-        inputs: image files; a folder stands for the images in it.
+        inputs: image or text files; a folder stands for those in it.
         top: how many classes to name for each.
         module: the user's own network, for a checkpoint that was made from one.
 
@@ -43,7 +43,7 @@ def predict(
             f"{artifact.path}: a {artifact.kind!r} artifact classifies nothing",
             hint="name the checkpoint, onnx or int8 folder of a run",
         )
-    paths = _expand(inputs)
+    paths = _expand(inputs, texts.ENDINGS if isinstance(artifact.preprocess, Tokens) else files.ENDINGS)
     found: list[dict[str, Any]] = []
     network = _Network(artifact, artifact.preprocess, module)
     for start in range(0, len(paths), BATCH):
@@ -54,9 +54,9 @@ def predict(
 
 
 class _Network:
-    """A checkpoint or ONNX file as one call from pixels [N, C, H, W] to logits [N, K]."""
+    """A checkpoint or ONNX file as one call from frames (see `data.reader`) to logits [N, K]."""
 
-    def __init__(self, artifact: Artifact, preprocess: Preprocess, module: nn.Module | None) -> None:
+    def __init__(self, artifact: Artifact, preprocess: How, module: nn.Module | None) -> None:
         self._preprocess = preprocess
         if artifact.kind == "checkpoint":
             from edgetune.training.checkpoint import load_network
@@ -69,32 +69,33 @@ class _Network:
             exact = artifact.details.get("rendering") in ("weak", "strong")
             self._session = Session(artifact.file("model.onnx"), exact=exact)
 
-    def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def __call__(self, frames: NDArray[Any]) -> NDArray[np.float32]:
         if self._torch is None:
-            given = as_input(pixels, self._preprocess, self._session.inputs[0])
+            given = for_file(frames, self._preprocess, self._session.inputs)
             return np.asarray(self._session.run(given)[0], dtype=np.float32)
         import torch
 
         with torch.inference_mode():
-            logits = self._torch(torch.from_numpy(normalise(pixels, self._preprocess))).flatten(1)
+            logits = self._torch(torch.from_numpy(for_torch(frames, self._preprocess))).flatten(1)
         return np.asarray(logits.numpy(), dtype=np.float32)
 
 
-def _expand(inputs: Sequence[Path]) -> list[Path]:
+def _expand(inputs: Sequence[Path], endings: frozenset[str]) -> list[Path]:
     try:
-        return _found(inputs)
+        return _found(inputs, endings)
     except PermissionError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}", hint="check its permissions") from error
 
 
-def _found(inputs: Sequence[Path]) -> list[Path]:
+def _found(inputs: Sequence[Path], endings: frozenset[str]) -> list[Path]:
     paths: list[Path] = []
     for given in inputs:
         if given.is_dir():
-            inside = sorted(p for p in given.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+            inside = sorted(p for p in given.rglob("*") if p.suffix.lower() in endings and p.is_file())
             if not inside:
+                what = "text" if endings == texts.ENDINGS else "image"
                 raise ConfigError(
-                    f"{given}: no image in this folder", hint=f"it takes {', '.join(sorted(ENDINGS))}"
+                    f"{given}: no {what} in this folder", hint=f"it takes {', '.join(sorted(endings))}"
                 )
             paths.extend(inside)
         elif given.is_file():
@@ -105,18 +106,18 @@ def _found(inputs: Sequence[Path]) -> list[Path]:
 
 
 def _classify(
-    network: _Network, paths: list[Path], preprocess: Preprocess, classes: tuple[str, ...], top: int
+    network: _Network, paths: list[Path], preprocess: How, classes: tuple[str, ...], top: int
 ) -> list[dict[str, Any]]:
     answers: dict[Path, dict[str, Any]] = {}
-    readable, pixels = [], []
+    readable, frames = [], []
     for path in paths:
         try:
-            pixels.append(load(path, preprocess))
+            frames.append(load(path, preprocess))
             readable.append(path)
         except ConfigError as error:
             answers[path] = {"path": str(path), "error": error.message}
     if readable:
-        for path, row in zip(readable, network(np.stack(pixels)), strict=True):
+        for path, row in zip(readable, network(np.stack(frames)), strict=True):
             answers[path] = {"path": str(path), "classes": _best(row, classes, top)}
     return [answers[path] for path in paths]
 

@@ -24,7 +24,7 @@ from edgetune.artifact import (
 )
 from edgetune.data.calibration import load_preset, save_manifest
 from edgetune.data.folders import Dataset
-from edgetune.data.inputs import Batch, Material, from_arrays, from_images
+from edgetune.data.inputs import Batch, Material, from_arrays, from_samples
 from edgetune.data.preprocess import Given, image_input, preprocess_as
 from edgetune.data.unlabelled import gather
 from edgetune.engines.onnxruntime import Session
@@ -82,8 +82,7 @@ def quantize(
         )
     source = network.file(MODEL_FILE)
     into.mkdir(parents=True, exist_ok=True)
-    takes = Session(source).inputs[0]
-    material = from_images(data, settings, manifest, network.preprocess, takes, shown)
+    material = from_samples(data, settings, manifest, network.preprocess, Session(source).inputs, shown)
     save_manifest(material.samples, data, into / CALIBRATION_FILE)
     resume = into / RESUME_FILE
     details = _quantize(
@@ -153,7 +152,7 @@ def quantize_onnx(
         for warning in images.warnings:
             shown.line(f"warning: {warning}")
         manifest = Path(settings.manifest).expanduser() if settings.manifest else None
-        material = from_images(images, settings, manifest, used, session.inputs[0], shown)
+        material = from_samples(images, settings, manifest, used, session.inputs, shown)
     else:
         material = from_arrays(data, compare_on, shown)
     with _all_or_nothing(final) as scratch:
@@ -174,7 +173,7 @@ def quantize_onnx(
             versions=library_versions("edgetune", "numpy", "onnx", "onnxruntime", "pillow"),
             details=details | {"file": final.name, "profile": target.label},
         ).write(scratch)
-    return made.model_copy(update={"path": final.parent})
+    return made.at(final.parent)
 
 
 @contextmanager
@@ -203,7 +202,7 @@ def _preprocess(
     """Return how images become the network's inputs."""
     try:
         wanted = image_input(session.inputs, known=origin is not None)
-        return preprocess_as(origin.preprocess if origin else given, wanted)
+        return preprocess_as(origin.of_images() if origin else given, wanted)
     except ConfigError as error:
         raise ConfigError(f"{source}: {error.message}", hint=error.hint) from error
 

@@ -51,7 +51,7 @@ def teacher(
             hint="let it learn first: distill.teacher.finetune",
         )
     channels = section.channels or (1 if gray else 3)
-    preprocess = preprocess_for(section.name, channels, section.size_px)
+    preprocess = preprocess_for(section.name, channels, section.size_px, section.length)
     net, classes = build_taught(
         section.name, channels, weights or section.weights, section.adapter, section.size_px
     )

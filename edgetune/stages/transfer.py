@@ -12,7 +12,7 @@ import numpy as np
 
 from edgetune.artifact import Artifact, write_atomic
 from edgetune.data.folders import Dataset
-from edgetune.data.images import batches
+from edgetune.data.reader import batches
 from edgetune.errors import ArtifactError
 from edgetune.latency.statistics import paired_drop
 from edgetune.training.checkpoint import load_network

@@ -146,5 +146,6 @@ def choose_accelerator(name: str) -> Accelerator:
 def _too_large(device: str) -> StageError:
     return StageError(
         f"the {'GPU' if device == 'cuda' else 'machine'}'s memory does not do for a batch",
-        hint="lower finetune.batch (finetune.accumulate makes up for it), or model.size_px",
+        hint="lower finetune.batch (finetune.accumulate makes up for it), or model.size_px (of texts "
+        "model.length)",
     )

@@ -11,13 +11,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from edgetune.artifact import Artifact, disk_error
+from edgetune.artifact import Artifact, Tokens, disk_error
 from edgetune.errors import ArtifactError
 from edgetune.models import build_model
+from edgetune.models.rows import HF
 from edgetune.recipe import ModelSection
 
 MODEL_FILE = "model.safetensors"
 CUSTOM = "custom"
+# Of a network of transformers, as it names it.
+CONFIG_FILE = "config.json"
 SHOWN = 3
 
 
@@ -129,5 +132,9 @@ def _rebuild(checkpoint: Artifact) -> nn.Module:
             hint="hand the module over from Python: edgetune.export(..., module=net), "
             "edgetune.predict(..., module=net)",
         )
+    if isinstance(checkpoint.preprocess, Tokens):
+        # Its folder holds what transformers builds a network from.
+        checkpoint.file(CONFIG_FILE)
+        return build_model(f"{HF}{checkpoint.path.absolute()}", classes, weights="none")
     size_px = checkpoint.preprocess.size_px if checkpoint.preprocess else section.size_px
     return build_model(section.name, classes, channels, "none", section.adapter, size_px, seed=0)

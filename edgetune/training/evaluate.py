@@ -5,6 +5,7 @@ It knows no optimizer and no files. It may import this package's accelerator, fe
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +33,13 @@ class Score:
 
 @torch.inference_mode()
 def predict_logits(
-    net: nn.Module, batches: Iterable[NDArray[np.float32]], device: torch.device | str = "cpu"
+    net: nn.Module, batches: Iterable[NDArray[Any]], device: torch.device | str = "cpu"
 ) -> NDArray[np.float32]:
     """Run a network in eval mode over batches.
 
     Args:
         net: on `device`.
-        batches: preprocessed inputs [N, C, H, W].
+        batches: preprocessed inputs [N, ...].
         device: where the network is.
 
     Returns:

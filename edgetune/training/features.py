@@ -67,11 +67,13 @@ class Feed:
         images: per epoch, for the progress bar.
         steps: batches per epoch.
         batches: gives the batches of an epoch (from 1).
+        ragged: inputs of one batch are longer than those of another.
     """
 
     images: int
     steps: int
     batches: Callable[[int], Iterator[Batch]]
+    ragged: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgetune.artifact import Preprocess, library_versions
+from edgetune.artifact import How, Preprocess, Tokens, library_versions
 from edgetune.data.augment import build_augment, build_mix, knobs
 from edgetune.data.cache import TAG_FILE, Undecoded, decoded
 from edgetune.data.folders import Dataset
+from edgetune.data.reader import example
+from edgetune.data.tokens import read_tokens
+from edgetune.errors import ConfigError
 from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection
 from edgetune.training import ranks
@@ -23,6 +26,7 @@ from edgetune.training.features import Feed, Images, feature_feed, image_feed
 from edgetune.training.frozen import compute_features
 from edgetune.training.loop import Feeds
 from edgetune.training.strategies import Layout, Phase
+from edgetune.training.texts import Texts, text_feed
 
 # In the folder of decoded images.
 FEATURES = "features"
@@ -34,6 +38,7 @@ class Feeder:
     Attributes:
         labels: of the training split [N].
         decode_seconds: spent on decoding images before they were needed.
+        cut: texts of the training split that are longer than what the network takes.
         features_earlier: whether an earlier training had computed the features.
     """
 
@@ -42,13 +47,13 @@ class Feeder:
         net: nn.Module,
         layout: Layout,
         data: Dataset,
-        preprocess: Preprocess,
+        preprocess: How,
         settings: FinetuneSection,
         accelerator: Accelerator,
         progress: Progress,
         cache: Path,
         *,
-        view: Preprocess | None = None,
+        view: How | None = None,
         views: int | None = None,
     ) -> None:
         """Prepare; nothing is read yet.
@@ -77,9 +82,14 @@ class Feeder:
         self._progress = progress
         self._cache = cache
         self.decode_seconds = 0.0
+        self.cut = 0
         self.features_earlier = False
         chosen = knobs(settings.augment)
-        self._augment = build_augment(chosen, self._view.size_px)
+        self._augment = None
+        if not isinstance(self._view, Tokens):
+            self._augment = build_augment(chosen, self._view.size_px)
+        elif settings.augment != type(settings.augment)():
+            raise ConfigError("finetune.augment: images are augmented, texts are not", hint="leave it out")
         self._mix = build_mix(chosen, len(data.classes))
         self.labels = _labels(data, "train")
 
@@ -92,12 +102,18 @@ class Feeder:
         if phase.head_only and self._mix:
             self._progress.line("MixUp and CutMix mix images: a head that learns from features goes without")
         views = self._views if self._views is not None else self._settings.views if phase.head_only else 0
-        return (self._features(views) if phase.head_only and views else None) or Feeds(
+        if phase.head_only and views and (kept := self._features(views)):
+            return kept
+        whole, seed = self._settings.batch * self._settings.accumulate, self._settings.seed
+        if isinstance(self._train, Texts):
+            feed = text_feed(self._train, whole, self._accelerator, seed=seed, share=self._settings.batch)
+            return Feeds(feed, self._ordered(self._val))
+        return Feeds(
             image_feed(
                 self._train,
-                self._settings.batch * self._settings.accumulate,
+                whole,
                 self._accelerator,
-                seed=self._settings.seed,
+                seed=seed,
                 augment=self._augment,
                 mix=None if phase.head_only else self._mix,
                 views=views,
@@ -107,26 +123,41 @@ class Feeder:
             self._ordered(self._val),
         )
 
-    def in_order(self, views: int, preprocess: Preprocess) -> list[Feed]:
+    def in_order(self, views: int, preprocess: How) -> list[Feed]:
         """Return the training images in order, one feed for each view, scaled as another preprocessing says."""
-        return [self._ordered(replace(self._train, preprocess=preprocess), augmented=True)] * views
+        train = self._train
+        if isinstance(train, Images) and isinstance(preprocess, Preprocess):
+            train = replace(train, preprocess=preprocess)
+        return [self._ordered(train, augmented=True)] * views
 
     @cached_property
-    def _train(self) -> Images:
+    def _train(self) -> Images | Texts:
         return self._images("train", self._view)
 
     @cached_property
-    def _val(self) -> Images:
+    def _val(self) -> Images | Texts:
         return self._images("val", self._preprocess)
 
-    def _images(self, split: str, preprocess: Preprocess) -> Images:
+    def _images(self, split: str, preprocess: How) -> Images | Texts:
         began = time.perf_counter()
         samples = self._data.splits[split]
+        if isinstance(preprocess, Tokens):
+            found = read_tokens(self._data.root, samples, preprocess)
+            if found.cut:
+                self._progress.line(
+                    f"{found.cut} of {len(samples)} {split} texts are longer than {preprocess.length} tokens and are "
+                    "cut (model.length)"
+                )
+            self.cut += found.cut if split == "train" else 0
+            return Texts(found.ids, _labels(self._data, split), preprocess.pad)
         pixels = decoded(self._cache, split, self._data.root, samples, preprocess, self._progress)
         self.decode_seconds += time.perf_counter() - began
         return Images(pixels, _labels(self._data, split), preprocess)
 
-    def _ordered(self, images: Images, augmented: bool = False) -> Feed:
+    def _ordered(self, images: Images | Texts, augmented: bool = False) -> Feed:
+        if isinstance(images, Texts):
+            batch, seed = self._settings.batch, self._settings.seed
+            return text_feed(images, batch, self._accelerator, seed=seed, shuffled=False, share=batch)
         return image_feed(
             images,
             self._settings.batch,
@@ -153,7 +184,7 @@ class Feeder:
             features=True,
         )
 
-    def _kept(self, split: str, feeds: list[Feed], preprocess: Preprocess) -> torch.Tensor | None:
+    def _kept(self, split: str, feeds: list[Feed], preprocess: How) -> torch.Tensor | None:
         settings = self._settings
         images = [
             [sample.sha256 for sample in self._data.splits[split]],
@@ -163,7 +194,7 @@ class Feeder:
             [settings.augment.model_dump(mode="json"), settings.seed]
             if split == "train" and self._augment
             else [],
-            library_versions("edgetune", "torch", "torchvision", "pillow", "numpy", "timm"),
+            library_versions("edgetune", "torch", "torchvision", "pillow", "numpy", "timm", "transformers"),
         ]
 
         def earlier() -> None:
@@ -174,7 +205,7 @@ class Feeder:
         ours = ranks.leaders((self._cache / TAG_FILE).is_file())
         return compute_features(
             self._net, self._net.get_submodule(self._head), feeds, self._accelerator, self._progress,
-            side=(preprocess.channels, preprocess.size_px), folder=self._cache / FEATURES if ours else None,
+            sample=torch.from_numpy(example(preprocess, 1)), folder=self._cache / FEATURES if ours else None,
             images=images, earlier=earlier,
         )  # fmt: skip
 

@@ -16,14 +16,15 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from edgetune.artifact import Artifact, Preprocess, library_versions
+from edgetune.artifact import Artifact, How, Preprocess, Tokens, library_versions
 from edgetune.data.folders import Dataset, save_dataset
+from edgetune.data.reader import example
 from edgetune.errors import ConfigError
 from edgetune.models import build_model, model_row, preprocess_for
-from edgetune.models.rows import TIMM
+from edgetune.models.rows import HF, TIMM
 from edgetune.recipe import FinetuneSection, ModelSection
 from edgetune.training import ranks
-from edgetune.training.checkpoint import CUSTOM, MODEL_FILE, save_network
+from edgetune.training.checkpoint import CONFIG_FILE, CUSTOM, MODEL_FILE, save_network
 from edgetune.training.course import Course
 from edgetune.training.loop import Diverged, Task
 from edgetune.training.strategies import STRATEGIES, Layout, Phase, peak_rate
@@ -39,16 +40,18 @@ class Begun(NamedTuple):
     Attributes:
         net: on the CPU.
         layout: its parts.
-        preprocess: how images become its input.
+        preprocess: how images or texts become its input.
         model: the section that tells how to build it again.
         phases: which parts learn in which epochs.
+        settings: how it learns, with the rate that its kind of network takes.
     """
 
     net: nn.Module
     layout: Layout
-    preprocess: Preprocess
+    preprocess: How
     model: ModelSection
     phases: tuple[Phase, ...]
+    settings: FinetuneSection
 
 
 def begin_network(
@@ -68,33 +71,51 @@ def begin_network(
     for split in ("train", "val"):
         if not data.splits[split]:
             raise ConfigError(f"{data.root}: no images in the {split} split")
+    how: How
     if module is None:
-        net, layout, preprocess, model = _known(model, data, settings.seed, weights)
+        net, layout, how, model, settings = _known(model, data, settings, weights)
     else:
-        net, layout, preprocess, model = _own(module, model, preprocess, settings.strategy)
+        net, layout, how, model = _own(module, model, preprocess, settings.strategy)
     phases = STRATEGIES[settings.strategy](settings, len(layout.groups))
     head = layout.head if any(phase.head_only for phase in phases) else ""
-    _check_logits(net, preprocess, len(data.classes), head)
-    return Begun(net, layout, preprocess, model, phases)
+    _check_logits(net, how, len(data.classes), head)
+    return Begun(net, layout, how, model, phases, settings)
 
 
 def _known(
-    model: ModelSection, data: Dataset, seed: int, weights: Path | None
-) -> tuple[nn.Module, Layout, Preprocess, ModelSection]:
-    """Build a network of `edgetune models list`."""
+    model: ModelSection, data: Dataset, settings: FinetuneSection, weights: Path | None
+) -> tuple[nn.Module, Layout, How, ModelSection, FinetuneSection]:
+    """Build a network of `edgetune models list`, or of a folder that `weights` names."""
     if model.name == CUSTOM:
         raise ConfigError("model.name: custom needs your own torch module", hint="finetune(..., module=net)")
-    row = model_row(model.name)
+    name, given = model.name, weights or model.weights
+    if weights is not None and weights.is_dir():
+        fewer = "".join(model.name.partition("#")[1:])
+        name, given = (
+            f"{HF}{weights.absolute()}{fewer}",
+            "default" if model.weights == "file" else model.weights,
+        )
+    row = model_row(name)
     channels = model.channels or (1 if data.gray else 3)
-    preprocess = preprocess_for(model.name, channels, model.size_px)
+    how = preprocess_for(name, channels, model.size_px, model.length)
+    if data.texts != isinstance(how, Tokens):
+        what = (
+            "texts, and the data holds images"
+            if isinstance(how, Tokens)
+            else "images, and the data holds texts"
+        )
+        raise ConfigError(
+            f"model.name: {model.name} takes {what}", hint="data.task says which; texts take hf:NAME"
+        )
     # The leader's weights go to all processes: the others need no file and no download of their own.
-    source: str | Path = "none" if ranks.rank() else weights or model.weights
+    source: str | Path = "none" if ranks.rank() else given
     if source not in ("default", "none"):
         source = Path(source)
-    net = build_model(
-        model.name, len(data.classes), channels, source, model.adapter, preprocess.size_px, seed
-    )
-    return net, Layout(row.head, row.groups), preprocess, model
+    size_px = 0 if isinstance(how, Tokens) else how.size_px
+    net = build_model(name, len(data.classes), channels, source, model.adapter, size_px, settings.seed)
+    rate = peak_rate(settings, net, 1.0 if given == "none" else row.rate)
+    settings = settings.model_copy(update={"learning_rate": rate})
+    return net, Layout(row.head, row.groups), how, model, settings
 
 
 def _own(
@@ -123,16 +144,16 @@ def _own(
 
 
 @torch.no_grad()
-def _check_logits(net: nn.Module, preprocess: Preprocess, classes: int, head: str) -> None:
+def _check_logits(net: nn.Module, how: How, classes: int, head: str) -> None:
     """Refuse a network that does not give logits [N, K], or whose `head`, where one is named, does not."""
-    shape = (1, preprocess.channels, preprocess.size_px, preprocess.size_px)
+    given = torch.from_numpy(example(how, 1))
     calls: list[tuple[Any, Any]] = []
     hook = net.get_submodule(head).register_forward_hook(lambda _, given, made: calls.append((given, made)))
     try:
         # Not zeros: of those a head without biases makes zeros, as anything behind it does.
-        logits = net.eval()(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
+        logits = net.eval()(given)
     except (RuntimeError, ValueError) as error:
-        raise ConfigError(f"the network does not take inputs {list(shape)}: {error}") from error
+        raise ConfigError(f"the network does not take inputs {list(given.shape)}: {error}") from error
     finally:
         hook.remove()
     if not isinstance(logits, torch.Tensor):
@@ -180,7 +201,13 @@ def fingerprint(begun: Begun, data: Dataset, settings: FinetuneSection, *more: A
         data.digest,
         hashlib.sha256(save(values)).hexdigest(),
         library_versions(
-            "edgetune", "torch", "torchvision", "pillow", "numpy", *["timm"] * model.name.startswith(TIMM)
+            "edgetune",
+            "torch",
+            "torchvision",
+            "pillow",
+            "numpy",
+            *["timm"] * model.name.startswith(TIMM),
+            *["transformers", "tokenizers"] * model.name.startswith(HF),
         ),
         *more,
     ]
@@ -253,7 +280,7 @@ def write_checkpoint(
     """
     told = {
         "model": begun.model.model_dump(mode="json"),
-        "channels": begun.preprocess.channels,
+        "channels": 0 if isinstance(begun.preprocess, Tokens) else begun.preprocess.channels,
         "classes": len(data.classes),
         "training": training,
         **details,
@@ -268,6 +295,9 @@ def write_checkpoint(
     if ranks.rank():
         return made
     save_network(begun.net, into / MODEL_FILE)
+    if isinstance(begun.preprocess, Tokens):
+        # The folder of its weights may be gone when it is built again.
+        (into / CONFIG_FILE).write_text(str(begun.net.config), encoding="utf-8")
     save_dataset(data, into / DATA_FILE)
     return made.write(into)
 

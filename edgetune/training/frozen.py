@@ -34,7 +34,7 @@ def compute_features(
     accelerator: Accelerator,
     progress: Progress,
     *,
-    side: tuple[int, int],
+    sample: Tensor,
     folder: Path | None = None,
     images: Sequence[Any] = (),
     earlier: Callable[[], None] = lambda: None,
@@ -47,7 +47,7 @@ def compute_features(
         feeds: one for each view, in order (no shuffling).
         accelerator: where the network is.
         progress: told of every batch.
-        side: channels of the images, and their size in px.
+        sample: an input of the network, any; what comes of it tells networks and machines apart.
         folder: where features are kept on the disk, out of memory's way, and found again by whoever asks for the
             same; None: in memory.
         images: plain values that tell the feeds' images from all others.
@@ -78,9 +78,7 @@ def compute_features(
             finally:
                 progress.end()
 
-        channels, px = side
-        noise = torch.rand((1, channels, px, px), generator=torch.Generator().manual_seed(0))
-        probe = features(accelerator.move(noise)).cpu()
+        probe = features(accelerator.move(sample)).cpu()
         shapes = {NAME: (len(feeds), count, *probe.shape[1:])}
         if torch.Size(shapes[NAME]).numel() * 4 > FEATURE_BYTES:
             return None

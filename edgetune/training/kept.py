@@ -174,7 +174,7 @@ def _make(
 
 
 def into(slots: Mapping[str, Any], shapes: Shapes, dtype: torch.dtype) -> Put:
-    """Return what puts a batch's rows of all processes into arrays; of a view, one batch after the other.
+    """Return what puts a batch's rows of all processes into arrays; of several, in order, one batch after the other.
 
     Args:
         slots: the arrays; none where another process has them.
@@ -189,7 +189,9 @@ def into(slots: Mapping[str, Any], shapes: Shapes, dtype: torch.dtype) -> Put:
         for name, shape in shapes.items():
             rows = _of_all(found.get(name), batch, first, shape[2:]).to(dtype)
             if slots:
-                slots[name][view, first : first + batch.rows] = rows.numpy()
+                # One process's batches may be of any rows: those of texts are sorted by length.
+                where = batch.picks.numpy() if ranks.size() == 1 else slice(first, first + batch.rows)
+                slots[name][view, where] = rows.numpy()
 
     return put
 

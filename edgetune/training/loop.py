@@ -156,8 +156,11 @@ def _stepper(
     set_phase(course.net, task.layout, phase)
     settings, runs = task.settings, _runs(course.net, task, feeds)
     compiling = None
-    if settings.deterministic or ranks.size() > 1 or feeds.features:
-        why = "features" if feeds.features else "several processes" if ranks.size() > 1 else "deterministic"
+    reasons = {
+        "features": feeds.features, "several processes": ranks.size() > 1,
+        "deterministic": settings.deterministic, "texts of many lengths": feeds.train.ragged,
+    }  # fmt: skip
+    if why := next((name for name, holds in reasons.items() if holds), ""):
         course.compiled[phase.name] = Verdict(False, f"not tried: {why}")
     else:
         left = feeds.train.steps * (last - len(course.history))

@@ -133,15 +133,21 @@ LEARNING_RATES: dict[tuple[str, str], float] = {
 WITHOUT_NORMALISATION = 0.1
 
 
-def peak_rate(settings: FinetuneSection, net: nn.Module) -> float:
-    """Return the head's highest learning rate: the one set, or a default for optimizer, strategy and network."""
+def peak_rate(settings: FinetuneSection, net: nn.Module, share: float = 1.0) -> float:
+    """Return the head's highest learning rate: the one set, or a default for optimizer, strategy and network.
+
+    Args:
+        settings: how it learns.
+        net: the network.
+        share: of the default that its pretrained layers bear, where they learn as well.
+    """
     if settings.learning_rate:
         return settings.learning_rate
     known = LEARNING_RATES[settings.optimizer, settings.strategy]
-    bare = settings.strategy != "feature-extractor" and not any(
-        "Norm" in type(module).__name__ for module in net.modules()
-    )
-    return known * WITHOUT_NORMALISATION if bare else known
+    if settings.strategy == "feature-extractor":
+        return known
+    bare = not any("Norm" in type(module).__name__ for module in net.modules())
+    return known * share * (WITHOUT_NORMALISATION if bare else 1.0)
 
 
 # AdamW's is torch's own; it acts decoupled from the gradient, SGD's is added to it (arXiv:1711.05101).

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgetune.artifact import Preprocess
+from edgetune.artifact import How, Preprocess, Tokens
+from edgetune.data.reader import example
 from edgetune.errors import ConfigError, nearest
 from edgetune.training.strategies import Layout
 
@@ -21,11 +22,24 @@ PROJECTIONS = "projections"
 GRAY = (0.299, 0.587, 0.114)
 
 
-def shared_view(student: Preprocess, teacher: Preprocess) -> Preprocess:
+def shared_view(student: How, teacher: How) -> How:
     """Return how images are cut for both: framed as the student's, at the larger of the two sizes.
 
-    Where the student's is the larger, this is the student's own.
+    Where the student's is the larger, this is the student's own. Texts are cut as the student's.
+
+    Raises:
+        ConfigError: one takes images and the other texts, or they read texts by different tokenizers.
     """
+    if isinstance(student, Tokens) and isinstance(teacher, Tokens):
+        if student.tokenizer != teacher.tokenizer or student.length > teacher.length:
+            wrong = "another tokenizer" if student.tokenizer != teacher.tokenizer else "shorter texts alone"
+            raise ConfigError(
+                f"distill.teacher: takes {wrong} than the student",
+                hint="both read the same tokens: take them from one family, the teacher's length no smaller",
+            )
+        return student
+    if isinstance(student, Tokens) or isinstance(teacher, Tokens):
+        raise ConfigError("distill.teacher: one of teacher and student takes images, the other texts")
     size_px = max(student.size_px, teacher.size_px)
     channels = max(student.channels, teacher.channels)
     spread = channels // student.channels
@@ -40,14 +54,18 @@ def shared_view(student: Preprocess, teacher: Preprocess) -> Preprocess:
     )
 
 
-def seen_by(images: Tensor, view: Preprocess, own: Preprocess) -> Tensor:
+def seen_by(images: Tensor, view: How, own: How) -> Tensor:
     """Turn a batch that is cut and scaled as `view` says into what another network takes of it.
 
     Args:
         images: [N, C, H, W], normalised.
         view: how.
         own: size, channels, mean and standard deviation that come out.
+
+    Tokens of texts are the same for both.
     """
+    if isinstance(view, Tokens) or isinstance(own, Tokens):
+        return images
     images = resized(images, own.size_px, own.interpolation)
     if (view.channels, view.mean, view.std) == (own.channels, own.mean, own.std):
         return images
@@ -96,7 +114,8 @@ class Catcher:
             known[layer].register_forward_hook(partial(self._catch, layer))
 
     def _catch(self, layer: str, module: nn.Module, given: Any, made: Any) -> None:  # noqa: ARG002
-        self.caught[layer] = made
+        # Of texts, what stands for all of them: the first token, which no filling reaches.
+        self.caught[layer] = made[:, 0] if isinstance(made, Tensor) and made.ndim == 3 else made
 
     def shapes(self, whose: str) -> dict[str, tuple[int, ...]]:
         """Return the shapes of what was caught.
@@ -122,7 +141,7 @@ class Student(nn.Module):
     def __init__(
         self,
         net: nn.Module,
-        preprocess: Preprocess,
+        preprocess: How,
         layers: Mapping[str, str],
         shapes: Mapping[str, Sequence[int]],
     ) -> None:
@@ -139,9 +158,7 @@ class Student(nn.Module):
         """
         super().__init__()
         self.net = net
-        self._size_px = preprocess.size_px
-        self._channels = preprocess.channels
-        self._interpolation = preprocess.interpolation
+        self._how = preprocess
         self._catcher = Catcher(net, layers, "student")
         self.projections = nn.ModuleDict()
         self._places = {layer: str(place) for place, layer in enumerate(layers)}
@@ -149,11 +166,10 @@ class Student(nn.Module):
             self._project(layers, shapes, preprocess)
 
     def _project(
-        self, layers: Mapping[str, str], shapes: Mapping[str, Sequence[int]], preprocess: Preprocess
+        self, layers: Mapping[str, str], shapes: Mapping[str, Sequence[int]], preprocess: How
     ) -> None:
-        side = preprocess.size_px
         with torch.no_grad():
-            self.net.eval()(torch.zeros(1, preprocess.channels, side, side))
+            self.net.eval()(torch.from_numpy(example(preprocess, 1)))
         own = self._catcher.shapes("student")
         for layer, theirs in layers.items():
             if layer not in own:
@@ -172,8 +188,10 @@ class Student(nn.Module):
             self.projections[self._places[layer]] = fitted
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits of views of any size [N, C, S, S]."""
-        images = _with_channels(resized(images, self._size_px, self._interpolation), self._channels)
+        """Return logits of views of any size [N, C, S, S], or of tokens [N, 2, L]."""
+        own = self._how
+        if isinstance(own, Preprocess):
+            images = _with_channels(resized(images, own.size_px, own.interpolation), own.channels)
         logits: Tensor = self.net(images)
         return logits
 

@@ -12,9 +12,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from edgetune.artifact import Artifact, Preprocess
+from edgetune.artifact import Artifact, How, Preprocess, Tokens
 from edgetune.data.folders import Dataset, list_some
-from edgetune.data.images import batches
+from edgetune.data.reader import batches, example
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, nearest
 from edgetune.latency.statistics import wilson
@@ -46,7 +46,7 @@ class Teacher:
     """
 
     answer: Callable[[Tensor], Answers]
-    preprocess: Preprocess
+    preprocess: How
     classes: tuple[str, ...]
     shapes: dict[str, tuple[int, ...]]
     digest: str
@@ -87,12 +87,16 @@ def load_teacher(
         )
     net = None
     if artifact.kind == "onnx":
+        if isinstance(preprocess, Tokens):
+            raise ConfigError(
+                f"{artifact.path}: an ONNX file of texts cannot teach",
+                hint="name the checkpoint it was exported from",
+            )
         answer, parameters = _onnx(artifact, preprocess, layers)
     else:
         net = load_network(artifact, module)
         answer, parameters = _torch(net, accelerator, layers), sum(p.numel() for p in net.parameters())
-    side = preprocess.size_px
-    noise = torch.rand((2, preprocess.channels, side, side), generator=torch.Generator().manual_seed(0))
+    noise = torch.from_numpy(example(preprocess, 2))
     try:
         answers = answer(accelerator.move(noise))
     except (RuntimeError, ValueError) as error:

@@ -132,9 +132,10 @@ def own_values(recipe: Recipe, space: Space) -> dict[str, Any]:
 
     found = {key: value_at(recipe, key) for key in space.axes}
     if not found.get("model.size_px", 1):
-        found["model.size_px"] = model_row(recipe.model.name).preprocess.size_px
+        found["model.size_px"] = getattr(model_row(recipe.model.name).preprocess, "size_px", 0)
     if not found.get("finetune.learning_rate", 1.0):
-        found["finetune.learning_rate"] = peak_rate(recipe.finetune, skeleton(model_row(recipe.model.name)))
+        row = model_row(recipe.model.name)
+        found["finetune.learning_rate"] = peak_rate(recipe.finetune, skeleton(row), row.rate)
     if found.get("finetune.weight_decay", 0.0) is None:
         found["finetune.weight_decay"] = decay(recipe.finetune)
     if recipe.distill and not found.get("distill.temperature", 1.0):

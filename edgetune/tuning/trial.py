@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgetune import learned, pipeline
 from edgetune.artifact import Artifact
 from edgetune.data.folders import Dataset
-from edgetune.data.images import as_input, batches, pixels
+from edgetune.data.reader import arranged, batches, for_file, frames
 from edgetune.errors import ArtifactError
 from edgetune.profile import Target
 from edgetune.progress import Progress
@@ -117,9 +117,9 @@ def _make(search: Search, recipe: Recipe, folder: Path, watch: Watch | None = No
 
 
 def _right(network: Artifact, data: Dataset, split: str) -> NDArray[np.bool_]:
-    samples = data.splits[split]
     if network.preprocess is None:
         raise ArtifactError(f"{network.path}: does not say how inputs are preprocessed")
+    samples = arranged(data.root, data.splits[split], network.preprocess)
     if network.kind == "checkpoint":
         from edgetune.training.checkpoint import load_network
         from edgetune.training.evaluate import predict_logits
@@ -131,11 +131,9 @@ def _right(network: Artifact, data: Dataset, split: str) -> NDArray[np.bool_]:
 
         exact = network.details.get("rendering") in ("weak", "strong")
         session = Session(network.file("model.onnx"), exact=exact)
-        given = (
-            as_input(part, network.preprocess, session.inputs[0])
-            for part in pixels(data.root, samples, network.preprocess, BATCH)
-        )
-        logits = np.concatenate([session.run(part)[0].reshape(len(part), -1) for part in given])
+        read = frames(data.root, samples, network.preprocess, BATCH)
+        found = [session.run(for_file(part, network.preprocess, session.inputs))[0] for part in read]
+        logits = np.concatenate([rows.reshape(len(rows), -1) for rows in found])
     right: NDArray[np.bool_] = logits.argmax(axis=1) == np.array([sample.label for sample in samples])
     return right
 

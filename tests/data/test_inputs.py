@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from edgetune.artifact import Preprocess, TensorSpec
-from edgetune.data.inputs import Inputs, from_arrays, from_images
+from edgetune.data.inputs import Inputs, from_arrays, from_samples
 from edgetune.data.unlabelled import gather
 from edgetune.errors import ConfigError
 from edgetune.progress import Silent
@@ -47,22 +47,22 @@ def pictures(tmp_path: Path) -> Path:
 
 def test_each_pass_begins_anew_and_is_counted() -> None:
     shown = Counter()
-    inputs = Inputs(lambda: [np.zeros((3, 2)), np.zeros((2, 2)), {"a": np.zeros((4, 2))}], 6, "look", shown)
+    inputs = Inputs(lambda: [np.zeros((3, 2)), np.zeros((2, 2)), {"a": np.zeros((4, 2))}], 9, "look", shown)
     for passes in (1, 2):
         assert len(list(inputs)) == 3
-        assert shown.bars == [("look", 6)] * passes
-        assert shown.done == 6
+        assert shown.bars == [("look", 9)] * passes
+        assert shown.done == 9
 
 
 def test_images_calibrate_or_judge(pictures: Path) -> None:
     shown = Counter()
-    found = from_images(gather(pictures), QuantizeSection(images=5), None, HOW, PLANES, shown)
+    found = from_samples(gather(pictures), QuantizeSection(images=5), None, HOW, [PLANES], shown)
     calibration, judges = (np.concatenate(list(part)) for part in (found.calibration, found.judges))
     assert (calibration.shape, judges.shape) == ((5, 3, 6, 6), (7, 3, 6, 6))
     assert not {float(image.mean()) for image in calibration} & {float(image.mean()) for image in judges}
     assert (found.judged_on, len(found.samples), shown.lines) == ("held-out", 5, [])
     for takes, right in ((LAST, calibration), (RAW, np.rint(255 * (calibration * HOW.std[0] + HOW.mean[0])))):
-        other = from_images(gather(pictures), QuantizeSection(images=5), None, HOW, takes, shown)
+        other = from_samples(gather(pictures), QuantizeSection(images=5), None, HOW, [takes], shown)
         given = np.concatenate(list(other.calibration))
         assert given.dtype == takes.dtype
         np.testing.assert_array_equal(given, right.transpose(0, 2, 3, 1))
@@ -70,7 +70,7 @@ def test_images_calibrate_or_judge(pictures: Path) -> None:
 
 def test_where_all_calibrate_it_is_said(pictures: Path) -> None:
     shown = Counter()
-    found = from_images(gather(pictures), QuantizeSection(images=100), None, HOW, PLANES, shown)
+    found = from_samples(gather(pictures), QuantizeSection(images=100), None, HOW, [PLANES], shown)
     assert found.judged_on == "calibration"
     assert found.judges.total == 12
     assert "all 12 images calibrate" in shown.lines[0]
@@ -92,7 +92,7 @@ def test_arrays_are_taken_as_they_are_and_hashed() -> None:
     assert made["named"] == made["swapped"]
     assert len(set(made.values())) == 4
     found = from_arrays(one, named, Silent())
-    assert (found.judged_on, found.judges.total, found.calibration.total) == ("held-out", 1, 2)
+    assert (found.judged_on, found.judges.total, found.calibration.total) == ("held-out", 2, 2)
 
 
 @pytest.mark.parametrize("wrong", [[], iter([np.ones((1, 2))]), np.ones((1, 2))])

@@ -50,6 +50,21 @@ def test_several_inputs_are_named() -> None:
         Session(model.SerializeToString(), threads=1).run(np.zeros((1, 3), np.float32))
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_several_inputs_of_as_many_rows_are_cut_into_what_it_takes(count: int) -> None:
+    nodes = [helper.make_node("Add", ["a", "b"], ["y"])]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in "aby"]
+    model = helper.make_model(
+        helper.make_graph(nodes, "add", values[:2], values[2:]),
+        opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
+    )  # fmt: skip
+    session = Session(model.SerializeToString())
+    one = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
+    np.testing.assert_array_equal(session.run({"a": one, "b": 2 * one})[0], 3 * one)
+    with pytest.raises(ConfigError, match="takes a, b, not a"):
+        session.run({"a": one})
+
+
 def test_corrupt_files_are_named(tmp_path: Path) -> None:
     whole = relu_model().SerializeToString()
     for name, content in {"cut": whole[:20], "text": b"not onnx at all", "empty": b""}.items():

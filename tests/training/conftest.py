@@ -77,8 +77,8 @@ def make_task(tmp_path: Path) -> Callable[..., Task]:
             if not phase.head_only:
                 return Feeds(image_feed(train, group, cpu, seed=section.seed, share=section.batch), kept)
             ordered = [image_feed(train, 7, cpu, seed=0, shuffled=False, share=7)]
-            found = compute_features(net, net.head, ordered, cpu, Silent(), side=(3, 8))
-            tested = compute_features(net, net.head, [kept], cpu, Silent(), side=(3, 8))
+            found = compute_features(net, net.head, ordered, cpu, Silent(), sample=torch.rand(1, 3, 8, 8))
+            tested = compute_features(net, net.head, [kept], cpu, Silent(), sample=torch.rand(1, 3, 8, 8))
             return Feeds(
                 feature_feed(found, train.labels, group, cpu, seed=section.seed),
                 feature_feed(tested, val.labels, 7, cpu, seed=0, shuffled=False),

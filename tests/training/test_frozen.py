@@ -22,7 +22,7 @@ SHIFTED = Augment(Knobs(shift=0.4, flip=0.5, colour=0.2), 8)
 def test_features_are_the_head_input(images: Images, tiny: Any) -> None:
     net = tiny()
     feed = image_feed(images, 7, CPU, seed=0, shuffled=False)
-    found = compute_features(net, net.head, [feed], CPU, Silent(), side=(3, 8))
+    found = compute_features(net, net.head, [feed], CPU, Silent(), sample=torch.rand(1, 3, 8, 8))
     assert found is not None
     assert found.shape == (1, 31, 8)
     with torch.no_grad():
@@ -34,7 +34,7 @@ def test_features_are_the_head_input(images: Images, tiny: Any) -> None:
 def test_feature_maps_are_kept_as_maps(images: Images, tiny: Any) -> None:
     net = tiny()
     feed = image_feed(images, 7, CPU, seed=0, shuffled=False)
-    found = compute_features(net, net.second, [feed], CPU, Silent(), side=(3, 8))
+    found = compute_features(net, net.second, [feed], CPU, Silent(), sample=torch.rand(1, 3, 8, 8))
     assert found is not None
     assert found.shape == (1, 31, 6, 4, 4)
 
@@ -42,7 +42,7 @@ def test_feature_maps_are_kept_as_maps(images: Images, tiny: Any) -> None:
 def test_views_differ_and_epochs_take_turns(images: Images, tiny: Any) -> None:
     net = tiny()
     feed = image_feed(images, 7, CPU, seed=0, shuffled=False, augment=SHIFTED)
-    found = compute_features(net, net.head, [feed] * 3, CPU, Silent(), side=(3, 8))
+    found = compute_features(net, net.head, [feed] * 3, CPU, Silent(), sample=torch.rand(1, 3, 8, 8))
     assert found is not None
     assert found.shape == (3, 31, 8)
     assert not torch.equal(found[0], found[1])
@@ -54,7 +54,7 @@ def test_views_differ_and_epochs_take_turns(images: Images, tiny: Any) -> None:
 def test_views_are_the_same_whether_kept_or_made_anew(images: Images, tiny: Any) -> None:
     net = tiny()
     ordered = image_feed(images, 7, CPU, seed=3, shuffled=False, augment=SHIFTED)
-    views = compute_features(net, net.head, [ordered] * 2, CPU, Silent(), side=(3, 8))
+    views = compute_features(net, net.head, [ordered] * 2, CPU, Silent(), sample=torch.rand(1, 3, 8, 8))
     assert views is not None
     kept = feature_feed(views, images.labels, 7, CPU, seed=3)
     anew = image_feed(images, 7, CPU, seed=3, augment=SHIFTED, views=2)
@@ -75,7 +75,7 @@ def test_features_that_are_too_large_are_not_kept(
     monkeypatch.setattr(frozen, "FEATURE_BYTES", 31 * 8 * 4 - 1)
     net = tiny()
     feed = image_feed(images, 7, CPU, seed=0, shuffled=False)
-    assert compute_features(net, net.head, [feed], CPU, Silent(), side=(3, 8)) is None
+    assert compute_features(net, net.head, [feed], CPU, Silent(), sample=torch.rand(1, 3, 8, 8)) is None
     assert not net.head._forward_pre_hooks
 
 
@@ -88,7 +88,7 @@ def test_features_are_computed_in_shares(images: Images) -> None:
         seen = []
         net.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
         feeds = [image_feed(images, 7, CPU, seed=1, shuffled=False, augment=SHIFTED, share=7)] * 2
-        found = compute_features(net, net[2], feeds, CPU, Silent(), side=(3, 8))
+        found = compute_features(net, net[2], feeds, CPU, Silent(), sample=torch.rand(1, 3, 8, 8))
         return None if found is None else found.numpy(), sum(seen[1:])
 
     whole, all_seen = work()
@@ -118,7 +118,9 @@ def test_they_are_found_again_by_another_head_and_by_nobody_else(
 
     def compute(net: nn.Module, **options: Any) -> torch.Tensor:
         options = {"images": ["these"], "folder": tmp_path / "features"} | options
-        found = compute_features(net, net.head, [feed], CPU, Silent(), side=(3, 8), **options)
+        found = compute_features(
+            net, net.head, [feed], CPU, Silent(), sample=torch.rand(1, 3, 8, 8), **options
+        )
         assert found is not None
         return found
 
@@ -158,9 +160,13 @@ def test_without_room_on_the_disk_they_lie_in_memory(
     if trouble == "gone":
         folder.write_text("a file")
     net, feed = tiny(), image_feed(images, 7, CPU, seed=0, shuffled=False)
-    found = compute_features(net, net.head, [feed], CPU, Silent(), side=(3, 8), folder=folder)
+    found = compute_features(
+        net, net.head, [feed], CPU, Silent(), sample=torch.rand(1, 3, 8, 8), folder=folder
+    )
     assert found is not None
-    assert torch.equal(found, compute_features(net, net.head, [feed], CPU, Silent(), side=(3, 8)))
+    assert torch.equal(
+        found, compute_features(net, net.head, [feed], CPU, Silent(), sample=torch.rand(1, 3, 8, 8))
+    )
     assert not folder.is_dir() or not list(folder.iterdir()), "nothing is left"
 
 
@@ -179,7 +185,9 @@ def test_of_several_processes_the_first_one_writes(
 
     def work() -> Any:
         feeds = [image_feed(images, 7, CPU, seed=1, shuffled=False, augment=SHIFTED, share=7)] * 2
-        found = compute_features(net, net[2], feeds, CPU, Silent(), side=(3, 8), folder=tmp_path / "features")
+        found = compute_features(
+            net, net[2], feeds, CPU, Silent(), sample=torch.rand(1, 3, 8, 8), folder=tmp_path / "features"
+        )
         return None if found is None else found.numpy()
 
     shares = several(3, work)

@@ -7,26 +7,26 @@ from array import array
 from pathlib import Path
 from typing import Iterator
 
-from .plan import Work
+from .plan import Tensor, Work
 from .problem import Problem
 
 LEVELS = 256
+# Bytes of a value as it is stored; what becomes float32 is stored as uint8.
+STORED = {"int32": 4, "int64": 8}
 
 
 def feeds(work: Work, most: int | None = None) -> Iterator[bytes]:
     """Give the bytes of one input after another, at most `most` of them.
 
-    What is stored is uint8. Where the network takes float32, every value is looked up in the bundle's table,
-    which holds what the workstation's own preprocessing makes of it: to the bit the same numbers.
+    What is stored is uint8, of texts integers as the network takes them. Where the network takes float32, every
+    value is looked up in the bundle's table, which holds what the workstation's own preprocessing makes of it: to
+    the bit the same numbers.
 
     Raises:
         Problem: there are fewer bytes than samples.
     """
-    _, *shape = work.input.shape
-    size = 1
-    for side in shape:
-        size *= side
-    table = _table(work.samples.table, shape[0]) if work.samples.table else []
+    size = sum(_size(tensor) for tensor in (work.input, *work.more_inputs))
+    table = _table(work.samples.table, work.input.shape[1]) if work.samples.table else []
     count = work.samples.number if most is None else min(most, work.samples.number)
     with Path(work.samples.inputs).open("rb") as handle:
         for index in range(count):
@@ -36,6 +36,26 @@ def feeds(work: Work, most: int | None = None) -> Iterator[bytes]:
                     f"{work.samples.inputs}: ends within sample {index}", "copy the bundle again", 5
                 )
             yield _looked_up(pixels, table) if table else pixels
+
+
+def split(work: Work, one: bytes) -> dict[str, bytes]:
+    """Give each of the network's inputs its part of a sample, by its name."""
+    tensors = (work.input, *work.more_inputs)
+    if len(tensors) == 1:
+        return {work.input.name: one}
+    parts, start = {}, 0
+    for tensor in tensors:
+        end = start + _size(tensor)
+        parts[tensor.name] = one[start:end]
+        start = end
+    return parts
+
+
+def _size(tensor: Tensor) -> int:
+    size = STORED.get(tensor.dtype, 1)
+    for side in tensor.shape[1:]:
+        size *= side
+    return size
 
 
 def _looked_up(pixels: bytes, table: list[list[float]]) -> bytes:

@@ -110,6 +110,7 @@ class Work(NamedTuple):
         timing: `warmup_s`, `seconds`, `queries`, `rounds`, `limit_s`.
         trtexec_samples: how many samples are compared where each takes a process of its own.
         int8_nodes: names of the nodes that the INT8 network has quantized.
+        more_inputs: of networks that take several, those behind `input`; a sample holds one behind the other.
     """
 
     folder: Path
@@ -124,6 +125,7 @@ class Work(NamedTuple):
     timing: dict[str, float]
     trtexec_samples: int
     int8_nodes: tuple[str, ...] = ()
+    more_inputs: tuple[Tensor, ...] = ()
 
     @property
     def results(self) -> Path:
@@ -222,4 +224,5 @@ def _work(folder: Path, digest: str, content: dict[str, Any]) -> Work:
         timing=dict(content["timing"]),
         trtexec_samples=int(content["trtexec_samples"]),
         int8_nodes=tuple(str(name) for name in content.get("int8_nodes", [])),
+        more_inputs=tuple(_tensor(entry) for entry in content.get("more_inputs", [])),
     )

@@ -22,7 +22,7 @@ from . import bindings, layers, sidecar, timing, trtexec
 from .children import end_with_parent
 from .engine import Engine
 from .files import read_json, sha256_of, write_json
-from .inputs import feeds
+from .inputs import feeds, split
 from .plan import Build, Tensor, Work
 from .problem import OutOfMemory, Problem
 from .trtexec_failures import smaller
@@ -84,9 +84,8 @@ class Bindings(Tool):
         """Run one input after another."""
         plan = _ready(job, self.version, self._cuda.compute_capability)
         with Engine(self._trt, self._cuda, plan, self._say, job.dla_core) as engine:
-            name = _only(engine.inputs, job)
             for one in inputs:
-                found = engine.run({name: one})
+                found = engine.run(_named(engine.inputs, job, work, one))
                 yield {spec.name: as_float32(found[spec.name], spec.dtype) for spec in engine.outputs}
 
     def times(self, jobs: list[Build], work: Work, copies: bool) -> dict[str, Any]:
@@ -98,7 +97,7 @@ class Bindings(Tool):
             for job in jobs:
                 plan = _ready(job, self.version, self._cuda.compute_capability)
                 engine = stack.enter_context(Engine(self._trt, self._cuda, plan, self._say, job.dla_core))
-                engine.run({_only(engine.inputs, job): first})
+                engine.run(_named(engine.inputs, job, work, first))
                 queries[job.name], graphs[job.name] = _query(engine, copies, job.dla_core is None)
             timed = timing.interleave(
                 queries, settings["warmup_s"], settings["seconds"], int(settings["queries"]),
@@ -110,7 +109,7 @@ class Bindings(Tool):
         """Time every layer, by TensorRT's profiler."""
         plan = _ready(job, self.version, self._cuda.compute_capability)
         with Engine(self._trt, self._cuda, plan, self._say, job.dla_core) as engine:
-            engine.run({_only(engine.inputs, job): next(feeds(work, 1))})
+            engine.run(_named(engine.inputs, job, work, next(feeds(work, 1))))
             return {"count": PROFILED_RUNS, "layers": engine.profile(PROFILED_RUNS)}
 
 
@@ -139,10 +138,12 @@ class Trtexec(Tool):
         """Run one input after another, each in a process of its own."""
         plan = _ready(job, self.version)
         folder = _scratch(work)
-        raw = Path(folder) / "input.bin"
         for one in inputs:
-            raw.write_bytes(one)
-            given = {work.input.name: raw.name}
+            given = {}
+            for index, (name, content) in enumerate(split(work, one).items()):
+                raw = Path(folder) / f"input{index or ''}.bin"
+                raw.write_bytes(content)
+                given[name] = raw.name
             found = trtexec.outputs(self._path, plan, self.version, given, folder, job.dla_core)
             yield {name: array("f", values).tobytes() for name, values in found.items()}
 
@@ -298,10 +299,13 @@ def _ready(job: Build, version: tuple[int, ...], capability: str | None = None) 
     return job.plan
 
 
-def _only(inputs: list[Tensor], job: Build) -> str:
-    if len(inputs) != 1:
-        raise Problem(f"{job.name}: the engine takes {len(inputs)} inputs, and samples have one", code=5)
-    return inputs[0].name
+def _named(inputs: list[Tensor], job: Build, work: Work, one: bytes) -> dict[str, bytes]:
+    """Give the engine's inputs their parts of a sample."""
+    own = 1 + len(work.more_inputs)
+    if len(inputs) != own:
+        count = "one" if own == 1 else own
+        raise Problem(f"{job.name}: the engine takes {len(inputs)} inputs, and samples have {count}", code=5)
+    return {inputs[0].name: one} if own == 1 else split(work, one)
 
 
 def _with_less(

@@ -9,7 +9,7 @@ import pytest
 from edgetune.artifact import Artifact
 from edgetune.data.images import normalise
 from edgetune.device.program import plan
-from edgetune.device.program.inputs import feeds
+from edgetune.device.program.inputs import feeds, split
 from edgetune.device.program.problem import Problem
 
 
@@ -43,3 +43,16 @@ def test_a_damaged_table_is_named(bundled: Callable[..., Path]) -> None:
     Path(work.samples.table).write_bytes(b"\0" * 8)
     with pytest.raises(Problem, match=r"table\.bin: not 3 times 256 numbers"):
         list(feeds(work))
+
+
+def test_a_text_s_inputs_lie_one_behind_the_other(bundled: Callable[..., Path], tmp_path: Path) -> None:
+    tensors = plan.Tensor("input_ids", "int32", (1, 4)), plan.Tensor("attention_mask", "int32", (1, 4))
+    stored = np.arange(2 * 2 * 4, dtype="<i4").reshape(2, 2, 4)
+    (tmp_path / "tokens.bin").write_bytes(stored.tobytes())
+    work = plan.load(bundled())
+    samples = work.samples._replace(table="", number=2, inputs=str(tmp_path / "tokens.bin"))
+    work = work._replace(input=tensors[0], more_inputs=tensors[1:], samples=samples)
+    found = [split(work, one) for one in feeds(work)]
+    assert [list(one) for one in found] == [["input_ids", "attention_mask"]] * 2
+    for one, wanted in zip(found, stored, strict=True):
+        assert [np.frombuffer(one[t.name], "<i4").tolist() for t in tensors] == wanted.tolist()

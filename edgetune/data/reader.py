@@ -1,0 +1,120 @@
+"""From samples to what networks take, of images and texts alike: the one place that asks which of them it is.
+
+What is read are frames `[N, ...]`: pixels as they are (uint8 `[N, C, H, W]`), or tokens (int64 `[N, 2, L]`: numbers
+and mask). torch takes one array of each kind, an ONNX file one for each of its inputs. It knows no network. It
+may import errors, artifact, progress and this package.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgetune.artifact import How, TensorSpec, Tokens
+from edgetune.data.folders import Sample
+from edgetune.data.images import as_input, normalise, pixels
+from edgetune.data.images import load as load_image
+from edgetune.data.texts import read_text
+from edgetune.data.tokens import IDS, MASK, bucket, encode, filled, read_tokens
+from edgetune.errors import ArtifactError
+from edgetune.progress import Progress, Silent
+
+Frames = NDArray[Any]
+# What one run of a file takes: an array, or one for each input.
+Given = NDArray[Any] | Mapping[str, NDArray[Any]]
+# Inputs of networks that read texts, as transformers names them.
+NAMES = {"input_ids": IDS, "attention_mask": MASK}
+
+
+def frames(
+    root: Path, samples: Sequence[Sample], how: How, batch: int, progress: Progress | None = None
+) -> Iterator[Frames]:
+    """Yield frames in the samples' order; `progress` counts them, whoever calls begins and ends it.
+
+    The last batch may be smaller; so is one of texts behind which another length begins (see `arranged`).
+
+    Raises:
+        ConfigError: a sample that was readable no longer is.
+    """
+    if not isinstance(how, Tokens):
+        yield from pixels(root, samples, how, batch, progress)
+        return
+    shown = progress or Silent()
+    found = read_tokens(root, samples, how).ids
+    for length, same in groupby(found, key=lambda ids: bucket(len(ids), how)):
+        own = list(same)
+        for start in range(0, len(own), batch):
+            part = own[start : start + batch]
+            yield filled(part, how.pad, length)
+            shown.advance(len(part))
+
+
+def load(path: Path, how: How) -> Frames:
+    """Read one file: [C, H, W] or [2, L].
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if not isinstance(how, Tokens):
+        return load_image(path, how)
+    made: Frames = filled(encode([read_text(path)], how).ids, how.pad, how.length)[0]
+    return made
+
+
+def arranged(root: Path, samples: Sequence[Sample], how: How) -> tuple[Sample, ...]:
+    """Return samples of equal length next to each other, where there are several lengths."""
+    if not isinstance(how, Tokens) or len(how.lengths) == 1:
+        return tuple(samples)
+    found = read_tokens(root, samples, how).ids
+    order = sorted(range(len(samples)), key=lambda index: bucket(len(found[index]), how))
+    return tuple(samples[index] for index in order)
+
+
+def batches(
+    root: Path, samples: Sequence[Sample], how: How, batch: int, progress: Progress | None = None
+) -> Iterator[NDArray[Any]]:
+    """Yield what a torch network takes, in the samples' order; otherwise as `frames`."""
+    for part in frames(root, samples, how, batch, progress):
+        yield for_torch(part, how)
+
+
+def for_torch(given: Frames, how: How) -> NDArray[Any]:
+    """Return what a torch network takes of frames."""
+    return given if isinstance(how, Tokens) else normalise(given, how)
+
+
+def for_file(given: Frames, how: How, takes: Sequence[TensorSpec]) -> Given:
+    """Return what an ONNX file takes of frames.
+
+    Raises:
+        ArtifactError: of texts, an input that is neither their tokens nor their mask.
+    """
+    if not isinstance(how, Tokens):
+        return as_input(given, how, takes[0])
+    unknown = [spec.name for spec in takes if spec.name not in NAMES]
+    if unknown:
+        raise ArtifactError(
+            f"input {unknown[0]!r} is none of {', '.join(NAMES)}", hint="export the network again"
+        )
+    return {spec.name: given[:, NAMES[spec.name]].astype(spec.dtype) for spec in takes}
+
+
+def example(how: How, batch: int, seed: int = 0, length: int = 0) -> NDArray[Any]:
+    """Return random inputs as a torch network takes them.
+
+    Args:
+        how: how inputs are made.
+        batch: how many.
+        seed: decides the numbers.
+        length: of texts; 0: the longest.
+    """
+    noise = np.random.default_rng(seed)
+    if not isinstance(how, Tokens):
+        return noise.random((batch, how.channels, how.size_px, how.size_px), dtype=np.float32)
+    made = np.ones((batch, 2, length or how.length), np.int64)
+    # Numbers that every vocabulary has. None of them fills: that would be another text.
+    made[:, IDS] = noise.integers(how.pad + 1, how.pad + 4, made[:, IDS].shape)
+    return made

@@ -1,0 +1,206 @@
+"""The whole line on texts: the same stages, gates and artifacts as for images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from textual import tiny_bert, write_reviews
+
+import edgetune
+from edgetune import pipeline
+from edgetune.artifact import Artifact, Tokens
+from edgetune.data.folders import load_dataset
+from edgetune.data.reader import frames
+from edgetune.engines.onnxruntime import Session
+from edgetune.errors import ArtifactError, ConfigError
+from edgetune.models import model_row
+from edgetune.profile import load_target
+from edgetune.recipe import ExportSection, Recipe, load_recipe, recipe_from
+from edgetune.stages.bundle import bundle
+from edgetune.stages.init import init
+from edgetune.stages.predict import predict
+from edgetune.training.checkpoint import load_network
+
+pytest.importorskip("transformers", reason="the extra `text` is not installed")
+
+
+def recipe(table: Path, network: Path, profile: str = "host-cpu", **more: dict[str, Any]) -> Recipe:
+    sections: dict[str, Any] = {
+        "data": {"path": str(table), "task": "text-classification"},
+        "model": {"name": f"hf:{network}", "length": 16},
+        "finetune": {"strategy": "full", "epochs": 3, "batch": 16, "learning_rate": 3e-3},
+        "quantize": {"preset": "quick", "method": "plain"},
+        "bench": {"preset": "quick"},
+    }
+    return recipe_from({**sections, **more, "profile": profile})
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Any]:
+    folder = tmp_path_factory.mktemp("text")
+    write_reviews(folder / "reviews.csv")
+    asked = recipe(folder / "reviews.csv", tiny_bert(folder / "bert"), finetune={
+        "strategy": "full", "epochs": 6, "batch": 16, "learning_rate": 3e-3,
+    })  # fmt: skip
+    return asked, edgetune.run(asked, load_target("host-cpu"), folder / "run")
+
+
+@pytest.mark.slow
+def test_a_run_learns_quantizes_and_judges(ran: tuple[Recipe, Any]) -> None:
+    asked, made = ran
+    accuracy = made.report["accuracy"]
+    assert accuracy["models"]["fp32"]["top1"] > 0.9
+    assert accuracy["models"]["int8"]["top1"] > 0.9
+    assert made.report["latency"]["speedup"]
+    gates = {gate["name"]: gate["status"] for gate in made.report["gates"]}
+    assert gates["fp32_difference"] == "pass"
+    assert (made.out / "report.html").is_file()
+    # Unchanged, nothing is made again.
+    assert edgetune.run(asked, load_target("host-cpu"), made.out).made == ()
+
+
+@pytest.mark.slow
+def test_the_tokenizer_travels_and_the_network_is_found_without_its_folder(ran: tuple[Recipe, Any]) -> None:
+    asked, made = ran
+    for name in ("checkpoint", "onnx", "int8"):
+        artifact = Artifact.load(made.out / name)
+        assert isinstance(artifact.preprocess, Tokens)
+        assert "tokenizer.json" in artifact.files
+    network = Path(asked.model.name.removeprefix("hf:"))
+    network.rename(network.with_name("moved"))
+    try:
+        net = load_network(Artifact.load(made.out / "checkpoint"))
+        assert net(torch.ones(1, 2, 5, dtype=torch.int64)).shape == (1, 2)
+    finally:
+        network.with_name("moved").rename(network)
+
+
+@pytest.mark.slow
+def test_texts_are_classified_by_every_artifact(ran: tuple[Recipe, Any], tmp_path: Path) -> None:
+    _, made = ran
+    (tmp_path / "a.txt").write_text("good tasty the food was fast")
+    (tmp_path / "b.txt").write_text("cold stale the food was slow")
+    (tmp_path / "c.txt").write_text(" ")
+    for name in ("checkpoint", "onnx", "int8"):
+        found = predict(Artifact.load(made.out / name), [tmp_path])
+        assert [entry["classes"][0]["name"] for entry in found[:2]] == ["positive", "negative"]
+        assert "empty" in found[2]["error"]
+
+
+@pytest.mark.slow
+def test_a_device_gets_tokens_and_the_tokenizer(ran: tuple[Recipe, Any], tmp_path: Path) -> None:
+    _, made = ran
+    asked = recipe(Path(ran[0].data.path), Path(ran[0].model.name[3:]), "jetson-orin-nano-8gb")
+    target = load_target("jetson-orin-nano-8gb")
+    run = edgetune.run(asked.model_copy(update={"finetune": ran[0].finetune}), target, tmp_path / "run")
+    network, int8 = (Artifact.load(run.out / name) for name in ("onnx", "int8"))
+    assert [(spec.name, spec.dtype, spec.shape) for spec in network.inputs] == [
+        ("input_ids", "int32", (1, 16)), ("attention_mask", "int32", (1, 16)),
+    ]  # fmt: skip
+    data = load_dataset(run.out / "data.json")
+    told = bundle(network, int8, data, target, name="reviews", samples=5, into=tmp_path / "bundle")
+    work = json.loads((tmp_path / "bundle" / "work.json").read_text())
+    assert (tmp_path / "bundle" / "tokenizer.json").read_bytes() == network.file(
+        "tokenizer.json"
+    ).read_bytes()
+    assert [entry["name"] for entry in work["more_inputs"]] == ["attention_mask"]
+    stored = np.frombuffer((tmp_path / "bundle" / "samples.bin").read_bytes(), "<i4").reshape(5, 2, 16)
+    assert set(np.unique(stored[:, 1])) <= {0, 1}
+    assert (stored[:, 0, 0] == 2).all()
+    expected = np.frombuffer((tmp_path / "bundle" / "fp16.expected.bin").read_bytes(), "<f4").reshape(5, 2)
+    given = {"input_ids": stored[:, 0].copy(), "attention_mask": stored[:, 1].copy()}
+    np.testing.assert_allclose(Session(network.file("model.onnx")).run(given)[0], expected, atol=1e-5)
+    assert told["samples"] == 5
+    del made
+
+
+@pytest.mark.slow
+def test_several_lengths_give_what_one_does(ran: tuple[Recipe, Any], tmp_path: Path) -> None:
+    from edgetune.stages.export import export
+
+    _, made = ran
+    checkpoint, data = Artifact.load(made.out / "checkpoint"), load_dataset(made.out / "data.json")
+    runtime = load_target("host-cpu").runtime
+    several = export(checkpoint, ExportSection(lengths=(16, 8)), runtime, data, into=tmp_path / "several")
+    assert isinstance(several.preprocess, Tokens)
+    assert several.preprocess.lengths == (8, 16)
+    assert [spec.shape for spec in several.inputs] == [(1, "L"), (1, "L")]
+    assert several.details["parity"]["difference_over_std"] < 1e-3
+    with pytest.raises(ConfigError, match="17, and the network was trained with 16 tokens"):
+        export(checkpoint, ExportSection(lengths=(17,)), runtime, data, into=tmp_path / "longer")
+    widths = {part.shape[2] for part in frames(data.root, data.splits["test"], several.preprocess, 4)}
+    assert widths == {8, 16}
+
+
+@pytest.mark.slow
+def test_a_student_of_fewer_layers_learns_from_a_teacher(ran: tuple[Recipe, Any], tmp_path: Path) -> None:
+    asked, made = ran
+    changed = recipe(
+        Path(asked.data.path), Path(asked.model.name[3:]),
+        model={"name": f"{asked.model.name}#1", "length": 16},
+        distill={
+            "teacher": {"path": str(made.out / "checkpoint")}, "baseline": False,
+            "features": {"encoder.encoder.layer.0": "encoder.encoder.layer.1"},
+        },
+        finetune={"strategy": "full", "epochs": 6, "batch": 16, "learning_rate": 3e-3},
+    )  # fmt: skip
+    run = edgetune.run(changed, load_target("host-cpu"), tmp_path / "run")
+    models = run.report["distillation"]["models"]
+    assert models["distilled"]["parameters"] < models["teacher"]["parameters"]
+    assert models["distilled"]["top1"] > 0.8
+    # Its answers are computed once, though batches are of texts of other lengths each time.
+    assert Artifact.load(run.out / "checkpoint").details["distillation"]["views"] == 1
+    assert Artifact.load(run.out / "onnx").details["parity"]["difference_over_std"] < 1e-3
+
+
+@pytest.mark.slow
+def test_a_teacher_with_another_tokenizer_is_refused(ran: tuple[Recipe, Any], tmp_path: Path) -> None:
+    asked, made = ran
+    other = tiny_bert(tmp_path / "other")
+    content = json.loads((other / "tokenizer.json").read_text())
+    (other / "tokenizer.json").write_text(json.dumps(content, indent=1))
+    changed = recipe(
+        Path(asked.data.path), other, distill={"teacher": {"path": str(made.out / "checkpoint")}}
+    )
+    with pytest.raises(ConfigError, match="takes another tokenizer than the student"):
+        edgetune.run(changed, load_target("host-cpu"), tmp_path / "run")
+
+
+def test_a_recipe_for_texts_is_written(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    found = init(reviews, model=f"hf:{bert}", profile="host-cpu", out=tmp_path / "recipe.yaml")
+    assert found.texts
+    written = load_recipe(tmp_path / "recipe.yaml")
+    assert (written.data.task, written.model.name) == ("text-classification", f"hf:{bert}")
+    pipeline.preflight(written, load_target("host-cpu"))
+    text = (tmp_path / "recipe.yaml").read_text()
+    assert "texts: " in text
+    assert "augment" not in text
+
+
+def test_what_does_not_go_together_is_refused_before_anything_runs(reviews: Path, bert: Path) -> None:
+    target = load_target("host-cpu")
+    asked = recipe(reviews, bert)
+    pipeline.preflight(asked, target)
+    for changed, message in (
+        ({"model": {"name": "resnet18"}}, "resnet18 takes images, and data.task is text-classification"),
+        ({"data": {"path": str(reviews.parent)}}, "takes texts, and data.task is image-classification"),
+        ({"model": {"name": f"hf:{bert}", "length": 64}}, "takes 3 to 40 tokens, not 64"),
+        ({"model": {"name": "hf:./nothing-here"}}, "no config.json there"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            pipeline.preflight(recipe(reviews, bert, **changed), target)
+
+
+def test_augmentation_is_of_images(reviews: Path, bert: Path, tmp_path: Path) -> None:
+    asked = recipe(reviews, bert, finetune={"epochs": 1, "augment": {"preset": "light"}})
+    with pytest.raises(ConfigError, match="images are augmented, texts are not"):
+        edgetune.run(asked, load_target("host-cpu"), tmp_path / "run")
+
+
+def test_stages_for_images_say_so(reviews: Path, bert: Path) -> None:
+    how = model_row(pipeline.model_name(recipe(reviews, bert))).preprocess
+    with pytest.raises(ArtifactError, match="takes texts, and images are needed here"):
+        Artifact(kind="onnx", preprocess=how).of_images()
