@@ -1,7 +1,7 @@
 """A row for a network of transformers that reads texts: BERT, MiniLM, DistilBERT, RoBERTa, by name or folder.
 
 transformers is an optional extra. No code of a hub's repository ever runs, and no weights are unpickled. It may
-import errors and artifact.
+import errors, artifact and learning.
 """
 
 import atexit
@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgetune.artifact import TOKENIZER_FILE, Tokens, sha256_of
+from edgetune.artifact import TEXT_EXTRA, TOKENIZER_FILE, Tokens, load_tokenizer, sha256_of
 from edgetune.errors import ArtifactError, ConfigError, MissingTool
-from edgetune.models.rows import HF, ModelRow
+from edgetune.learning import HF, folder_in
+from edgetune.models.rows import ModelRow
 from edgetune.models.weights import read_state
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-EXTRA = 'pip install "edgetune[text]"'
 # Where a family's layers are, below its encoder.
 FAMILIES = {
     "bert": "encoder.layer",
@@ -33,7 +33,7 @@ FAMILIES = {
 }
 # Tokens of the longest input, where nobody says: as many as sentence encoders are trained with.
 LENGTH = 128
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.bin", "tf_model.h5")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # What is added to the attention of what only fills. exp() makes 0 of it, and FP16 holds it.
 MASKED = -1e4
 
@@ -112,11 +112,6 @@ class _Source:
     first: bool
 
 
-def local(name: str) -> bool:
-    """Whether a name without `hf:` is a folder's."""
-    return name.startswith((".", "/", "~"))
-
-
 def text_row(name: str) -> ModelRow:
     """Make the row of a network that reads texts.
 
@@ -146,7 +141,7 @@ def text_row(name: str) -> ModelRow:
         preprocess=_tokens(source, name),
         weights=f"{HF}{name}",
         fetch=lambda: _fetch(name, source, kept),
-        source="Hugging Face hub; licence: see its page" if not local(name) else "a folder",
+        source="Hugging Face hub; licence: see its page" if not folder_in(HF + name) else "a folder",
         int8="LayerNorm, Softmax and GELU stay in float; outliers between LayerNorm and the products that follow "
         "are smoothed (arXiv:2211.10438)",
         classes=2,
@@ -176,7 +171,12 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise MissingTool("texts need the library transformers", hint=EXTRA) from error
+        raise MissingTool("texts need the library transformers", hint=TEXT_EXTRA) from error
+    # Before, BERT took no mask that is ready to be added.
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        raise MissingTool(
+            f"texts need transformers 5 or newer, here is {transformers.__version__}", hint=TEXT_EXTRA
+        )
     speech: Any = transformers.utils.logging
     speech.set_verbosity_error()
     speech.disable_progress_bar()
@@ -185,7 +185,7 @@ def _transformers() -> Any:
 
 def _source(name: str) -> _Source:
     transformers = _transformers()
-    if local(name):
+    if folder_in(HF + name):
         folder = Path(name).expanduser()
         if not (folder / CONFIG_FILE).is_file():
             raise ConfigError(
@@ -202,8 +202,9 @@ def _source(name: str) -> _Source:
     return _Source(config, folder, _first_token(folder))
 
 
+@cache
 def _downloaded(name: str) -> Path:
-    """Return the folder of a repository in the hub's cache, fetched where it is not there; weights come later."""
+    """Return the folder of a repository in the hub's cache, fetched where it is not there; nothing pickled is."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -242,7 +243,7 @@ def _tokens(source: _Source, name: str) -> Tokens:
     file = folder / TOKENIZER_FILE
     if not file.is_file():
         file = _converted(folder, name)
-    entries = _entries(file)
+    entries = int(load_tokenizer(file).get_vocab_size(with_added_tokens=True))
     if entries > config.vocab_size:
         raise ArtifactError(
             f"{HF}{name}: the tokenizer has {entries} entries, the network knows {config.vocab_size}",
@@ -253,19 +254,6 @@ def _tokens(source: _Source, name: str) -> Tokens:
         kind="text", length=length, lengths=(length,), pad=config.pad_token_id or 0,
         tokenizer=sha256_of(file), folder=file.parent,
     )  # fmt: skip
-
-
-def _entries(file: Path) -> int:
-    """Count what a tokenizer knows."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise MissingTool("texts need the library tokenizers", hint=EXTRA) from error
-    try:
-        return int(Tokenizer.from_file(str(file)).get_vocab_size(with_added_tokens=True))
-    # The library raises bare Exceptions.
-    except Exception as error:
-        raise ArtifactError(f"{file}: not a tokenizer ({str(error).splitlines()[0]})") from error
 
 
 @cache
@@ -292,14 +280,19 @@ def _fetch(name: str, source: _Source, kept: tuple[int, ...]) -> dict[str, Tenso
     file = source.folder / WEIGHTS_FILE
     if not file.is_file():
         pickled = next((p for p in PICKLED if (source.folder / p).is_file()), "")
-        if pickled:
+        if folder_in(HF + name) and not pickled:
             raise ArtifactError(
-                f"{HF}{name}: {pickled} alone: refused, reading pickled weights could run foreign code",
-                hint='convert them where you trust them: python -c "from transformers import AutoModel; '
-                f"AutoModel.from_pretrained('{source.folder}').save_pretrained('NEW')\", then hf:./NEW",
+                f"{HF}{name}: no {WEIGHTS_FILE}", hint="model.weights: none trains from random weights"
             )
+        where = str(source.folder) if pickled else "NEW"
+        convert = f"from transformers import AutoModel as A; A.from_pretrained('{where}').save_pretrained('{where}')"
+        steps = [f'python -c "{convert}"'] if pickled else [
+            f"hf download {name} --local-dir NEW", f'python -c "{convert}"', "then name that folder: hf:./NEW"
+        ]  # fmt: skip
         raise ArtifactError(
-            f"{HF}{name}: no {WEIGHTS_FILE}", hint="model.weights: none trains from random weights"
+            f"{HF}{name}: no {WEIGHTS_FILE}; pickled weights{f' ({pickled})' * bool(pickled)} are refused, as "
+            "reading them could run foreign code",
+            hint="\n".join(["where you trust them, convert them:", *steps]),
         )
     kind = source.config.model_type
     return _renumbered(encoder_state(read_state(file), kind), f"encoder.{FAMILIES[kind]}.", kept)
@@ -319,7 +312,9 @@ def _renumbered(state: dict[str, Tensor], at: str, kept: tuple[int, ...]) -> dic
 
 def encoder_state(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
     """Return an encoder's tensors by the names that they have in a `TextNet`; heads and poolers are left out."""
+    # Under another head, of a checkpoint of edgetune, or bare.
     prefix = "roberta." if "roberta" in kind else f"{kind}."
+    prefix = "encoder." if any(name.startswith("encoder.embeddings.") for name in state) else prefix
     inner = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     keep = ("embeddings.", f"{FAMILIES[kind].split('.')[0]}.")
     # Older files name LayerNorm's parameters as TensorFlow does.

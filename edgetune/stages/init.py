@@ -10,8 +10,11 @@ import re
 from pathlib import Path
 
 from edgetune.artifact import Tokens, disk_error, write_atomic
+from edgetune.data.files import SPLIT_NAMES
 from edgetune.data.folders import Dataset, scan
+from edgetune.data.texts import TABLES
 from edgetune.errors import ConfigError
+from edgetune.learning import HF, moved
 from edgetune.models import model_row
 from edgetune.profile import load_target
 from edgetune.progress import Progress, Silent
@@ -33,7 +36,7 @@ data:
   path: {path}    # relative paths begin at this file's folder
 {task}{cut}
 model:
-  name: {model}    # edgetune models list
+  name: {model}    # {known}
   weights: {weights}    # default: the pretrained ones (downloaded once); a .safetensors or .pth file; none
 {channels}
 finetune:
@@ -72,17 +75,18 @@ EXPORT_TEXTS = """\
 
 
 def init(
-    data: Path, *, model: str, profile: str, out: Path, weights: str = "default", force: bool = False,
-    progress: Progress | None = None,
+    data: Path, *, model: str, profile: str, out: Path, weights: str = "default",
+    columns: tuple[str, str] = ("", ""), force: bool = False, progress: Progress | None = None,
 ) -> Dataset:  # fmt: skip
-    """Write a recipe for a folder of images.
+    """Write a recipe for a folder of images, or for texts.
 
     Args:
-        data: class folders, or train/ and val/ or test/ with class folders.
-        model: a row of `edgetune models list`.
+        data: class folders, or train/ and val/ or test/ with class folders; a table of texts, or a folder of such.
+        model: a row of `edgetune models list`, `timm:NAME`, or for texts `hf:NAME`.
         profile: `NAME[:MODE][@JETPACK]`.
         out: the recipe to write.
         weights: `default`, `none`, or the path of a file.
+        columns: of a table, those of texts and labels; empty: found by their names.
         force: replace a recipe that is there.
         progress: who is told how far the look at the images is.
 
@@ -94,13 +98,22 @@ def init(
     """
     if out.exists() and not force:
         raise ConfigError(f"{out}: is there already", hint="another name with -o, or --force to replace it")
+    if data.suffix.lower() in TABLES and not model.startswith(HF):
+        raise ConfigError(
+            f"{data}: a table of texts, and {model} takes images",
+            hint="--model hf:NAME of the Hugging Face hub (sentence-transformers/all-MiniLM-L6-v2, "
+            "google-bert/bert-base-chinese), or hf:./FOLDER",
+        )
     row = model_row(model)
     if weights not in ("default", "none") and not Path(weights).expanduser().is_file():
         raise ConfigError(f"--weights {weights}: no such file", hint="default, none, or the path of a file")
     target = load_target(profile)
     here = out.absolute().parent
     texts = isinstance(row.preprocess, Tokens)
-    section = DataSection(path=str(data), task="text-classification" if texts else "image-classification")
+    section = DataSection(
+        path=str(data), task="text-classification" if texts else "image-classification",
+        text=columns[0], label=columns[1],
+    )  # fmt: skip
     found = scan(section, data, progress=progress or Silent())
     per_class = len(found.splits["train"]) / max(1, len(found.classes))
     strategy, why, epochs, augment = _advice(per_class)
@@ -109,18 +122,20 @@ def init(
         strategy, why, epochs = "partial", "enough texts for the head and the last layers", 3
     counts = [sum(s.label == label for s in found.splits["train"]) for label in range(len(found.classes))]
     lopsided = max(counts) > 3 * max(1, min(counts))
-    cut_by_hand = any((data / name).is_dir() for name in ("val", "valid", "validation", "test"))
+    beside = data.iterdir() if data.is_dir() else ()
+    cut_by_hand = any(SPLIT_NAMES.get(path.stem.lower()) in ("val", "test") for path in beside)
     text = TEMPLATE.format(
         file=out.name,
         summary=_summary(found),
         name=_quoted(_safe_name(data)),
         profile=_quoted(profile),
         path=_quoted(_relative(data, here)),
-        task="  task: text-classification\n" if texts else "",
+        task=_task(columns) if texts else "",
         cut=""
         if cut_by_hand
         else "  val_share: 0.15    # chooses the best epoch\n  test_share: 0.2    # decides the gates\n",
-        model=_quoted(model),
+        model=_quoted(moved(model, Path(), here)),
+        known="hf:NAME of the Hugging Face hub, or hf:./FOLDER" if texts else "edgetune models list",
         weights=_quoted(weights if weights in ("default", "none") else _relative(Path(weights), here)),
         channels="  adapter: sum    # gray images into a network made for colour; or: conv\n"
         if found.gray
@@ -156,11 +171,19 @@ def _advice(per_class: float) -> tuple[str, str, int, str]:
 def _summary(found: Dataset) -> str:
     parts = ", ".join(f"{len(samples)} {split}" for split, samples in found.splits.items())
     faults = f"; {len(found.broken)} unreadable" if found.broken else ""
-    return f"{len(found.classes)} classes; {'texts' if found.texts else 'images'}: {parts}{faults}"
+    return f"{len(found.classes)} classes; {found.noun}s: {parts}{faults}"
+
+
+def _task(columns: tuple[str, str]) -> str:
+    """Return the lines that say that it is texts, and where they stand."""
+    named = zip(("text", "label"), columns, strict=True)
+    lines = ["  task: text-classification", *(f"  {key}: {_quoted(value)}" for key, value in named if value)]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _safe_name(data: Path) -> str:
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in data.absolute().name)
+    name = data.stem if data.suffix.lower() in TABLES else data.absolute().name
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
     return kept.strip("-._")[:64] or "run"
 
 
