@@ -256,8 +256,11 @@ def texts_of(path: Path, column: str = "") -> list[tuple[str, str]]:
         columns, rows = _table(path)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    named = column if column in columns else ""
-    at = columns.index(_column(path, columns, named, TEXT_NAMES, "text"))
+    try:
+        found = column if column in columns else _column(path, columns, "", TEXT_NAMES, "text")
+    except ConfigError as error:
+        raise ConfigError(error.message, hint="its first line must call the column of texts text") from None
+    at = columns.index(found)
     return [(f"{path}:{line}", "" if isinstance(row, str) else row[at].strip()) for line, row in rows.items()]
 
 

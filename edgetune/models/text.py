@@ -216,7 +216,7 @@ def _downloaded(name: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise MissingTool(
             f"{HF}{name} is not in the cache and cannot be downloaded: {str(error).splitlines()[0]}",
-            hint="get its folder on another machine and name it: hf:./FOLDER",
+            hint=f"on a machine that reaches it: hf download {name} --local-dir FOLDER; then name that: hf:./FOLDER",
         ) from error
 
 
