@@ -115,7 +115,7 @@ def init(
         text=columns[0], label=columns[1],
     )  # fmt: skip
     found = scan(section, data, progress=progress or Silent())
-    advice = _advice(found)
+    advice = _advice(found.noun, len(found.splits["train"]) / max(1, len(found.classes)))
     counts = [sum(s.label == label for s in found.splits["train"]) for label in range(len(found.classes))]
     lopsided = max(counts) > 3 * max(1, min(counts))
     beside = data.iterdir() if data.is_dir() else ()
@@ -157,12 +157,11 @@ class Advice(NamedTuple):
     augment: str
 
 
-def _advice(found: Dataset) -> Advice:
-    per_class = len(found.splits["train"]) / max(1, len(found.classes))
-    few = f"few {found.noun}s: only the head learns, on features computed once"
+def _advice(noun: str, per_class: float) -> Advice:
+    few = f"few {noun}s: only the head learns, on features computed once"
     if per_class < FEW_PER_CLASS:
         return Advice("feature-extractor", few, 30, "none")
-    if found.noun == "text":
+    if noun == "text":
         # A pretrained encoder takes minutes for an epoch, and learns a task in a few.
         return Advice("partial", "enough texts for the head and the last layers", 3, "none")
     if per_class < MANY_PER_CLASS:
