@@ -28,6 +28,7 @@ from edgetune.steps import find_data
 from edgetune.training.accelerator import choose_accelerator
 from edgetune.training.checkpoint import load_network
 from edgetune.training.teacher import load_teacher
+from edgetune.tuning.space import Draft, as_it_is, space_of, write_recipe
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")
 
@@ -269,3 +270,21 @@ def test_stages_for_images_say_so(reviews: Path, bert: Path) -> None:
     how = model_row(pipeline.model_name(recipe(reviews, bert))).preprocess
     with pytest.raises(ArtifactError, match="takes texts, and images are needed here"):
         Artifact(kind="onnx", preprocess=how).of_images()
+
+
+def test_a_search_leaves_augmentation_out_and_finds_the_network_from_elsewhere(
+    reviews: Path, bert: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    asked = f"data: {{path: {reviews}, task: text-classification}}\nmodel: {{name: 'hf:./{bert.name}'}}\n"
+    path.write_text(f"schema_version: 1\n{asked}finetune: {{strategy: full}}\n")
+    draft = Draft.load(path)
+    space = space_of(draft)
+    assert "finetune.augment.preset" not in space.axes
+    mine = as_it_is(draft.recipe, space)
+    assert mine is not None
+    (tmp_path / "deep").mkdir()
+    write_recipe(draft, {"finetune.strategy": "partial"}, [], tmp_path / "deep" / "best.yaml")
+    found = load_recipe(tmp_path / "deep" / "best.yaml")
+    assert found.model.name == f"hf:../{bert.name}"
+    pipeline.preflight(found, load_target("host-cpu"))

@@ -98,12 +98,14 @@ def space_of(draft: Draft) -> Space:
 
 def default_axes(recipe: Recipe) -> dict[str, Axis]:
     """Return what is worth searching: around the optimizer's defaults, and what decides most."""
-    adam = recipe.finetune.optimizer == "adamw"
+    adam, texts = recipe.finetune.optimizer == "adamw", recipe.data.noun == "text"
+    # Encoders of texts take a tenth of the others' rates (models.text).
+    low = (1e-4 if adam else 2e-3) * (0.1 if texts else 1)
     axes: dict[str, Axis] = {
         # A tenth to ten times the default rates (training.strategies).
-        "finetune.learning_rate": Span(low=1e-4 if adam else 2e-3, high=3e-2 if adam else 0.2, log=True),
+        "finetune.learning_rate": Span(low=low, high=3e-2 if adam else 0.2, log=True),
         "finetune.strategy": ("feature-extractor", "partial", "full", "gradual"),
-        **({} if recipe.data.noun == "text" else {"finetune.augment.preset": ("none", "light", "standard")}),
+        **({} if texts else {"finetune.augment.preset": ("none", "light", "standard")}),
         "finetune.weight_decay": Span(low=1e-4 if adam else 1e-6, high=0.3 if adam else 1e-2, log=True),
     }
     distil = getattr(recipe, "distill", None)
