@@ -117,16 +117,12 @@ def scan(
             ones than two and than `broken_share` of all.
     """
     if section.noun == "text":
-        root, listing, found = list_texts(root, section, progress or Silent())
+        base, listing, found = list_texts(root, section, progress or Silent())
     else:
-        listing = list_images(root)
+        base, listing = root, list_images(root)
         _refuse_layout(root, listing)
         found = examine(listing, remember(known), progress or Silent())
     classes = tuple(sorted({name for looked in found.values() for name, _ in looked}))
-    if section.noun == "text" and len(classes) < 2:
-        raise ConfigError(
-            f"{root}: one class only ({', '.join(classes) or 'none'})", hint="texts of two classes are needed"
-        )
     bad = [verdict for looked in found.values() for _, verdict in looked if verdict.reason]
     total = sum(map(len, found.values()))
     if len(bad) > max(BROKEN_ALWAYS, section.broken_share * total):
@@ -135,6 +131,9 @@ def scan(
             f"{root}: {len(bad)} of {total} {section.noun}s ({len(bad) / total:.1%}) cannot be read: {named}",
             hint=f"mend or remove them, or allow more with data.broken_share (now {section.broken_share:g})",
         )
+    if len(classes) < 2:
+        wrong = f"one class only ({classes[0]!r})" if total else f"no {section.noun}"
+        raise ConfigError(f"{root}: {wrong}", hint=f"{section.noun}s of two classes are needed")
     labels = {name: label for label, name in enumerate(classes)}
     samples = {
         split: [
@@ -149,7 +148,7 @@ def scan(
     broken = tuple((verdict.path, verdict.reason) for verdict in bad)
     twins = _twins(splits)
     return Dataset(
-        root=root,
+        root=base,
         classes=classes,
         splits=splits,
         broken=broken,

@@ -195,7 +195,7 @@ def _source(name: str) -> _Source:
         folder = _downloaded(name)
     try:
         config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{HF}{name}: {str(error).splitlines()[0]}") from error
     # Written out as products and Softmax, which exporters, quantizers and TensorRT know.
     config._attn_implementation = "eager"
@@ -232,7 +232,12 @@ def _first_token(folder: Path) -> bool:
 def _build(source: _Source, classes: int) -> nn.Module:
     config = copy.deepcopy(source.config)
     kwargs = {} if config.model_type == "distilbert" else {"add_pooling_layer": False}
-    encoder = _transformers().AutoModel.from_config(config, trust_remote_code=False, **kwargs)
+    try:
+        encoder = _transformers().AutoModel.from_config(config, trust_remote_code=False, **kwargs)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ArtifactError(
+            f"{source.folder / CONFIG_FILE}: {str(error).splitlines()[0]}", hint="get the network again"
+        ) from error
     drop = getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.1))
     width = config.hidden_size
     return TextNet(encoder, width, classes, drop, config.to_json_string(), source.first)
@@ -260,6 +265,9 @@ def _tokens(source: _Source, name: str) -> Tokens:
 def _converted(folder: Path, name: str) -> Path:
     """Write a tokenizer.json of an older folder's vocabulary, where it stays until the process ends."""
     try:
+        # Of nothing, transformers makes a tokenizer that knows nothing.
+        if not any(next(folder.glob(pattern), None) for pattern in ("vocab.*", "*.model")):
+            raise FileNotFoundError("there is no vocabulary")
         found = _transformers().AutoTokenizer.from_pretrained(
             str(folder), use_fast=True, trust_remote_code=False
         )

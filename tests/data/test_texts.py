@@ -145,7 +145,7 @@ def test_empty_texts_and_missing_labels_are_left_out_and_named(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ([(text, "yes") for text, _ in rows()], r"one class only \(yes\)"),
+        ([(text, "yes") for text, _ in rows()], r"some.csv: one class only \('yes'\)"),
         (
             [*rows(), ("rare", "maybe")],
             r"2 texts of each class are needed.*fewer are there of: 'maybe' \(1\)",
@@ -191,11 +191,12 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
     assert "not by ';'" in caught.value.hint
     for name, message in (
         ("empty.csv", "is empty"),
+        ("bare.csv", "bare.csv: no text"),
         ("notes.md", "no table of texts"),
         ("gone.csv", "no such"),
     ):
         if name != "gone.csv":
-            (tmp_path / name).write_text("")
+            (tmp_path / name).write_text("text,label\n" if name == "bare.csv" else "")
         with pytest.raises(ConfigError, match=message):
             look(tmp_path / name)
 

@@ -126,6 +126,14 @@ def test_other_networks_and_folders_are_refused(tmp_path: Path, bert: Path) -> N
     (bert / "config.json").write_text("{}")
     with pytest.raises(ConfigError):
         model_row(f"hf:{bert}")
+    (bert / "config.json").write_text(json.dumps(config | {"num_attention_heads": 3}))
+    with pytest.raises(ArtifactError, match="not a multiple of the number of attention heads"):
+        build_model(f"hf:{bert}", 2)
+    (bert / "tokenizer.json").unlink()
+    with pytest.raises(
+        ArtifactError, match=r"no tokenizer.json, and none can be made of .*: there is no vocab"
+    ):
+        model_row(f"hf:{bert}")
 
 
 def test_a_tokenizer_is_made_of_a_vocabulary(bert: Path) -> None:
