@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from edgetune import learned, pipeline
-from edgetune.artifact import ARTIFACT_FILE, Artifact, sha256_of
-from edgetune.data.folders import Dataset, load_dataset, scan
+from edgetune.artifact import ARTIFACT_FILE, Artifact, Tokens, sha256_of
+from edgetune.data.folders import Dataset, Sample, load_dataset, scan
 from edgetune.data.preprocess import Given
+from edgetune.data.texts import text_of
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.profile import load_target
 from edgetune.progress import Progress
@@ -261,8 +262,9 @@ def find_data(artifact: Artifact, data: Path | None, progress: Progress) -> Data
             raise ConfigError(
                 f"{artifact.path}: nothing says where its images are", hint="name their folder with --data"
             )
-        return _unchanged(known)
-    found = scan(DataSection(path=str(data)), data, progress=progress)
+        return _unchanged(known, isinstance(artifact.preprocess, Tokens))
+    task = "text-classification" if isinstance(artifact.preprocess, Tokens) else "image-classification"
+    found = scan(DataSection(path=str(data), task=task), data, progress=progress)
     if artifact.classes and found.classes != artifact.classes:
         raise ConfigError(
             f"{data}: its classes ({', '.join(found.classes[:8])}) are not those of {artifact.path} "
@@ -271,24 +273,34 @@ def find_data(artifact: Artifact, data: Path | None, progress: Progress) -> Data
     return _as_before(found, known, progress) if known else found
 
 
-def _unchanged(known: Dataset) -> Dataset:
-    """Refuse images that are not what they were when the artifact was made."""
-    changed = []
-    for sample in (sample for split in known.splits.values() for sample in split):
-        file = known.root / sample.path
-        try:
-            found = file.stat()
-            same = (found.st_size, found.st_mtime_ns) == (sample.size_bytes, sample.mtime_ns)
-            if not same and sha256_of(file) != sample.sha256:
-                changed.append(sample.path)
-        except OSError:
-            changed.append(sample.path)
+def _unchanged(known: Dataset, texts: bool) -> Dataset:
+    """Refuse inputs that are not what they were when the artifact was made."""
+    samples = [sample for split in known.splits.values() for sample in split]
+    same = _same_text if texts else _same_file
+    changed = [sample.path for sample in samples if not same(known.root, sample)]
     if changed:
         raise ConfigError(
-            f"{known.root}: {len(changed)} images are gone or changed: {', '.join(changed[:5])}",
+            f"{known.root}: {len(changed)} inputs are gone or changed: {', '.join(changed[:5])}",
             hint="edgetune run reads the folder anew; if it has moved, name it with --data",
         )
     return known
+
+
+def _same_file(root: Path, sample: Sample) -> bool:
+    file = root / sample.path
+    try:
+        found = file.stat()
+        untouched = (found.st_size, found.st_mtime_ns) == (sample.size_bytes, sample.mtime_ns)
+        return untouched or sha256_of(file) == sample.sha256
+    except OSError:
+        return False
+
+
+def _same_text(root: Path, sample: Sample) -> bool:
+    try:
+        return bool(text_of(root, sample.path, sample.sha256))
+    except ConfigError:
+        return False
 
 
 def _as_before(found: Dataset, known: Dataset, progress: Progress) -> Dataset:
