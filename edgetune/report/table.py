@@ -33,7 +33,6 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
         page: report.html, named in the last line.
     """
     typed = read_report(report)
-    wording.about(report.get("recipe"))
     status = typed.verdict.status
     headline = Text(f"{view.HEADLINES[status]}: ", style=STYLES[status])
     _say(console, headline.append(typed.verdict.sentence, style="default"))
