@@ -110,6 +110,12 @@ class Draft:
         return {name: max(-s.low, s.high) for name, s in self.found.collected.statistics.items()}
 
 
+def grid_of(rendering: Rendering) -> Grid:
+    """Return what ranges become."""
+    largest = cpu.FULL_WEIGHT if rendering.symmetric else _largest_weight()
+    return Grid(rendering.scales, rendering.symmetric, largest)
+
+
 def draft(
     graph: Graph,
     rendering: Rendering,
@@ -131,9 +137,7 @@ def draft(
             "nothing to quantize: no operator with weights can run in INT8",
             hint=reasons or "the network is empty",
         )
-    largest = cpu.FULL_WEIGHT if rendering.symmetric else _largest_weight()
-    grid = Grid(rendering.scales, rendering.symmetric, largest)
-    found = find_ranges(graph, plan, batches, ranges, grid)
+    found = find_ranges(graph, plan, batches, ranges, grid_of(rendering))
     scales = rendering.scales(found.ranges)
     model = rendering.render(graph, plan, scales)
     return Draft(graph, plan, found, scales, model, excluded, products=products)

@@ -237,7 +237,7 @@ def _smooth(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
 
 def _attend(state: Climb, limits: Limits) -> None:
     """Take attentions into INT8 once all else is decided: for speed, so it has to cost next to no accuracy."""
-    from edgetune.quant.attention import COST_DB, attend, attentions
+    from edgetune.quant.attention import CHANCE_DB, attend, attentions
 
     best, started = state.best, time.perf_counter()
     found = [
@@ -253,8 +253,7 @@ def _attend(state: Climb, limits: Limits) -> None:
     if made is None:
         state.skip(ATTENTION, told)
     else:
-        # Held-out inputs and those that chose differ by chance.
-        state.offer(ATTENTION, made, time.perf_counter() - started, told, -2 * COST_DB)
+        state.offer(ATTENTION, made, time.perf_counter() - started, told, -CHANCE_DB)
 
 
 def _center(state: Climb, limits: Limits) -> tuple[Draft | None, str]:

@@ -103,7 +103,7 @@ def place(
             draft.quantize(node, *node.input, remark="attention: it costs next to no accuracy in INT8")
         elif node.op_type in WEIGHTED:
             _place_weighted(draft, node)
-    weighted = frozenset(draft.int8)
+    weighted = frozenset(draft.int8) - products
     every = frozenset(node.name for node in graph.nodes if node.op_type in WEIGHTED)
     draft.before_weights, draft.before_int8 = needed_by(graph, every), needed_by(graph, weighted)
     free = [node for node in graph.nodes if node.name not in excluded]
