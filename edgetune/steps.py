@@ -263,8 +263,10 @@ def find_data(artifact: Artifact, data: Path | None, progress: Progress) -> Data
                 f"{artifact.path}: nothing says where its images are", hint="name their folder with --data"
             )
         return _unchanged(known, isinstance(artifact.preprocess, Tokens))
-    task = "text-classification" if isinstance(artifact.preprocess, Tokens) else "image-classification"
-    found = scan(DataSection(path=str(data), task=task), data, progress=progress)
+    section = DataSection(path=str(data))
+    if isinstance(artifact.preprocess, Tokens):
+        section = DataSection(path=str(data), task="text-classification")
+    found = scan(section, data, progress=progress)
     if artifact.classes and found.classes != artifact.classes:
         raise ConfigError(
             f"{data}: its classes ({', '.join(found.classes[:8])}) are not those of {artifact.path} "

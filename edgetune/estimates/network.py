@@ -197,7 +197,7 @@ def _fix_inputs(model: ModelProto, weights: set[str], shapes: Shapes, name: str)
             raise ConfigError(
                 f"{name}: the input {value.name!r} has no fixed size: "
                 f"{'x'.join(map(str, said)) if said is not None else 'its shape is not stated'}",
-                hint=f"say it: --shape {value.name}={_example(said)}",
+                hint=f"say it: --shape {value.name}={_example(said)}{', and of the others' if len(inputs) > 1 else ''}",
             )
         fits = said is None or (
             len(said) == len(given)
@@ -222,6 +222,7 @@ def _fix_inputs(model: ModelProto, weights: set[str], shapes: Shapes, name: str)
 def _example(said: list[int | str] | None) -> str:
     if said is None:
         return "1x3x224x224"
+    side = "64" if len(said) == 2 else "224"
     return "x".join(
-        str(size) if isinstance(size, int) else "1" if i == 0 else "224" for i, size in enumerate(said)
+        str(size) if isinstance(size, int) else "1" if i == 0 else side for i, size in enumerate(said)
     )

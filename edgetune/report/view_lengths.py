@@ -17,7 +17,7 @@ def rows(report: Report) -> list[tuple[str, ...]]:
     """Return a row per length of what ran here: FP32 → INT8."""
     near = {row.length: row for row in report.parity.lengths} if report.parity else {}
     timed = {row.length: row for row in report.latency.lengths} if report.latency else {}
-    found = []
+    found: list[tuple[str, ...]] = []
     for length in sorted({*near, *timed}):
         right, fast = near.get(length, ParityLength()), timed.get(length, LatencyLength())
         found.append((
@@ -34,7 +34,7 @@ def rows(report: Report) -> list[tuple[str, ...]]:
 
 def device_rows(device: Device) -> list[tuple[str, ...]]:
     """Return a row per length of what the device's engines do: FP16 → INT8."""
-    found = []
+    found: list[tuple[str, ...]] = []
     for row in device.lengths:
         engines = [row.engines.get(name, EngineLength()) for name in ("fp16", "int8")]
         times = {what: row.timing.get(what, EngineTiming()) for what in ("compute", "copies")}

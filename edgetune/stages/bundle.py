@@ -300,7 +300,8 @@ def _write_without_qdq(
 ) -> None:
     """Write the quantized network without Q/DQ and the scales of its tensors."""
     samples = choose_samples(data, OBSERVED, "balanced", 0)
-    how = network.of_images()
+    how = network.preprocess
+    assert how is not None
 
     def batches() -> Iterator[Batch]:
         for part in frames(data.root, samples, how, BATCH):

@@ -28,10 +28,17 @@ MEANT = {"fp16": "the FP32 network", "int8": "the INT8 network with Q/DQ"}
 
 
 class Picked(NamedTuple):
-    """A sample, and of several lengths of texts the one that it takes; 0: there is one."""
+    """A sample of the bundle.
+
+    Attributes:
+        sample: the image or text.
+        length: of several lengths of texts the one that it takes; 0: there is one.
+        label: None where it was filled up or cut to another length than its own: there again, it is no sample.
+    """
 
     sample: Sample
     length: int
+    label: int | None
 
 
 def lengths_of(how: How) -> tuple[int, ...]:
@@ -44,9 +51,14 @@ def pick(data: Dataset, network: Artifact, how: How, most: int) -> list[Picked]:
     order = interleaved(chosen(data.splits["test"], most))
     own = relabelled(order, data.classes, network.classes)
     if not lengths_of(how):
-        return [Picked(sample, 0) for sample in own]
+        return [Picked(sample, 0, sample.label) for sample in own]
     shares = buckets(data.root, own, how, LENT)
-    turns = zip_longest(*([Picked(sample, share.length) for sample in share.samples] for share in shares))
+    turns = zip_longest(
+        *(
+            [Picked(one, share.length, one.label if share.own else None) for one in share.samples]
+            for share in shares
+        )
+    )
     return [one for turn in turns for one in turn if one]
 
 
@@ -86,10 +98,10 @@ def write(
         levels = np.tile(np.arange(256, dtype=np.uint8), (network.of_images().channels, 1))
         values = normalise(levels[None, :, :, None], network.of_images())
         (folder / TABLE).write_bytes(values.astype("<f4").tobytes())
-    several = {"lengths": [length for _, length in picked]} if lengths_of(how) else {}
+    several = {"lengths": [one.length for one in picked]} if lengths_of(how) else {}
     return {
         "number": len(picked), "inputs": INPUTS, "table": TABLE if table else "", "expected": expected,
-        "expected_of": MEANT, "labels": [sample.label for sample, _ in picked], **several,
+        "expected_of": MEANT, "labels": [one.label for one in picked], **several,
     }  # fmt: skip
 
 
@@ -111,5 +123,5 @@ def tensors(network: Artifact, how: How) -> dict[str, Any]:
 def _read(root: Path, picked: list[Picked], how: How) -> Iterator[NDArray[Any]]:
     """Give one sample after another."""
     if not lengths_of(how):
-        return frames(root, [sample for sample, _ in picked], how, 1)
-    return chain.from_iterable(frames(root, [sample], at(how, length), 1) for sample, length in picked)
+        return frames(root, [one.sample for one in picked], how, 1)
+    return chain.from_iterable(frames(root, [one.sample], at(how, one.length), 1) for one in picked)

@@ -40,10 +40,11 @@ def parity(net: nn.Module, session: Session, data: Dataset, how: How, progress: 
                 right = net(torch.from_numpy(for_torch(batch, how))).numpy()
             parts.append((right, session.run(for_file(batch, how, session.inputs))[0]))
         outputs.append([np.concatenate(side).astype(np.float64) for side in zip(*parts, strict=True)])
-    each = [_distance(*pair, share) for pair, share in zip(outputs, shares, strict=True)]
+    each = [_distance(one, other, share) for (one, other), share in zip(outputs, shares, strict=True)]
     if len(each) == 1:
         return each[0]
-    together = _distance(*map(np.concatenate, zip(*outputs, strict=True)))
+    expected, got = (np.concatenate(side) for side in zip(*outputs, strict=True))
+    together = _distance(expected, got)
     of_lengths = zip(each, shares, strict=True)
     return together | {"lengths": [{"length": s.length, "own": s.own} | found for found, s in of_lengths]}
 
