@@ -121,7 +121,8 @@ def quantize_onnx(
     Args:
         model: an ONNX file, or the folder of an exported artifact.
         data: a folder of images, in classes or not; a table of texts for an artifact that takes those; or
-            batches as the network takes them, each an array `[N, ...]` or, for several inputs, an array by the name of each: real ones, as it will see them.
+            batches as the network takes them, each an array `[N, ...]` or, for several inputs, an array by the
+            name of each: real ones, as it will see them.
         out: the file to write; default: beside the model, as `NAME.int8.onnx`.
         profile: `NAME[:MODE][@JETPACK]`.
         preprocess: how images become inputs: whole, in parts, or a preset's name. Artifacts know theirs.
