@@ -15,12 +15,22 @@ from edgetune.artifact import Artifact, Tokens
 from edgetune.data.folders import load_dataset, save_dataset, scan
 from edgetune.data.reader import frames
 from edgetune.data.tokens import filled
+from edgetune.device.program.inputs import feeds
+from edgetune.device.results import load_work
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.models import model_row
 from edgetune.profile import load_target
 from edgetune.progress import Silent
-from edgetune.recipe import DataSection, ExportSection, Recipe, load_recipe, recipe_from
+from edgetune.recipe import (
+    CheckSection,
+    DataSection,
+    ExportSection,
+    QuantizeSection,
+    Recipe,
+    load_recipe,
+    recipe_from,
+)
 from edgetune.stages.bundle import bundle
 from edgetune.stages.init import init
 from edgetune.stages.predict import predict
@@ -31,6 +41,16 @@ from edgetune.training.teacher import load_teacher
 from edgetune.tuning.space import Draft, as_it_is, space_of, write_recipe
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")
+
+
+class Told(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def recipe(table: Path, network: Path, profile: str = "host-cpu", **more: dict[str, Any]) -> Recipe:
@@ -147,6 +167,51 @@ def test_several_lengths_give_what_one_does(ran: tuple[Recipe, Any], tmp_path: P
         export(checkpoint, ExportSection(lengths=(17,)), runtime, data, into=tmp_path / "longer")
     widths = {part.shape[2] for part in frames(data.root, data.splits["test"], several.preprocess, 4)}
     assert widths == {8, 16}
+
+
+@pytest.mark.slow
+def test_every_length_is_compared_and_bundled_also_one_that_no_text_has(
+    ran: tuple[Recipe, Any], tmp_path: Path
+) -> None:
+    from edgetune.stages.check import check
+    from edgetune.stages.export import export
+    from edgetune.stages.quantize import quantize
+
+    _, made = ran
+    checkpoint, data = Artifact.load(made.out / "checkpoint"), load_dataset(made.out / "data.json")
+    target = load_target("jetson-orin-nano-8gb")
+    # The shortest text has 5 tokens.
+    asked = ExportSection(lengths=(4, 8, 16))
+    network = export(checkpoint, asked, target.runtime, data, into=tmp_path / "onnx")
+    apart = network.details["parity"]["lengths"]
+    assert [(row["length"], row["own"]) for row in apart] == [(4, False), (8, True), (16, True)]
+    assert max(row["difference_over_std"] for row in apart) < 1e-3
+    settings = QuantizeSection(preset="quick", method="plain", ranges="minmax")
+    int8 = quantize(network, data, settings, target.runtime, into=tmp_path / "int8")
+    told = Told()
+    checked = check(checkpoint, network, int8, data, CheckSection(), into=tmp_path / "check", progress=told)
+    assert any("no test text is filled up to 4 tokens" in line for line in told.lines)
+    measures = json.loads(checked.file("measures.json").read_text())
+    rows = measures["parity"]["lengths"]
+    assert rows[0]["images"] == 0
+    assert "fp32" not in rows[0]
+    assert sum(row["images"] for row in rows) == measures["accuracy"]["images"]
+    assert all(row["compared"] and row["difference_over_std"] < 1e-3 for row in rows)
+    bundle(network, int8, data, target, name="reviews", samples=6, into=tmp_path / "bundle")
+    work = load_work(tmp_path / "bundle")
+    assert (work.lengths, work.input.shape) == ((4, 8, 16), (1, 16))
+    assert set(work.samples.lengths[:3]) == {4, 8, 16}
+    assert {
+        length
+        for length, label in zip(work.samples.lengths, work.samples.labels, strict=True)
+        if label is None
+    } == {4}
+    sizes = [len(one) for one in feeds(work)]
+    assert sizes == [2 * 4 * length for length in work.samples.lengths]
+    for label, core in (("jetson-nano-4gb", None), ("jetson-agx-orin-64gb@6.2", 0)):
+        other, into = load_target(label), tmp_path / "no"
+        with pytest.raises(ConfigError, match="takes texts of 4, 8, 16 tokens, and"):
+            bundle(network, int8, data, other, name="x", samples=6, into=into, dla_core=core)
 
 
 @pytest.mark.slow

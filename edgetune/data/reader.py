@@ -8,7 +8,7 @@ may import errors, artifact, progress and this package.
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,37 @@ def arranged(root: Path, samples: Sequence[Sample], how: How) -> tuple[Sample, .
     found = read_tokens(root, samples, how).ids
     order = sorted(range(len(samples)), key=lambda index: bucket(len(found[index]), how))
     return tuple(samples[index] for index in order)
+
+
+class Bucket(NamedTuple):
+    """Samples of one length.
+
+    Attributes:
+        length: 0: of images, which have none.
+        samples: that have it by themselves; where none has, others that are filled up to it or cut.
+        own: whether they have it by themselves.
+    """
+
+    length: int
+    samples: tuple[Sample, ...]
+    own: bool
+
+
+def buckets(root: Path, samples: Sequence[Sample], how: How, lent: int) -> list[Bucket]:
+    """Return samples by length, growing; a length that none has gets the first `lent` of the others."""
+    if not isinstance(how, Tokens):
+        return [Bucket(0, tuple(samples), own=True)]
+    found = [bucket(len(ids), how) for ids in read_tokens(root, samples, how).ids]
+    made = []
+    for length in how.lengths:
+        same = tuple(one for one, own in zip(samples, found, strict=True) if own == length)
+        made.append(Bucket(length, same or tuple(samples[:lent]), own=bool(same)))
+    return made
+
+
+def at(how: How, length: int) -> How:
+    """Return how inputs are made where all are to have one length; 0: as they are."""
+    return how.model_copy(update={"length": length, "lengths": (length,)}) if length else how
 
 
 def batches(

@@ -225,7 +225,8 @@ def noise_sentence(report: Report) -> str:
 
 def ladder_sentence(quantization: Quantization) -> str:
     """Say what corrections brought, or why there are none."""
-    ladder = quantization.ladder
+    # Attention goes into INT8 for speed, once all corrections are made.
+    ladder = [rung for rung in quantization.ladder if rung.rung != "attention"]
     if not ladder:
         return "Corrections were not asked for (quantize.method: plain)." if quantization.method else ""
     if len(ladder) == 1:

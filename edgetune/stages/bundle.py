@@ -13,18 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from edgetune import device
 from edgetune.artifact import TOKENIZER_FILE, Artifact, How, Tokens, disk_error, sha256_of, write_atomic
 from edgetune.data.calibration import choose_samples
 from edgetune.data.folders import Dataset
-from edgetune.data.images import normalise
 from edgetune.data.inputs import BATCH, Batch, Inputs
 from edgetune.data.reader import for_file, frames
-from edgetune.data.subset import chosen, interleaved, relabelled
 from edgetune.device import by_hand
 from edgetune.device.packing import PROGRAM, pack, write_program
 from edgetune.device.program.plan import PLAIN, RESULTS, SCHEMA, WORK_FILE
@@ -34,19 +30,18 @@ from edgetune.profile import Target, check_input, own_content
 from edgetune.progress import Progress, Silent
 from edgetune.quant import dla, implicit
 from edgetune.quant.lint_view import reader_of
+from edgetune.stages import bundled
 
 # For the user to change, and so without digests.
 EXAMPLES = ("classify.py", "classify.cpp")
-INPUTS, TABLE, SCALES = "samples.bin", "table.bin", "int8.scales.json"
+SCALES = "int8.scales.json"
 # Training images that show what tensors without Q/DQ hold.
 OBSERVED = 128
 # Samples that take a process each, where a device has trtexec alone: as few as the gates take.
 TRTEXEC_SAMPLES = 100
 # Files that not every bundle has: an earlier one's do not stay.
-SOMETIMES = (TABLE, TOKENIZER_FILE, SCALES, by_hand.SCRIPT, "int8.onnx", "int8.expected.bin")
+SOMETIMES = (bundled.TABLE, TOKENIZER_FILE, SCALES, by_hand.SCRIPT, "int8.onnx", "int8.expected.bin")
 TIMING = {"warmup_s": 2.0, "seconds": 30.0, "queries": 1000, "rounds": 30, "limit_s": 300.0}
-# What expected outputs are of; in the plan of work, for whoever reads it.
-MEANT = {"fp16": "the FP32 network", "int8": "the INT8 network with Q/DQ"}
 
 README = """\
 This folder builds and measures TensorRT engines on a device. Copy it there, and run in it:
@@ -68,8 +63,12 @@ OF_IMAGES = """\
 classify.py and classify.cpp show how an engine classifies one frame; their first lines say how to run them."""
 OF_TEXTS = f"""\
 {TOKENIZER_FILE} is the tokenizer, for the application, as the library tokenizers reads it; the samples here are
-numbers of tokens already. Texts are cut at {{length}} tokens and filled up to as many with the number {{pad}};
+numbers of tokens already. Texts are cut at {{length}} tokens and filled up with the number {{pad}}{{to}};
 attention_mask is 1 where there is text, and 0 behind it."""
+# By the bindings, with what trtexec builds instead.
+TO_LENGTHS = """ to
+the least of {} tokens that holds them: an engine has an optimization profile for each, in this
+order; where trtexec built, {} are engines of their own for the shorter ones"""
 WITHOUT_QDQ = f"""
 This DLA takes no Q/DQ. int8.onnx is the quantized network without, and {SCALES} holds its scales; the program
 hands both to TensorRT, which rounds in places of its own. What the INT8 engine should give is what ONNX Runtime
@@ -113,7 +112,7 @@ def bundle(
         StageError: the disk is full.
     """
     int8 = None if target.no_int8 else int8
-    preprocess = _checked(network, int8, target)
+    preprocess = _checked(network, int8, target, dla_core)
     if dla_core is not None:
         dla.refuse(target, dla_core)
     shown = progress or Silent()
@@ -149,7 +148,7 @@ def bundle(
     }
 
 
-def _checked(network: Artifact, int8: Artifact | None, target: Target) -> How:
+def _checked(network: Artifact, int8: Artifact | None, target: Target, dla_core: int | None) -> How:
     """Refuse what no engine could be built of."""
     if target.is_host:
         raise ConfigError(
@@ -169,10 +168,11 @@ def _checked(network: Artifact, int8: Artifact | None, target: Target) -> How:
         raise ArtifactError(
             f"{network.path}: does not say how inputs are preprocessed", hint="export it again"
         )
-    if isinstance(preprocess, Tokens) and len(preprocess.lengths) > 1:
+    lengths = bundled.lengths_of(preprocess)
+    if lengths and (target.no_int8 or dla_core is not None):
         raise ConfigError(
-            f"{network.path}: takes texts of {', '.join(map(str, preprocess.lengths))} tokens; an engine here is built "
-            "for one length",
+            f"{network.path}: takes texts of {', '.join(map(str, lengths))} tokens, and "
+            f"{'what is built by hand' if target.no_int8 else 'a DLA'} takes one length",
             hint="export it for one: export.lengths: [64]",
         )
     shapes = [spec.shape for spec in network.inputs]
@@ -224,9 +224,7 @@ def _fill(
     shutil.copyfile(strong.file("fp16.onnx") if strong else network.file("model.onnx"), folder / by_hand.ONNX)
     # Up to TensorRT 10.7, a DLA takes the scales beside the graph.
     beside = dla_core is not None and not dla.takes_pairs(target)
-    # A device that is slow at it compares the first few alone.
-    order = interleaved(chosen(data.splits["test"], most))
-    picked = relabelled(order, data.classes, network.classes)
+    picked = bundled.pick(data, network, preprocess, most)
     # What is right is FP32's answer for an FP16 engine, and the INT8 graph's own for an INT8 one.
     right = {"fp16": Session(network.file("model.onnx"))}
     if int8:
@@ -235,34 +233,23 @@ def _fill(
         else:
             shutil.copyfile(int8.file("model.onnx"), folder / "int8.onnx")
         right["int8"] = Session(int8.file("model.onnx"), exact=True)
-    takes, *more = network.inputs
-    read = frames(data.root, picked, preprocess, 1)
-    expected = _write_samples(folder, read, preprocess, network, right, len(picked), progress)
-    raw = isinstance(preprocess, Tokens) or takes.dtype == "uint8"
+    samples = bundled.write(folder, data.root, picked, network, preprocess, right, progress)
     if isinstance(preprocess, Tokens):
         shutil.copyfile(preprocess.file, folder / TOKENIZER_FILE)
-    elif not raw:
-        levels = np.tile(np.arange(256, dtype=np.uint8), (preprocess.channels, 1))
-        (folder / TABLE).write_bytes(normalise(levels[None, :, :, None], preprocess).astype("<f4").tobytes())
     write_program(folder / PROGRAM)
     _tell(folder, target, preprocess, len(picked), dla_core, beside)
     work = {
         "schema_version": SCHEMA,
         "name": name,
         "wanted": wanted(target) | {"dla_core": dla_core},
-        "input": takes.model_dump(),
-        **({"more_inputs": [spec.model_dump() for spec in more]} if more else {}),
-        "outputs": [spec.model_dump() for spec in network.outputs],
+        **bundled.tensors(network, preprocess),
         "classes": list(network.classes),
         "preprocess": preprocess.model_dump(mode="json"),
         "engines": [
             _engine(name, target, dla_core) | ({"scales": SCALES} if beside and name == "int8" else {})
             for name in right
         ],
-        "samples": {
-            "number": len(picked), "inputs": INPUTS, "table": "" if raw else TABLE, "expected": expected,
-            "expected_of": MEANT, "labels": [sample.label for sample in picked],
-        },
+        "samples": samples,
         "timing": TIMING,
         "trtexec_samples": TRTEXEC_SAMPLES,
         "int8_nodes": [
@@ -295,44 +282,17 @@ def _tell(folder: Path, target: Target, how: How, samples: int, dla_core: int | 
         text = README.format(
             program=PROGRAM, results=RESULTS, work=WORK_FILE, label=target.label, title=target.profile.title,
             tensorrt=target.runtime.tensorrt, where="" if dla_core is None else f", on DLA {dla_core}",
-            examples=OF_TEXTS.format(length=how.length, pad=how.pad) if isinstance(how, Tokens) else OF_IMAGES,
+            examples=_of_texts(how) if isinstance(how, Tokens) else OF_IMAGES,
         )  # fmt: skip
         text += WITHOUT_QDQ if beside else ""
     (folder / "README.txt").write_text(text, encoding="utf-8")
 
 
-def _write_samples(
-    folder: Path,
-    read: Iterator[NDArray[Any]],
-    preprocess: How,
-    network: Artifact,
-    right: dict[str, Session],
-    number: int,
-    progress: Progress,
-) -> dict[str, str]:
-    """Write inputs, and what each network makes of them as float32 `[N, K]`.
-
-    Pixels as uint8: where networks take that, as they take it, `[N, H, W, C]`; else `[N, C, H, W]`. Of a text, one
-    network's input after the other.
-    """
-    expected = {name: f"{name}.expected.bin" for name in right}
-    opened = {name: (folder / file).open("wb") for name, file in expected.items()}
-    progress.begin("bundle", number, "sample")
-    with (folder / INPUTS).open("wb") as inputs:
-        for one in read:
-            given = for_file(one, preprocess, network.inputs)
-            if isinstance(given, np.ndarray):
-                inputs.write((given if given.dtype == np.uint8 else one).tobytes())
-            else:
-                inputs.write(b"".join(given[spec.name].tobytes() for spec in network.inputs))
-            for name, session in right.items():
-                outputs = session.run(given)
-                opened[name].write(outputs[0].astype("<f4").tobytes())
-            progress.advance()
-    progress.end()
-    for handle in opened.values():
-        handle.close()
-    return expected
+def _of_texts(how: Tokens) -> str:
+    lengths = bundled.lengths_of(how)
+    names = ", ".join(f"int8-{length}.plan" for length in lengths[:-1])
+    to = TO_LENGTHS.format(", ".join(map(str, lengths)), names) if lengths else " to as many"
+    return OF_TEXTS.format(length=how.length, pad=how.pad, to=to)
 
 
 def _write_without_qdq(
@@ -340,7 +300,8 @@ def _write_without_qdq(
 ) -> None:
     """Write the quantized network without Q/DQ and the scales of its tensors."""
     samples = choose_samples(data, OBSERVED, "balanced", 0)
-    how = network.of_images()
+    how = network.preprocess
+    assert how is not None
 
     def batches() -> Iterator[Batch]:
         for part in frames(data.root, samples, how, BATCH):
