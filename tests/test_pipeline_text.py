@@ -18,7 +18,7 @@ from edgetune.data.tokens import filled
 from edgetune.device.program.inputs import feeds
 from edgetune.device.results import load_work
 from edgetune.engines.onnxruntime import Session
-from edgetune.errors import ArtifactError, ConfigError
+from edgetune.errors import ArtifactError, ConfigError, StageError
 from edgetune.models import model_row
 from edgetune.profile import load_target
 from edgetune.progress import Silent
@@ -353,3 +353,11 @@ def test_a_search_leaves_augmentation_out_and_finds_the_network_from_elsewhere(
     found = load_recipe(tmp_path / "deep" / "best.yaml")
     assert found.model.name == f"hf:../{bert.name}"
     pipeline.preflight(found, load_target("host-cpu"))
+
+
+def test_memory_that_does_not_do_is_said_before_an_epoch(
+    reviews: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgetune.training.texts.free_bytes", lambda: 1000)
+    with pytest.raises(StageError, match=r"a batch of 16 texts of up to 11 tokens takes .* 0.0 GB are free"):
+        edgetune.run(recipe(reviews, bert), load_target("host-cpu"), tmp_path / "run")
