@@ -61,6 +61,7 @@ def check_teacher(recipe: Recipe) -> None:
         EdgetuneError: whatever is wrong with it, with the key of the recipe.
     """
     from edgetune.models import model_row, preprocess_for
+    from edgetune.models.text import check_weights
 
     distil = recipe.distill
     if distil is None:
@@ -80,6 +81,8 @@ def check_teacher(recipe: Recipe) -> None:
         if teacher.name:
             model_row(model_name(own))
             preprocess_for(model_name(own), teacher.channels or 3, teacher.size_px, teacher.length)
+            if teacher.name.startswith(HF) and teacher.weights == "default":
+                check_weights(model_name(own))
             weights = weights_path(own)
             if weights is not None and not weights.exists():
                 raise ConfigError(f"weights: no file {weights}", hint="default, or the path of a file")

@@ -70,6 +70,7 @@ def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None
     """
     # Imported here, so that a mistake in a recipe is answered before torch is loaded.
     from edgetune.models import model_row, preprocess_for
+    from edgetune.models.text import check_weights
 
     name = model_name(recipe)
     row = model_row(name)
@@ -81,6 +82,8 @@ def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None
             f"model.name: {recipe.model.name} takes {kind}s, and data.task is {recipe.data.task}",
             hint=f"data.task: {kind}-classification, or another network (texts take hf:NAME)",
         )
+    if texts and recipe.model.weights == "default":
+        check_weights(name)
     learning = [recipe.finetune, recipe.distill and recipe.distill.teacher.finetune]
     if texts and any(section and section.augment != AugmentSection() for section in learning):
         raise ConfigError("finetune.augment: images are augmented, texts are not", hint="leave it out")

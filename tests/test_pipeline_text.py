@@ -1,6 +1,7 @@
 """The whole line on texts: the same stages, gates and artifacts as for images."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +289,12 @@ def test_what_does_not_go_together_is_refused_before_anything_runs(reviews: Path
     ):
         with pytest.raises(ConfigError, match=message):
             pipeline.preflight(recipe(reviews, bert, **changed), target)
+    shutil.copytree(bert, bert.with_name("bare"))
+    (bert.with_name("bare") / "model.safetensors").unlink()
+    teacher = {"teacher": {"name": f"hf:{bert.with_name('bare')}", "finetune": {}}}
+    for asked in (recipe(reviews, bert.with_name("bare")), recipe(reviews, bert, distill=teacher)):
+        with pytest.raises(ArtifactError, match=r"no model.safetensors"):
+            pipeline.preflight(asked, target)
 
 
 def test_a_recipe_elsewhere_finds_its_network_and_odd_columns(

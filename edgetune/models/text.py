@@ -284,26 +284,47 @@ def _converted(folder: Path, name: str) -> Path:
     return file
 
 
-def _fetch(name: str, source: _Source, kept: tuple[int, ...]) -> dict[str, Tensor]:
-    file = source.folder / WEIGHTS_FILE
-    if not file.is_file():
-        pickled = next((p for p in PICKLED if (source.folder / p).is_file()), "")
-        if folder_in(HF + name) and not pickled:
-            raise ArtifactError(
-                f"{HF}{name}: no {WEIGHTS_FILE}", hint="model.weights: none trains from random weights"
-            )
-        where = str(source.folder) if pickled else "NEW"
-        convert = f"from transformers import AutoModel as A; A.from_pretrained('{where}').save_pretrained('{where}')"
-        steps = [f'python -c "{convert}"'] if pickled else [
-            f"hf download {name} --local-dir NEW", f'python -c "{convert}"', "then name that folder: hf:./NEW"
-        ]  # fmt: skip
+def check_weights(name: str) -> None:
+    """Refuse a network whose weights cannot be read, before anything else learns for an hour.
+
+    Args:
+        name: as of a recipe, `hf:` in front.
+
+    Raises:
+        EdgetuneError: as `text_row`; or there are no weights, or pickled ones alone.
+    """
+    bare = name.removeprefix(HF).partition("#")[0]
+    _weights(bare, _source(bare).folder)
+
+
+def _weights(name: str, folder: Path) -> Path:
+    """Return the file of weights in a network's folder."""
+    file = folder / WEIGHTS_FILE
+    if file.is_file():
+        return file
+    pickled = next((one for one in PICKLED if (folder / one).is_file()), "")
+    if folder_in(HF + name) and not pickled:
         raise ArtifactError(
-            f"{HF}{name}: no {WEIGHTS_FILE}; pickled weights{f' ({pickled})' * bool(pickled)} are refused, as "
-            "reading them could run foreign code",
-            hint="\n".join(["where you trust them, convert them:", *steps]),
+            f"{HF}{name}: no {WEIGHTS_FILE}", hint="model.weights: none trains from random weights"
         )
-    kind = source.config.model_type
-    return _renumbered(encoder_state(read_state(file), kind), f"encoder.{FAMILIES[kind]}.", kept)
+    # Nothing pickled is downloaded: of a repository, that is left to the user.
+    where = str(folder) if pickled else "NEW"
+    convert = (
+        f"from transformers import AutoModel as A; A.from_pretrained('{where}').save_pretrained('{where}')"
+    )
+    steps = ["where you trust them, convert them:", f'python -c "{convert}"']
+    if not pickled:
+        steps = [steps[0], f"hf download {name} --local-dir NEW", steps[1], "then name that folder: hf:./NEW"]
+    raise ArtifactError(
+        f"{HF}{name}: no {WEIGHTS_FILE}; pickled weights{f' ({pickled})' * bool(pickled)} are refused, as reading "
+        "them could run foreign code",
+        hint="\n".join(steps),
+    )
+
+
+def _fetch(name: str, source: _Source, kept: tuple[int, ...]) -> dict[str, Tensor]:
+    state, kind = read_state(_weights(name, source.folder)), source.config.model_type
+    return _renumbered(encoder_state(state, kind), f"encoder.{FAMILIES[kind]}.", kept)
 
 
 def _renumbered(state: dict[str, Tensor], at: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
