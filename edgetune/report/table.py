@@ -87,7 +87,8 @@ def _of_length(row: Sequence[str], columns: Sequence[str]) -> str:
         for title, cell in zip(columns[2:], row[2:], strict=True)
         if cell not in (wording.NONE, "")
     ]
-    return f"{row[0]} tokens ({row[1]} texts): {', '.join(told)}"
+    texts = "no text of its own" if row[1] == view_lengths.FILLED else f"{row[1]} texts"
+    return f"{row[0]} tokens ({texts}): {', '.join(told)}"
 
 
 def _gates(report: Report, console: Console) -> Table:

@@ -3,6 +3,8 @@
 It may import the report's schemas and its wording.
 """
 
+from collections.abc import Sequence
+
 from edgetune.report import wording
 from edgetune.report.part import Ratio
 from edgetune.report.schema import LatencyLength, ParityLength, Report
@@ -52,6 +54,12 @@ def device_rows(device: Device) -> list[tuple[str, ...]]:
             _times(times["copies"].speedup, times["copies"].trusted),
         ))  # fmt: skip
     return found
+
+
+def known(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return titles and rows without the columns of which nothing is known."""
+    kept = [i for i in range(len(columns)) if any(row[i] != wording.NONE for row in rows)]
+    return [[line[i] for i in kept] for line in (columns, *rows)]
 
 
 def note(report: Report) -> str:

@@ -33,8 +33,8 @@ from edgetune.progress import Progress, Silent
 from edgetune.quant.graph import RANDOM_OPS, reads, reads_inside
 from edgetune.quant.pixels import take_pixels
 from edgetune.recipe import ExportSection
-from edgetune.stages.parity import parity
 from edgetune.training.checkpoint import load_network
+from edgetune.training.parity import parity
 
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUT, BATCH, LENGTH = "input", "logits", "N", "L"
@@ -163,6 +163,9 @@ def _trace(
     # A batch of one would be traced as a constant.
     batch = 2 if settings.dynamic else settings.batch
     sample = torch.from_numpy(example(how, batch))
+    if isinstance(how, Preprocess):
+        # Unlike any image: a branch on values is then traced otherwise than images go, and found out.
+        sample.zero_()
     given: tuple[torch.Tensor, ...] = (sample,)
     names, free = [INPUT], {0: BATCH} if settings.dynamic else {}
     if isinstance(net, TextNet):
