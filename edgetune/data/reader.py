@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from edgetune.artifact import How, TensorSpec, Tokens
 from edgetune.data.folders import Sample
 from edgetune.data.images import as_input, normalise, pixels
-from edgetune.data.images import load as load_image
-from edgetune.data.texts import read_text
-from edgetune.data.tokens import IDS, MASK, bucket, encode, filled, read_tokens
+from edgetune.data.tokens import IDS, MASK, bucket, filled, read_tokens
 from edgetune.errors import ArtifactError
 from edgetune.progress import Progress, Silent
 
@@ -50,18 +48,6 @@ def frames(
             part = own[start : start + batch]
             yield filled(part, how.pad, length)
             shown.advance(len(part))
-
-
-def load(path: Path, how: How) -> Frames:
-    """Read one file: [C, H, W] or [2, L].
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    if not isinstance(how, Tokens):
-        return load_image(path, how)
-    made: Frames = filled(encode([read_text(path)], how).ids, how.pad, how.length)[0]
-    return made
 
 
 def arranged(root: Path, samples: Sequence[Sample], how: How) -> tuple[Sample, ...]:
@@ -147,5 +133,5 @@ def example(how: How, batch: int, seed: int = 0, length: int = 0) -> NDArray[Any
         return noise.random((batch, how.channels, how.size_px, how.size_px), dtype=np.float32)
     made = np.ones((batch, 2, length or how.length), np.int64)
     # Numbers that every vocabulary has. None of them fills: that would be another text.
-    made[:, IDS] = noise.integers(how.pad + 1, how.pad + 4, made[:, IDS].shape)
+    made[:, IDS] = noise.choice([number for number in range(4) if number != how.pad], made[:, IDS].shape)
     return made

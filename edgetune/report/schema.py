@@ -108,6 +108,7 @@ class Training(Part):
     accelerator: str = ""
     seconds: float | None = None
     decode_seconds: float | None = None
+    texts_cut: int | None = None
     stopped_early: bool = False
     best_epoch: int | None = None
     val_top1: float | None = None
