@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from textual import tiny_bert, write_reviews
@@ -187,6 +188,13 @@ def test_every_length_is_compared_and_bundled_also_one_that_no_text_has(
     apart = network.details["parity"]["lengths"]
     assert [(row["length"], row["own"]) for row in apart] == [(4, False), (8, True), (16, True)]
     assert max(row["difference_over_std"] for row in apart) < 1e-3
+    # As TensorRT wants it: attention's scale is on the queries.
+    graph = onnx.load(network.file("model.onnx")).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    masked = [makers[node.input[0]] for node in graph.node if node.op_type == "Softmax"]
+    scores = [makers[node.input[0]] for node in masked]
+    assert [node.op_type for node in scores] == ["MatMul", "MatMul"]
+    assert {makers[node.input[0]].op_type for node in scores} == {"Mul"}
     settings = QuantizeSection(preset="quick", method="plain", ranges="minmax")
     int8 = quantize(network, data, settings, target.runtime, into=tmp_path / "int8")
     told = Told()
