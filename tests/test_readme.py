@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from textual import tiny_bert, write_reviews
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -35,6 +36,9 @@ def photos(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_commands_run_as_pasted(tmp_path: Path) -> None:
     photos(tmp_path / "photos")
+    tiny_bert(tmp_path / "minilm")
+    for name in ("news", "more"):
+        write_reviews(tmp_path / f"{name}.csv")
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.strip()]
     commands = [line for line in commands if not line.startswith(INSTALLS)]
     assert len(commands) >= 8

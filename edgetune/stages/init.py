@@ -49,7 +49,7 @@ finetune:
 {extra}  seed: 0
 
 {export}quantize:
-  preset: standard    # calibration images and ranges: quick, standard, thorough
+  preset: standard    # calibration inputs and ranges: quick, standard, thorough
 
 gates:    # a failed gate ends the run with exit code 7
   top1_drop_points: 1.0    # INT8 may lose so many points of accuracy
@@ -70,7 +70,7 @@ export:
 """
 EXPORT_TEXTS = """\
 # export:
-#   lengths: [32, 128]    # tokens that texts are filled up to; several: each text to the least that holds it
+#   lengths: [{some}, {length}]    # tokens that texts are filled up to; several: each text to the least that holds it
 
 """
 
@@ -191,7 +191,7 @@ def _of_texts(how: Tokens, section: DataSection) -> dict[str, Any]:
         "size": f"  length: {how.length}    # tokens of the longest input; longer texts are cut\n",
         "batch": 32,
         "extra": "",
-        "export": EXPORT_TEXTS,
+        "export": EXPORT_TEXTS.format(some=max(3, how.length // 4), length=how.length),
     }
 
 
