@@ -35,6 +35,7 @@ from edgetune.recipe import (
 )
 from edgetune.stages.bundle import bundle
 from edgetune.stages.init import init
+from edgetune.stages.lint import lint
 from edgetune.stages.predict import predict
 from edgetune.steps import find_data
 from edgetune.training.accelerator import choose_accelerator
@@ -197,6 +198,12 @@ def test_every_length_is_compared_and_bundled_also_one_that_no_text_has(
     assert {makers[node.input[0]].op_type for node in scores} == {"Mul"}
     settings = QuantizeSection(preset="quick", method="plain", ranges="minmax")
     int8 = quantize(network, data, settings, target.runtime, into=tmp_path / "int8")
+    found = lint(int8.file("model.onnx"), target).findings
+    assert [entry.reason for entry in found if entry.rule == "dynamic-shape"] == [
+        f"input {name!r} is 1xL: a bundle builds it for texts of 4, 8, 16 tokens each"
+        for name in ("input_ids", "attention_mask")
+    ]
+    assert not [entry for entry in found if entry.severity != "info"]
     told = Told()
     checked = check(checkpoint, network, int8, data, CheckSection(), into=tmp_path / "check", progress=told)
     assert any("no test text is filled up to 4 tokens" in line for line in told.lines)
