@@ -40,7 +40,7 @@ ARG TORCH=2.15.0
 RUN pip install --no-cache-dir torch==${TORCH}
 WORKDIR /opt/edgetune
 COPY pyproject.toml ./
-RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); print(*p['build-system']['requires'], *p['project']['dependencies'], sep='\n')" > needed.txt \
+RUN python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb')); print(*p['build-system']['requires'], *p['project']['dependencies'], *p['project']['optional-dependencies']['text'], sep='\n')" > needed.txt \
     && pip install --no-cache-dir torch==${TORCH} -r needed.txt
 COPY README.md LICENSE ./
 COPY profiles profiles

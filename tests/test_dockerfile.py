@@ -151,7 +151,8 @@ def test_dependencies_come_before_sources(stages: dict[str, Any], tmp_path: Path
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     subprocess.run(["sh", "-c", lister], cwd=tmp_path, check=True, env={"PATH": path})
     needed = (tmp_path / "needed.txt").read_text().splitlines()
-    assert needed == [*PROJECT["build-system"]["requires"], *PROJECT["project"]["dependencies"]]
+    texts = PROJECT["project"]["optional-dependencies"]["text"]
+    assert needed == [*PROJECT["build-system"]["requires"], *PROJECT["project"]["dependencies"], *texts]
 
 
 def test_what_is_copied_exists_and_reaches_the_build(stages: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from textual import tiny_bert, write_reviews
@@ -34,6 +35,7 @@ from edgetune.recipe import (
 )
 from edgetune.stages.bundle import bundle
 from edgetune.stages.init import init
+from edgetune.stages.lint import lint
 from edgetune.stages.predict import predict
 from edgetune.steps import find_data
 from edgetune.training.accelerator import choose_accelerator
@@ -187,8 +189,21 @@ def test_every_length_is_compared_and_bundled_also_one_that_no_text_has(
     apart = network.details["parity"]["lengths"]
     assert [(row["length"], row["own"]) for row in apart] == [(4, False), (8, True), (16, True)]
     assert max(row["difference_over_std"] for row in apart) < 1e-3
+    # As TensorRT wants it: attention's scale is on the queries.
+    graph = onnx.load(network.file("model.onnx")).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    masked = [makers[node.input[0]] for node in graph.node if node.op_type == "Softmax"]
+    scores = [makers[node.input[0]] for node in masked]
+    assert [node.op_type for node in scores] == ["MatMul", "MatMul"]
+    assert {makers[node.input[0]].op_type for node in scores} == {"Mul"}
     settings = QuantizeSection(preset="quick", method="plain", ranges="minmax")
     int8 = quantize(network, data, settings, target.runtime, into=tmp_path / "int8")
+    found = lint(int8.file("model.onnx"), target).findings
+    assert [entry.reason for entry in found if entry.rule == "dynamic-shape"] == [
+        f"input {name!r} is 1xL: a bundle builds it for texts of 4, 8, 16 tokens each"
+        for name in ("input_ids", "attention_mask")
+    ]
+    assert not [entry for entry in found if entry.severity != "info"]
     told = Told()
     checked = check(checkpoint, network, int8, data, CheckSection(), into=tmp_path / "check", progress=told)
     assert any("no test text is filled up to 4 tokens" in line for line in told.lines)

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
+from onnx import ModelProto
 
 from edgetune.device.program.layers import BETWEEN
 from edgetune.device.results import Engine
@@ -18,12 +19,12 @@ from edgetune.latency.layers import Layers, with_roof
 from edgetune.profile import load_target
 
 
-def device_layers(engine: Engine, network: Path, profile: str, tool: str) -> Layers | None:
+def device_layers(engine: Engine, network: Path | ModelProto, profile: str, tool: str) -> Layers | None:
     """Return an engine's layers against the roofline; None where none were timed.
 
     Args:
         engine: with its profile.
-        network: the ONNX file that it was built from.
+        network: the ONNX file that it was built from; or the network, where its shapes are not those of the file.
         profile: of the device, with its power mode; one that is not known here gives no peaks.
         tool: that timed them.
     """
@@ -51,10 +52,11 @@ def device_layers(engine: Engine, network: Path, profile: str, tool: str) -> Lay
     return with_roof(timed, _roof(profile), source)
 
 
-def node_operations(network: Path) -> dict[str, int | None]:
-    """Return how many operations each node of a file takes; None where shapes do not tell."""
+def node_operations(network: Path | ModelProto) -> dict[str, int | None]:
+    """Return how many operations each node of a network takes; None where shapes do not tell."""
     try:
-        model = onnx.shape_inference.infer_shapes(onnx.load(str(network)))
+        read = network if isinstance(network, ModelProto) else onnx.load(str(network))
+        model = onnx.shape_inference.infer_shapes(read)
     except (OSError, DecodeError, onnx.shape_inference.InferenceError):
         return {}
     graph = model.graph

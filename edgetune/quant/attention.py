@@ -23,8 +23,8 @@ from edgetune.quant.trace import POINTWISE
 COST_DB = 0.3
 # What they may seem to cost on held-out inputs, by chance: of MiniLM 0.15 dB looked like 1.1 on 21 texts.
 CHANCE_DB = 1.5
-# TensorRT has no INT8 kernel for smaller sums.
-_SMALLEST = 16
+# TensorRT has no INT8 kernel for smaller sums; Model-Optimizer leaves attention over more tokens in float.
+_SMALLEST, _LONGEST = 16, 512
 # Between scores and Softmax: they are scaled, and a mask is added.
 _BETWEEN = POINTWISE | {"Where"}
 
@@ -42,11 +42,12 @@ def attentions(graph: Graph) -> list[frozenset[str]]:
 
 
 def is_product(graph: Graph, node: NodeProto) -> bool:
-    """Whether a node multiplies two computed matrices, of which the sums are long enough for INT8."""
+    """Whether a node multiplies two computed matrices of sizes that INT8 is for."""
     if node.op_type != "MatMul" or len(graph.variables(node)) != 2:
         return False
+    sizes = [size for name in node.input for size in (graph.shape(name) or ())[-2:] if isinstance(size, int)]
     depth = (graph.shape(node.input[0]) or ("?",))[-1]
-    return not isinstance(depth, int) or depth >= _SMALLEST
+    return max(sizes, default=0) <= _LONGEST and not (isinstance(depth, int) and depth < _SMALLEST)
 
 
 def _product_before(graph: Graph, tensor: str) -> NodeProto | None:

@@ -185,6 +185,9 @@ def left_float(view: View) -> Iterator[Hit]:
         return
     for node in view.bare.nodes:
         if node.op_type in WEIGHTED and is_standard(node) and not any(view.weighted.get(node.name, ())):
+            if all(view.dequantizer(name) is not None for name in view.written(node).input[:2]):
+                # Of attention: no weights, and both of its inputs are quantized.
+                continue
             reason, _ = why_float(view.bare, node)
             yield Hit(node.name, reason or "not quantized, though nothing here speaks against it")
 

@@ -4,6 +4,7 @@ Which operators TensorRT parses is what onnx-tensorrt's `docs/operators.md` says
 additions of its changelog up to 10.6. It may import quant.graph and quant.lint_view.
 """
 
+import json
 from collections.abc import Iterator
 
 import numpy as np
@@ -181,7 +182,21 @@ def dynamic_shapes(view: View) -> Iterator[Hit]:
             yield Hit("", f"input {name!r} has no shape")
         elif any(isinstance(size, str) for size in shape):
             sizes = "x".join(str(size) for size in shape)
-            yield Hit("", f"input {name!r} is {sizes}: the builder asks for the shapes to build for")
+            lengths = _lengths(view) if isinstance(shape[0], int) else ""
+            if lengths:
+                reason = f"input {name!r} is {sizes}: a bundle builds it for texts of {lengths} tokens each"
+                yield Hit("", reason, "info")
+            else:
+                yield Hit("", f"input {name!r} is {sizes}: the builder asks for the shapes to build for")
+
+
+def _lengths(view: View) -> str:
+    """Return the lengths of texts that edgetune exported a network for; nothing where it did not say any."""
+    said = next((item.value for item in view.source.metadata_props if item.key == "preprocess"), "")
+    try:
+        return ", ".join(str(int(length)) for length in json.loads(said)["lengths"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def long_integers(view: View) -> Iterator[Hit]:

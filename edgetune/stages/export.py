@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,8 @@ def export(
     how = _inputs_of(checkpoint, settings)
     model = _trace(net, how, settings, opset, runtime, into / ".torch.onnx")
     _simplify(model)
+    if isinstance(how, Tokens) and runtime.rendering != "cpu":
+        _scale_queries(model)
     if isinstance(how, Preprocess) and settings.input == "uint8_nhwc":
         take_pixels(model, how)
     _describe(model, checkpoint, how, runtime)
@@ -260,6 +263,30 @@ def _simplify(model: onnx.ModelProto) -> None:
         if graph.initializer[index].name not in used:
             del graph.initializer[index]
     graph.initializer.extend(known)
+
+
+def _scale_queries(model: onnx.ModelProto) -> None:
+    """Multiply queries with attention's scale where torch multiplies the scores, in place: what is summed is the same.
+
+    TensorRT fuses attention where the scale stands in front of the first product (its guide, Fused Attention), and
+    scores that were not scaled yet may not fit into FP16.
+    """
+    graph = model.graph
+    constants = {tensor.name: math.prod(tensor.dims) for tensor in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    uses = Counter(name for node in graph.node for name in reads(node))
+    for node in [node for node in graph.node if node.op_type in ("Mul", "Div")]:
+        product = producers.get(node.input[0])
+        scaled = product is not None and product.op_type == "MatMul" and uses[node.input[0]] == 1
+        if product is None or not scaled or constants.get(node.input[1]) != 1:
+            continue
+        if any(name in constants for name in product.input):
+            continue
+        product.output[0], scaling = node.output[0], f"{node.name}/query"
+        moved = helper.make_node(node.op_type, [product.input[0], node.input[1]], [scaling], name=node.name)
+        product.input[0] = scaling
+        graph.node.remove(node)
+        graph.node.insert(list(graph.node).index(product), moved)
 
 
 def _is_constant(node: onnx.NodeProto, constants: set[str]) -> bool:

@@ -1,19 +1,23 @@
 """Computes what a device's raw results say: agreement, accuracy, latency and energy of its engines.
 
 Right is what ONNX Runtime gave for the same samples; whether an engine is good enough is for the gates, and
-which of two is better for the report. It may import device, latency and quant.compare.
+which of two is better for the report. It may import device, latency, estimates.network and quant.compare.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from edgetune.device.program.plan import Work
 from edgetune.device.program.power import PERIOD_S, Sample, energy_j, whole_module
 from edgetune.device.results import Engine, Result, Timed, expected_of, load_result, load_work, outputs_of
+from edgetune.errors import EdgetuneError
+from edgetune.estimates.network import read_network
 from edgetune.latency.device_layers import device_layers
 from edgetune.latency.layers import Layers
 from edgetune.latency.statistics import mean_interval, paired_drop, wilson
@@ -123,7 +127,12 @@ def _lengths(
 
 def _layers(work: Work, name: str, result: Result) -> Layers | None:
     """Return an engine's layers with their times, operations and distance to the roofline."""
-    network = next((Path(job.onnx) for job in work.builds if job.name == name), Path())
+    job = next(job for job in work.builds if job.name == name)
+    network: Path | ModelProto = Path(job.onnx)
+    if job.lengths:
+        # Timed are the longest texts.
+        with suppress(EdgetuneError):
+            network = read_network(Path(job.onnx), job.shapes(job.lengths[-1])).graph.model
     return device_layers(result.engines[name], network, str(work.wanted.get("profile") or ""), result.tool)
 
 

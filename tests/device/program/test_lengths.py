@@ -34,7 +34,7 @@ def network(path: Path, quantized: bool) -> None:
         helper.make_node("Gather", ["table", "input_ids"], ["looked"], name="look"),
         helper.make_node("Cast", ["attention_mask"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Unsqueeze", ["float", "last"], ["mask"]),
-        helper.make_node("Mul", ["looked", "mask"], ["kept"]),
+        helper.make_node("Mul", ["looked", "mask"], ["kept"], name="keep"),
         helper.make_node("ReduceMean", ["kept"], ["mean"], axes=[1], keepdims=0),
         *(pair if quantized else []),
         helper.make_node("MatMul", ["dq" if quantized else "mean", "matrix"], ["logits"], name="head"),
@@ -93,6 +93,9 @@ def judged(folder: Path, found: dict[str, Any], samples: int) -> None:
         assert {engine["agreement"] for engine in row["engines"].values()} == {1.0}
         assert row["timing"]["copies"]["models"]["int8"]["p50_ms"] > 0
     assert measured["engines"]["int8"]["samples"] == samples
+    layers = {layer["name"]: layer for layer in measured["engines"]["int8"]["timed_layers"]["layers"]}
+    # Of the longest texts, whose times they are.
+    assert layers["keep"]["operations"] == 12 * 16
     assert measured["timing"]["copies"] == measured["lengths"][-1]["timing"]["copies"]
 
 
