@@ -4,6 +4,7 @@ It may import everything but the cli.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def bench_alone(
     target = load_target(profile)
     _refuse_elsewhere(target, paths)
     settings = section_from("bench", {"preset": preset})
+    asked = replace(asked or Asked(), profile=profile)
     latency = bench_models(
         paths, settings.preset, threads or cores(), provider, asked=asked, progress=progress
     )

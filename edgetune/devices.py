@@ -108,7 +108,7 @@ def judged_on_device(
     from edgetune.away import one_run, run_on_device
 
     judged, page = run_on_device(one_run(folders), url, strict=False, progress=progress_for(quiet), only=only)
-    show_judged(judged, page, as_json, junit, strict=False)
+    show_judged(judged, page, as_json, junit)
 
 
 def verify(
@@ -126,7 +126,7 @@ def verify(
     """Judge what a device measured: agreement, accuracy, latency, energy (exit 7: a gate failed)."""
     from edgetune.away import verify_bundle
 
-    show_judged(*verify_bundle(folder, run, strict=strict), as_json, junit, strict=strict)
+    show_judged(*verify_bundle(folder, run, strict=strict), as_json, junit)
 
 
 @device_app.command("probe")

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from edgetune.artifact import Artifact
 from edgetune.terminal import console as _console
+from edgetune.terminal import say
 from edgetune.terminal import show_rows as _show_rows
 
 # Places named of one reason; --json names all.
@@ -127,8 +128,9 @@ def show_bench(found: dict[str, Any], folder: Path) -> None:
         ("from the image file to the answer", "end_to_end"),
     ):
         for name, model in (latency[part] or {"models": {}})["models"].items():
-            doubt = "" if latency[part]["trusted"] else f", not to be trusted: {latency[part]['why']}"
-            console.print(f"{name}, {title}: p50 {_span(model)} ms, p99 {model['p99_ms']:.4g} ms{doubt}")
+            console.print(f"{name}, {title}: p50 {_span(model)} ms, p99 {model['p99_ms']:.4g} ms")
+        if latency[part] and not latency[part]["trusted"]:
+            _show_doubts(f"{title}: not to be trusted", latency[part]["why"])
     for name, off in (latency["offline"] or {}).items():
         early = latency["models"][name]["p90_early_ms"]
         console.print(
@@ -175,10 +177,16 @@ def _show_latency(latency: dict[str, Any], console: Console) -> None:
     for note in latency.get("notes") or []:
         console.print(f"note: {note}")
     if not latency.get("trusted", True):
-        first, *more = latency["why"].split("; ")
-        console.print(f"not to be trusted: {first}")
-        for reason in more:
-            console.print(f"  and {reason}")
+        _show_doubts("not to be trusted", latency["why"])
+
+
+def _show_doubts(lead: str, why: str) -> None:
+    from edgetune.report.wording import doubts
+
+    first, *more = doubts(why)
+    say(f"{lead}: {first}")
+    for reason in more:
+        say(f"and {reason}", 2)
 
 
 def _plot(models: dict[str, dict[str, Any]], console: Console) -> None:

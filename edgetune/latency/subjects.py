@@ -38,6 +38,7 @@ class Asked:
         data: a folder of images that go in; None: random values.
         preprocess: how they become inputs; None: as the artifact says.
         layers: whether to time every layer, too.
+        profile: of the GPU that runs engines, against whose peaks their layers are held; "": not known.
     """
 
     batch: int = 0
@@ -45,6 +46,7 @@ class Asked:
     data: Path | None = None
     preprocess: Given | None = None
     layers: bool = False
+    profile: str = ""
 
 
 class Subject(NamedTuple):

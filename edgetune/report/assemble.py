@@ -78,6 +78,7 @@ def assemble(
         "command": command,
         "verdict": verdict(gates, strict=strict, measures=found),
         "exit_code": exit_code(gates, strict=strict),
+        "strict": strict,
         "recipe": recipe.model_dump(mode="json"),
         "profile": {
             "label": target.label, "title": target.profile.title, "kind": target.profile.kind,
@@ -128,6 +129,7 @@ def with_device(
         "gates": [gate.model_dump(mode="json") for gate in gates],
         "verdict": verdict(gates, strict=strict, measures=found),
         "exit_code": exit_code(gates, strict=strict),
+        "strict": strict,
         "left_to_do": left,
     }
 

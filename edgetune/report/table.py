@@ -56,7 +56,10 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
         for note in view_device.notes(typed.device):
             _say(console, Text(note))
     if typed.latency and not typed.latency.trusted:
-        _say(console, Text(f"The timing is not to be trusted: {typed.latency.why}", style="yellow"))
+        first, *more = wording.doubts(typed.latency.why)
+        _say(console, Text(f"The timing is not to be trusted: {first}", style="yellow"))
+        for reason in more:
+            _say(console, Text(f"  and {reason}", style="yellow"))
     if typed.transfer and sentences.transfer_sentence(typed.transfer):
         console.print()
         _say(console, Text(sentences.transfer_sentence(typed.transfer)))

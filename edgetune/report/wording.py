@@ -42,6 +42,11 @@ def template(folder: Path, name: str, noun: str) -> str | None:
     return named(path.read_text(encoding="utf-8"), noun) if path.is_file() else None
 
 
+def doubts(why: str) -> list[str]:
+    """Return why a measurement is not to be trusted, one reason each."""
+    return why.split("; ")
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with so many significant digits, without trailing noise: `0.423`, `12.3`, `1.2e-6`."""
     if value is None or not math.isfinite(value):

@@ -188,7 +188,13 @@ def output_command(
 
 
 def profile_command(
-    path: str, plan: str, version: tuple[int, ...], seconds: float, out: str, dla_core: int | None = None
+    path: str,
+    plan: str,
+    version: tuple[int, ...],
+    seconds: float,
+    out: str,
+    dla_core: int | None = None,
+    layers: str = "",
 ) -> list[str]:
     """Give the command that times every layer of an engine, in a run of its own.
 
@@ -199,10 +205,13 @@ def profile_command(
         seconds: to measure for at least.
         out: JSON file for the times by layer.
         dla_core: of an engine that was built for a DLA.
+        layers: file for what the engine tells of its layers; empty: none. Ignored before 8.4.
     """
     command = [path, f"--loadEngine={plan}", f"--duration={math.ceil(seconds)}", *_dla(dla_core)]
     if version < (11,):
         command += ["--useSpinWait", "--noDataTransfers", "--separateProfileRun"]
+    if layers and version >= (8, 4):
+        command.append(f"--exportLayerInfo={layers}")
     return [*command, f"--exportProfile={out}"]
 
 
