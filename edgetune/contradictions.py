@@ -153,6 +153,8 @@ def _mode(values: Values, mode: Values) -> Iterator[tuple[str, str]]:
     capability = str(values.get("compute_capability") or "")
     chip = CHIPS.get(capability)
     sms, mhz = _number(mode, "sms"), _number(mode, "gpu_mhz")
+    # What a clock in another unit makes of the peaks would hide where the mistake is.
+    mhz = None if any(key == "gpu_mhz" for key, _ in _units(mode)) else mhz
     int8, fp16 = _number(mode, "int8_dense_tops"), _number(mode, "fp16_dense_tflops")
     if sms and chip and chip.sms and values.get("kind") == "jetson" and sms > chip.sms:
         yield "sms", f"{sms:g}, but no Jetson of compute capability {capability} has more than {chip.sms}"

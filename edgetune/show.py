@@ -122,7 +122,7 @@ def show_bench(found: dict[str, Any], folder: Path) -> None:
     _plot(latency["models"], console)
     if latency["ranking"]:
         said = latency["ranking"]["sentence"]
-        console.print(said if latency["trusted"] else f"{said}; the times themselves are not to be trusted")
+        say(said if latency["trusted"] else f"{said}; the times themselves are not to be trusted")
     for title, part in (
         ("computation alone", "compute"),
         ("from the image file to the answer", "end_to_end"),
@@ -141,11 +141,11 @@ def show_bench(found: dict[str, Any], folder: Path) -> None:
         _show_layers(name, layers, console)
     for name, gates in found["gates"].items():
         for gate in gates:
-            value = "" if gate["value"] is None else f" {gate['value']:.4g} {gate['unit']},"
-            why = f": {gate['why']}" if gate["why"] else ""
-            console.print(
-                f"{name}: {gate['title']}{value} limit {gate['limit']:g} {gate['unit']}: {gate['label']}{why}"
-            )
+            value = "" if gate["value"] is None else f"{gate['value']:.4g} {gate['unit']}, "
+            # For what reasons a timing is not to be trusted has been said.
+            why = gate["why"].removesuffix(f": {latency['why']}") if latency["why"] else gate["why"]
+            said = f"{value}limit {gate['limit']:g} {gate['unit']}: {gate['label']}"
+            say(f"{name}: {gate['title']}: {said}{f': {why}' if why else ''}")
     console.print(f"report: {folder / 'bench.html'}", soft_wrap=True)
 
 
@@ -154,12 +154,15 @@ def _span(model: dict[str, Any]) -> str:
 
 
 def _show_latency(latency: dict[str, Any], console: Console) -> None:
-    figures = ("p90_ms", "p99_ms", "cv", "count", "peak_memory_mb")
+    figures = {
+        "p90_ms": "{:.4g}".format, "p99_ms": "{:.4g}".format, "cv": "{:.0%}".format, "count": "{:,}".format,
+        "peak_memory_mb": "{:.4g}".format,
+    }  # fmt: skip
     rows = [
         (
             name,
             _span(model) if "p50_low_ms" in model else f"{model['p50_ms']:.4g}",
-            *(f"{model[key]:.4g}" if model.get(key) is not None else "-" for key in figures),
+            *(write(model[key]) if model.get(key) is not None else "-" for key, write in figures.items()),
         )
         for name, model in latency["models"].items()
     ]
@@ -167,7 +170,8 @@ def _show_latency(latency: dict[str, Any], console: Console) -> None:
     _show_rows(columns, rows, right=columns[1:])
     batch = f", batch {latency['batch']}" if latency["batch"] else ""
     inputs = f"; inputs: {latency['inputs']}" if latency.get("inputs") else ""
-    console.print(f"{latency['engine']}, {latency['threads']} threads{batch}{inputs}")
+    threads = f"{latency['threads']} thread{'' if latency['threads'] == 1 else 's'}"
+    console.print(f"{latency['engine']}, {threads}{batch}{inputs}")
     for name, model in latency["models"].items():
         placed = model.get("operators") or {}
         if len(placed) > 1:
@@ -204,7 +208,7 @@ def _plot(models: dict[str, dict[str, Any]], console: Console) -> None:
 
 def _show_layers(name: str, found: dict[str, Any], console: Console) -> None:
     from edgetune.report.layers import costliest, shown
-    from edgetune.report.wording import middle
+    from edgetune.report.wording import middle, number
 
     worst = costliest(found["layers"])
     share = sum(layer["share"] for layer in worst)
@@ -215,13 +219,13 @@ def _show_layers(name: str, found: dict[str, Any], console: Console) -> None:
         (
             middle(shown(layer["name"]), 22), f"{layer['kind']} {layer['precision']}", f"{layer['ms']:.4g}",
             *("-" if amount is None else f"{amount / 1e6:.3g}" for amount in (layer["bytes"], layer["operations"])),
-            "-" if layer["distance"] is None else f"{layer['distance']:.3g}x {layer['bound']}",
+            "-" if layer["distance"] is None else f"{number(layer['distance'])}x {layer['bound']}",
         )
         for layer in worst
     ]  # fmt: skip
     columns = ("layer", "kind", "ms", "MB", "Mop", "over roofline")
     _show_rows(columns, rows, right=columns[2:])
-    console.print(f"{found['source']}; peaks {found['roof']['source']}")
+    say(f"{found['source']}; peaks {found['roof']['source']}")
 
 
 def show_search(found: dict[str, Any], folder: Path) -> None:

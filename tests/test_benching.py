@@ -119,6 +119,18 @@ def test_open_sizes_are_asked_for(bench: Any, tmp_path: Path) -> None:
     assert json.loads(said)["latency"]["batch"] == 4
 
 
+def test_an_input_without_a_shape_is_no_single_number(bench: Any, tmp_path: Path) -> None:
+    model = onnx.load(network(tmp_path / "m.onnx"))
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ConfigError, match="input 'x' has no shape in the file") as caught:
+        bench(tmp_path / "m.onnx")
+    assert "--shape x=1x3x224x224" in caught.value.hint
+    _, said = bench(tmp_path / "m.onnx", "--shape", "x=1x3x8x8", "--json")
+    assert json.loads(said)["latency"]["models"]["m.onnx"]["inputs"] == {"x": [1, 3, 8, 8]}
+
+
 def test_a_network_of_no_nodes_is_refused(bench: Any, tmp_path: Path) -> None:
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])
     empty = helper.make_graph([], "empty", [value], [value])

@@ -42,6 +42,16 @@ def template(folder: Path, name: str, noun: str) -> str | None:
     return named(path.read_text(encoding="utf-8"), noun) if path.is_file() else None
 
 
+def amount(value: int | None) -> str:
+    """Return a large number with its unit: `12.3 M`."""
+    if value is None:
+        return NONE
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{number(value / size)} {unit}"
+    return str(value)
+
+
 def doubts(why: str) -> list[str]:
     """Return why a measurement is not to be trusted, one reason each."""
     return why.split("; ")

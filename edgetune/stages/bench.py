@@ -199,7 +199,7 @@ def bench_models(
         sizes = {name: loaded.memory_mb(name) for name in plans} if loaded else {}
         layers, untimed = _engine_layers(loaded, models, asked) if loaded and asked.layers else ({}, [])
     del subjects
-    on_host = {name for name in models if name not in plans and provider == "cpu"}
+    on_host = [name for name in models if name not in plans and provider == "cpu"]
     return {
         "engine": " and ".join(engines),
         "provider": provider,
