@@ -64,7 +64,11 @@ def assemble(
         for name, role in (("fp32", "onnx"), ("int8", "int8"))
         if role in roles
     }
-    why_not = {} if target.is_host else {"latency": "no engine was built here: run it on the device"}
+    why_not = (
+        {"device": f"{target.label} runs no engine: name a device's profile"}
+        if target.is_host
+        else {"latency": "no engine was built here: run it on the device"}
+    )
     if estimate:
         found["estimate"] = estimate
     limits = merged_gates(target.profile.gates, recipe.gates)
