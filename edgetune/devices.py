@@ -103,7 +103,8 @@ def judged_on_device(
     """
     for option in (name for name, value in here.items() if value):
         raise typer.BadParameter(
-            "is for this machine; on a device the bundle says how", param_hint=f"--{option} with --on"
+            "is for this machine; on a device the run's recipe and bundle say how",
+            param_hint=f"--{option} with --on",
         )
     from edgetune.away import one_run, run_on_device
 
