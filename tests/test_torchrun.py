@@ -96,16 +96,14 @@ def start_and_kill(folder: Path, out: str, victim: int, *options: str) -> subpro
     return subprocess.CompletedProcess([], process.returncode, out_text, err_text)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_one_process_is_killed_and_the_job_goes_on(folder: Path, victim: int) -> None:
-    edit(folder, "epochs: 3", "epochs: 8")
+def test_the_leader_is_killed_and_one_process_goes_on_where_two_were(folder: Path) -> None:
+    edit(folder, "epochs: 3", "epochs: 4")
     whole = run(folder, sys.executable, *COMMAND, "finetune", "recipe.yaml", "-o", "whole")
     assert whole.returncode == 0, whole.stderr
-    cut = start_and_kill(folder, "cut", victim)
+    cut = start_and_kill(folder, "cut", 0)
     assert cut.returncode != 0
     assert not (folder / "cut").exists(), "killed in the middle"
-    command = [sys.executable] if victim else TORCHRUN  # One process goes on where two were, too.
-    resumed = run(folder, *command, *COMMAND, "finetune", "recipe.yaml", "-o", "cut")
+    resumed = run(folder, sys.executable, *COMMAND, "finetune", "recipe.yaml", "-o", "cut")
     assert resumed.returncode == 0, resumed.stderr
     assert "going on after epoch" in resumed.stderr
     one, other = tensors(folder / "whole"), tensors(folder / "cut")
@@ -114,7 +112,7 @@ def test_one_process_is_killed_and_the_job_goes_on(folder: Path, victim: int) ->
 
 
 def test_torchrun_starts_a_killed_job_again_by_itself(folder: Path) -> None:
-    edit(folder, "epochs: 3", "epochs: 8")
+    edit(folder, "epochs: 3", "epochs: 4")
     done = start_and_kill(folder, "cut", 1, "--max-restarts", "2")
     assert done.returncode == 0, done.stderr
     assert "going on after epoch" in done.stderr

@@ -16,7 +16,6 @@ from edgetune.data.folders import Dataset
 from edgetune.machine import machine
 from edgetune.profile import Target, merged_gates, own_content
 from edgetune.recipe import Gates, Recipe
-from edgetune.report import wording
 from edgetune.report.device import left_to_do
 from edgetune.report.gates import exit_code, judge, verdict
 from edgetune.report.worth import diagnosis, no_int8, worth
@@ -72,7 +71,6 @@ def assemble(
     if estimate:
         found["estimate"] = estimate
     limits = merged_gates(target.profile.gates, recipe.gates)
-    wording.about(recipe.model_dump(mode="json"))
     gates = judge(limits, found, why_not=why_not, no_int8=target.no_int8)
     return {
         "schema_version": SCHEMA_VERSION,

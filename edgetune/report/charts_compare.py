@@ -60,12 +60,12 @@ def charts(found: Compared) -> dict[str, list[tuple[str, str]]]:
     curves = [
         ("Against epochs", "epochs", "epoch", lambda p: float(p.epoch)),
         ("Against seconds", "seconds", "seconds since the training began", lambda p: p.seconds),
-        ("Against images", "images", "training images seen", lambda p: p.images),
+        ("Against inputs", "images", "training inputs seen", lambda p: p.images),
     ]  # fmt: skip
     drawn = [(title, curve_chart(found, looks, name, label, x)) for title, name, label, x in curves]
     ends = [
         ("Test accuracy", end_chart(found, looks)),
-        ("Test accuracy against training images", size_chart(found)),
+        ("Test accuracy against training inputs", size_chart(found)),
     ]
     return {"curves": [c for c in drawn if c[1]], "ends": [c for c in ends if c[1]]}
 
@@ -153,13 +153,13 @@ def size_chart(found: Compared) -> str:
             high = [100 * (group.test.high or 0) for group in groups if group.test]
             axes.vlines(x, low, high, color=colour, linewidth=2.5, alpha=0.35)
             axes.plot(x, y, color=colour, marker=marker, markersize=5, label=kind)
-        axes.set_xlabel("training images")
+        axes.set_xlabel("training inputs")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _shares(axes)
         axes.grid(axis="x", visible=False)
         _legend(axes, list(several))
         return svg(
-            canvas, "sizes", "Test accuracy against the number of training images. Figures in the table."
+            canvas, "sizes", "Test accuracy against the number of training inputs. Figures in the table."
         )
 
 

@@ -93,13 +93,13 @@ def settling_chart(calibration: Calibration) -> str:
         axes.set_xticks(_apart(images))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("images")
+        axes.set_xlabel("inputs")
         axes.yaxis.set_major_formatter(PERCENT)
         axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         axes.set_ylim(bottom=0)
         axes.grid(axis="x", visible=False)
         legend(axes)
-        ends = f"median {percent(steps[0][1])} after {count(images[0], 'image')}"
+        ends = f"median {percent(steps[0][1])} after {count(images[0], 'input')}"
         rest = "not settled" if enough is None else f"settled after {enough:,}"
         return svg(canvas, "settling", f"Distance of the scales to the final ones: {ends}; {rest}.")
 

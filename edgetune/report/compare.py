@@ -60,7 +60,7 @@ def _sentence(group: Group, reference: Group, found: Compared) -> str:
         side = "above" if points >= 0 else "below"
         text += (
             f"ends {wording.points(abs(points), 1)} points {side} “{reference.label}” on "
-            f"{wording.count(group.against.images, 'test image')} ({_interval(group.against)}). It "
+            f"{wording.count(group.against.images, 'test input')} ({_interval(group.against)}). It "
         )
     best = f"the best validation accuracy of “{reference.label}” ({wording.percent(found.reference_top1)})"
     if group.reached is None:
@@ -104,8 +104,8 @@ def gain(against: Against) -> str:
 
 
 def _interval(against: Against) -> str:
-    """Return the interval over seeds, where there is none the one over images."""
-    low, high, over = against.low, against.high, "images"
+    """Return the interval over seeds, where there is none the one over inputs."""
+    low, high, over = against.low, against.high, "inputs"
     if against.seeds_low is not None:
         low, high, over = against.seeds_low, against.seeds_high, "seeds"
     text = f"{wording.points(low, 1)} to {wording.points(high, 1)} over {over}"

@@ -13,7 +13,6 @@ from typing import Any, Literal
 from pydantic import computed_field
 
 from edgetune.recipe import Gates, Section
-from edgetune.report import wording
 from edgetune.report.gate_rows import (
     ENGINE_GATES,
     ESTIMATED_GATES,
@@ -263,7 +262,7 @@ def _facts(measures: Measures) -> str:
     accuracy, latency = measures.get("accuracy"), measures.get("latency")
     if accuracy:
         top1 = {name: _percent(model["top1"]) for name, model in accuracy["models"].items()}
-        images = _counted_noun(accuracy["images"], "image")
+        images = _counted_noun(accuracy["images"], "input")
         if "int8" in top1:
             parts.append(f"INT8 keeps {top1['int8']} of {top1['fp32']} top-1 on {images}")
         else:
@@ -323,5 +322,4 @@ def _counted(
 
 
 def _counted_noun(count: int, noun: str) -> str:
-    noun = wording.named(noun)
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.cells import cell_len
 
 from edgetune.report import sentences, view, view_device, view_distill, view_int8, wording
@@ -28,13 +28,13 @@ Cells = Sequence[object]
 def markdown(report: Report) -> str:
     """Return the report as Markdown without pictures."""
     worst = view.worst_classes(report.accuracy.per_class) if report.accuracy else []
-    text = _environment(wording.NOUN.get()).get_template("report.md.j2").render(report=report, worst=worst)
+    text = _environment().get_template("report.md.j2").render(report=report, worst=worst)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def device_markdown(report: Report) -> str:
     """Return what came of a bundle as Markdown: verdict, gates, device."""
-    text = _environment(wording.NOUN.get()).get_template("bundle.md.j2").render(report=report)
+    text = _environment().get_template("bundle.md.j2").render(report=report)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -139,9 +139,9 @@ def _artifacts(report: Report) -> list[Cells]:
 
 
 @cache
-def _environment(noun: str) -> Environment:
+def _environment() -> Environment:
     environment = Environment(
-        loader=FunctionLoader(lambda name: wording.template(Path(__file__).parent / "templates", name, noun)),
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=False,  # what is not Markdown of the template goes through `md` or `table`
         undefined=StrictUndefined,
         trim_blocks=True,

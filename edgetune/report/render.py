@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from edgetune.artifact import disk_error, write_atomic
@@ -39,7 +39,6 @@ def write_report(report: dict[str, Any], folder: Path) -> Path:
     """
     content = _storable(report)
     typed = read_report(content)
-    wording.about(report.get("recipe"))
     page = folder / "report.html"
     try:
         write_atomic(page, html(typed))
@@ -105,7 +104,7 @@ def html(report: Report) -> str:
         "settling": charts_int8.settling_chart(report.calibration),
     }
     recipe = json.dumps(report.recipe, indent=2, ensure_ascii=False) if report.recipe else ""
-    template = _environment(wording.NOUN.get()).get_template("report.html.j2")
+    template = _environment().get_template("report.html.j2")
     return template.render(report=report, charts=drawn, worst=worst, recipe=recipe)
 
 
@@ -121,7 +120,7 @@ def write_page(template: str, content: dict[str, Any], file: Path, **given: Any)
     Raises:
         StageError: the disk is full, or the folder cannot be written.
     """
-    page = _environment(wording.NOUN.get()).get_template(template).render(**given)
+    page = _environment().get_template(template).render(**given)
     try:
         write_atomic(file.with_suffix(".html"), page)
         write_atomic(file.with_suffix(".json"), _json(_storable(content)))
@@ -130,9 +129,9 @@ def write_page(template: str, content: dict[str, Any], file: Path, **given: Any)
 
 
 @cache
-def _environment(noun: str) -> Environment:
+def _environment() -> Environment:
     environment = Environment(
-        loader=FunctionLoader(lambda name: wording.template(TEMPLATES, name, noun)),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -58,16 +58,15 @@ def drop_sentence(accuracy: Accuracy) -> str:
     if "int8" not in accuracy.models and fp32.right is not None:
         known = fp32.low is not None and fp32.high is not None
         span = wording.interval(100 * (fp32.low or 0), 100 * (fp32.high or 0), "percent") if known else ""
-        images = wording.count(accuracy.images, "test image")
+        images = wording.count(accuracy.images, "test input")
         return f"Of {images}, FP32 gets {fp32.right} right" + (f" (95%: {span})." if span else ".")
     if drop.worse is not None and drop.better is not None:
         some = accuracy.images and accuracy.of and accuracy.images < accuracy.of
-        images = f"Of {wording.count(accuracy.images, 'test image')}, " if accuracy.images else ""
+        images = f"Of {wording.count(accuracy.images, 'test input')}, " if accuracy.images else ""
         if some:
-            judged = (
-                f"Of the {wording.count(accuracy.images)} test images judged (there are {accuracy.of:,}), "
+            images = (
+                f"Of the {wording.count(accuracy.images)} test inputs judged (there are {accuracy.of:,}), "
             )
-            images = wording.named(judged)
         parts.append(f"{images}INT8 gets {drop.worse} wrong that FP32 gets right, "
                      f"and {drop.better} right that FP32 gets wrong")  # fmt: skip
     if drop.points is not None:
@@ -105,7 +104,7 @@ def transfer_sentence(transfer: Transfer) -> str:
     if points is None:
         points = 100 * (transfer.pretrained_top1 - transfer.scratch_top1)
     split = {"val": "validation", "test": "test"}.get(transfer.split, transfer.split)
-    images = f" on {wording.count(transfer.images, f'{split} image'.strip())}" if transfer.images else ""
+    images = f" on {wording.count(transfer.images, f'{split} input'.strip())}" if transfer.images else ""
     span = wording.interval(transfer.low, transfer.high, "points").removesuffix(" points")
     gain = f"{wording.points(points)} points" + (f" ({span})" if span else "")
     return (
@@ -149,7 +148,7 @@ def classes_sentence(rows: Sequence[ClassRow], shown: Sequence[ClassRow]) -> str
     if len(shown) == len(rows):
         return ""
     judged = sum(row.images > 0 for row in rows)
-    some = " with test images" if judged < len(rows) else ""
+    some = " with test inputs" if judged < len(rows) else ""
     if len(shown) == judged:
         return f"the {judged} of {wording.count(len(rows), 'class', 'classes')}{some}"
     return (
@@ -194,7 +193,7 @@ def calibration_sentence(calibration: Calibration) -> str:
         return ""
     how = f", by {calibration.ranges}" if calibration.ranges else ""
     preset = f" (preset {calibration.preset})" if calibration.preset else ""
-    come = f"Ranges come from {wording.count(calibration.images, 'training image')}{how}{preset}."
+    come = f"Ranges come from {wording.count(calibration.images, 'training input')}{how}{preset}."
     return f"{come} {_settled(calibration)}".rstrip()
 
 
@@ -228,10 +227,10 @@ def ladder_sentence(quantization: Quantization) -> str:
     if not ladder:
         return "Corrections were not asked for (quantize.method: plain)." if quantization.method else ""
     if len(ladder) == 1:
-        return "Ranges alone met the limits on held-out training images, so nothing was corrected."
+        return "Ranges alone met the limits on held-out training inputs, so nothing was corrected."
     kept = [rung for rung in ladder[1:] if rung.kept]
     held, tried = quantization.held_images, wording.count(len(ladder) - 1, "correction")
-    on = f" on {wording.count(held, 'held-out training image')}" if held else ""
+    on = f" on {wording.count(held, 'held-out training input')}" if held else ""
     were = "was" if len(kept) == 1 else "were"
     came = f"{len(kept)} of {tried} helped{on} and {were} kept" if kept else f"None of {tried} helped{on}"
     first, last = ladder[0].sqnr_db, (kept or ladder)[-1].sqnr_db
@@ -263,4 +262,4 @@ def data_sentence(data: Data) -> str:
     totals = [f"{wording.count(sum(counts.values()))} {split}" for split, counts in splits(data).items()]
     classes = wording.count(len(data_classes(data)), "class", "classes")
     images = sum(sum(counts.values()) for counts in data.counts.values())
-    return f"{wording.count(images, 'image')} in {classes}: {', '.join(totals)}." if totals else ""
+    return f"{wording.count(images, 'input')} in {classes}: {', '.join(totals)}." if totals else ""

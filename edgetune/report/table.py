@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgetune.report import sentences, view, view_device, view_distill, wording
+from edgetune.report import sentences, view, view_device, view_distill
 from edgetune.report.schema import Report, read_report
 
 STYLES = {"pass": "green", "fail": "bold red", "uncertain": "yellow", "not judged": "dim"}
@@ -33,7 +33,6 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
         page: report.html, named in the last line.
     """
     typed = read_report(report)
-    wording.about(report.get("recipe"))
     status = typed.verdict.status
     headline = Text(f"{view.HEADLINES[status]}: ", style=STYLES[status])
     _say(console, headline.append(typed.verdict.sentence, style="default"))

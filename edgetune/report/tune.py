@@ -87,7 +87,7 @@ def sentences(found: Searched) -> list[str]:
     if len(found.done) > 1:
         lines.append(
             f"Its validation figure is the highest of {len(found.done)}, so it is a little too good; "
-            "the test images took no part in the choice."
+            "the test inputs took no part in the choice."
         )
     if winner.test:
         once = "They were looked at once, for this trial."
@@ -97,10 +97,10 @@ def sentences(found: Searched) -> list[str]:
                 + ", ".join(f"trial {n}" for n in winner.looks)
                 + " as well."
             )
-        lines.append(f"On {wording.count(winner.test.images, 'test image')}: {_figure(winner.test)}. {once}")
+        lines.append(f"On {wording.count(winner.test.images, 'test input')}: {_figure(winner.test)}. {once}")
     elif found.running:
         count = wording.count(found.running, "trial")
-        lines.append(f"{count} under way in other processes: the test images have not been looked at yet.")
+        lines.append(f"{count} under way in other processes: the test inputs have not been looked at yet.")
     return lines
 
 
@@ -115,7 +115,7 @@ def told(found: Searched) -> str:
     if states["failed"]:
         text += f"{states['failed']} failed; "
     what = "of the INT8 network " if found.objective == "int8" else ""
-    text += f"accuracy {what}on {wording.count(found.images.get('val'), 'validation image')}."
+    text += f"accuracy {what}on {wording.count(found.images.get('val'), 'validation input')}."
     if found.objective == "int8":
         text += " The front holds the trials that no other one beats in both accuracy and latency."
     return text
@@ -161,7 +161,7 @@ def short(key: str) -> str:
 
 
 def _meta(found: Searched) -> list[str]:
-    counts = [wording.count(found.images.get(split), f"{split} image") for split in ("train", "val", "test")]
+    counts = [wording.count(found.images.get(split), f"{split} input") for split in ("train", "val", "test")]
     return [f"{found.classes} classes", *counts, found.profile, wording.when(found.made_at)]
 
 
@@ -171,7 +171,7 @@ def _states(found: Searched) -> dict[str, int]:
 
 
 def _of(judged: Judged) -> str:
-    return f"{_span(judged)}, {wording.count(judged.images, 'image')}"
+    return f"{_span(judged)}, {wording.count(judged.images, 'input')}"
 
 
 def _span(judged: Judged) -> str:

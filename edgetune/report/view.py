@@ -104,7 +104,7 @@ def tiles(report: Report) -> list[Tile]:
     fp32, int8 = top1(report, "fp32"), top1(report, "int8")
     if int8.top1 is not None:
         images = report.accuracy.images if report.accuracy else None
-        note = f"{wording.count(int8.right)} of {wording.count(images, 'image')} right"
+        note = f"{wording.count(int8.right)} of {wording.count(images, 'input')} right"
         found.append(Tile("Top-1 accuracy", wording.percent(fp32.top1), wording.percent(int8.top1), note))
     elif fp32.top1 is not None:
         found.append(Tile("Top-1 accuracy", "", wording.percent(fp32.top1), "FP32"))
@@ -258,7 +258,7 @@ def parity_rows(parity: Parity) -> list[tuple[str, str, str]]:
     """Return what was compared: words, FP32 ONNX against torch, INT8 against FP32."""
     sides = (parity.fp32_vs_torch, parity.int8_vs_fp32)
     rows = [
-        (wording.named("images"), *(wording.count(s.images) for s in sides)),
+        ("inputs", *(wording.count(s.images) for s in sides)),
         ("same top-1 class", *(wording.percent(s.agreement) for s in sides)),
         ("mean cosine", *(wording.quantity(s.cosine_mean, "") for s in sides)),
         ("lowest cosine", *(wording.quantity(s.cosine_min, "") for s in sides)),

@@ -33,7 +33,7 @@ def gain_sentence(found: Distillation) -> str:
     distilled, alone = found.models.get("distilled", Taught()), found.models.get("alone")
     if distilled.top1 is None:
         return ""
-    images = f" on {wording.count(found.images, 'test image')}" if found.images else ""
+    images = f" on {wording.count(found.images, 'test input')}" if found.images else ""
     reached = f"Distilled, the student reaches {wording.percent(distilled.top1)}{images}"
     if alone is None or found.gain is None or found.gain.points is None:
         return f"{reached}. What it reaches alone was not looked at (distill.baseline: false)."
@@ -59,10 +59,10 @@ def _sure(gain: Difference) -> str:
         return "how sure that is was not computed."
     p = f" (McNemar's exact test: p = {wording.number(gain.p_value, 2)})" if gain.p_value is not None else ""
     if gain.low > 0:
-        return f"more than the choice of test images explains{p}."
+        return f"more than the choice of test inputs explains{p}."
     if gain.high < 0:
-        return f"more than the choice of test images explains, and it is a loss{p}."
-    return f"these images cannot tell that from nothing{p}."
+        return f"more than the choice of test inputs explains, and it is a loss{p}."
+    return f"these inputs cannot tell that from nothing{p}."
 
 
 def cost_sentence(found: Distillation) -> str:
@@ -117,10 +117,10 @@ def way_sentence(found: Distillation) -> str:
         share = wording.percent(found.labels, 0)
         parts.append(f"labels weighing {share}" if found.labels else "without labels")
     if found.views is not None:
-        views = wording.count(found.views, "view") + " of each image, answered once"
+        views = wording.count(found.views, "view") + " of each input, answered once"
         parts.append(views if found.views else "new views in every epoch")
     if found.unlabelled:
-        parts.append(wording.count(found.unlabelled, "image") + " without labels beside them")
+        parts.append(wording.count(found.unlabelled, "input") + " without labels beside them")
     sentence = ", ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}: the training loss is made of these."
 

@@ -5,41 +5,12 @@ A number that is missing is an en dash. It knows nothing of where the words go. 
 
 import math
 import re
-from collections.abc import Mapping
-from contextvars import ContextVar
-from pathlib import Path
-from typing import Any
 
 NONE = "–"
 MINUS = "−"
 
-# What a sample of the report at hand is called; sentences and templates say image.
-NOUN: ContextVar[str] = ContextVar("noun", default="image")
-_IMAGE = re.compile(r"(?<![\w.-])([Ii])mage(s?)(?![\w-])")
-
 # A float64 has no more of them.
 MOST_DIGITS = 17
-
-
-def about(recipe: Mapping[str, Any] | None) -> None:
-    """Call samples what a recipe's task makes them, from here on."""
-    data = (recipe or {}).get("data")
-    task = data.get("task", "") if isinstance(data, dict) else ""
-    NOUN.set("text" if task == "text-classification" else "image")
-
-
-def named(text: str, noun: str = "") -> str:
-    """Return one of our own sentences, or a template, with the samples called what they are."""
-    noun = noun or NOUN.get()
-    if noun == "image":
-        return text
-    return _IMAGE.sub(lambda found: (noun.title() if found[1] == "I" else noun) + found[2], text)
-
-
-def template(folder: Path, name: str, noun: str) -> str | None:
-    """Return the source of a template, None where there is none."""
-    path = folder / name
-    return named(path.read_text(encoding="utf-8"), noun) if path.is_file() else None
 
 
 def amount(value: int | None) -> str:
@@ -76,7 +47,7 @@ def count(value: int | None, one: str = "", many: str = "") -> str:
     """Return a whole number with separators, and its noun: `1 image`, `1,797 images`."""
     if value is None:
         return NONE
-    noun = named(one if value == 1 else many or (f"{one}s" if one else ""))
+    noun = one if value == 1 else many or (f"{one}s" if one else "")
     return f"{value:,} {noun}".rstrip()
 
 

@@ -198,7 +198,7 @@ def _test(found: list[list[bool]]) -> dict[str, Any] | None:
     low, high = over or wilson(sum(found[0]), len(found[0]))
     return {
         "images": len(found[0]), "each": each.tolist(), "top1": float(each.mean()),
-        "over": "seeds" if over else "images",
+        "over": "seeds" if over else "inputs",
         "low": max(0.0, low), "high": min(1.0, high),
     }  # fmt: skip
 

@@ -57,7 +57,7 @@ def test_nothing_to_draw_is_no_chart() -> None:
 def test_settling_marks_how_many_were_enough(enough: int | None) -> None:
     steps = tuple(Settling(images=n, median=0.1 / n, p95=0.4 / n) for n in (1, 2, 4, 6))
     said = texts(charts_int8.settling_chart(Calibration(convergence=steps, enough_images=enough)))
-    assert {"median", "95th percentile", "images", "1", "6"} <= set(said)
+    assert {"median", "95th percentile", "inputs", "1", "6"} <= set(said)
     assert ("enough: 4" in said) == (enough is not None)
 
 

@@ -31,7 +31,7 @@ def test_the_page_is_whole_and_asks_for_nothing(tmp_path: Path) -> None:
     for said in (
         "Against epochs",
         "Against seconds",
-        "Against images",
+        "Against inputs",
         "no interval over seeds",
         "runs/<wbr>full-0",
     ):
@@ -52,7 +52,7 @@ def test_only_several_seeds_are_shaded() -> None:
 
 def test_charts_are_svg_with_a_label_and_colours_of_their_own() -> None:
     drawn = charts_compare.charts(read_comparison(a_comparison()))
-    assert [title for title, _ in drawn["ends"]] == ["Test accuracy", "Test accuracy against training images"]
+    assert [title for title, _ in drawn["ends"]] == ["Test accuracy", "Test accuracy against training inputs"]
     assert len(drawn["curves"]) == 3
     for _, chart in drawn["curves"]:
         assert ElementTree.fromstring(chart).get("aria-label")
@@ -75,10 +75,10 @@ def test_what_is_said_of_each_group() -> None:
     said = sentences(read_comparison(a_comparison()))
     assert len(said) == 4
     assert said[0].startswith(
-        "“feature-extractor” ends 18.3 points above “from scratch” on 153 test images (14.2 to 22.4 over seeds). It "
+        "“feature-extractor” ends 18.3 points above “from scratch” on 153 test inputs (14.2 to 22.4 over seeds). It "
         "comes to the best validation accuracy of “from scratch” (71.0%) in 1 epoch and 1.5 s"
     )
-    assert "4.6 points below “from scratch” on 153 test images (−9.9 to 0.4 over images, p 0.12)" in said[2]
+    assert "4.6 points below “from scratch” on 153 test inputs (−9.9 to 0.4 over inputs, p 0.12)" in said[2]
     assert said[2].endswith("It never comes to the best validation accuracy of “from scratch” (71.0%).")
     assert said[3].startswith("“distilled” comes to")
 

@@ -249,7 +249,7 @@ def test_verdict_of_a_good_run() -> None:
     results = judge(Gates(), here())
     assert verdict(results, measures=here()) == {
         "status": "uncertain",
-        "sentence": "INT8 keeps 97.0% of 97.5% top-1 on 200 images and is 1.9x faster on this CPU; "
+        "sentence": "INT8 keeps 97.0% of 97.5% top-1 on 200 inputs and is 1.9x faster on this CPU; "
         "all 4 gates passed, 1 uncertain.",
     }
     assert exit_code(results, strict=True) == 0
@@ -269,7 +269,7 @@ def test_verdict_with_a_gate_for_the_device() -> None:
         why_not={"latency": "no engine was built here: run it on the device"},
     )  # fmt: skip
     assert verdict(results, measures=_without("latency"))["sentence"] == (
-        "INT8 keeps 97.0% of 97.5% top-1 on 200 images; the one judged gate passed, 1 not judged."
+        "INT8 keeps 97.0% of 97.5% top-1 on 200 inputs; the one judged gate passed, 1 not judged."
     )
     assert (exit_code(results), exit_code(results, strict=True)) == (0, EXIT_FAILED)
     strict = verdict(results, strict=True)
@@ -293,7 +293,7 @@ def test_without_int8_all_but_fp32_is_not_judged_and_says_why() -> None:
         assert {gate.why for gate in results} == {"", "it has no INT8 path"}
     said = verdict(judge(Gates(), found, no_int8="it has none"), measures=found)
     assert said["status"] == "pass"
-    assert said["sentence"].startswith("FP32 gets 97.5% top-1 on 200 images; the one judged gate passed")
+    assert said["sentence"].startswith("FP32 gets 97.5% top-1 on 200 inputs; the one judged gate passed")
 
 
 def test_verdict_of_nothing() -> None:

@@ -87,5 +87,5 @@ def test_many_of_a_kind_are_cut_with_a_word(samples: dict[str, Callable[[], dict
     flips = near["images"] - near["agreed"]
     assert flips > len(near["flips"]) == 50
     text = markdown(read_report(report))
-    assert f"{flips} images on which INT8 names another class than FP32, the first 50:" in text
+    assert f"{flips} inputs on which INT8 names another class than FP32, the first 50:" in text
     assert "The 20 of 30 classes that lose most from FP32 to INT8" in text

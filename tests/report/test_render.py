@@ -194,7 +194,7 @@ def test_status_is_a_word_and_a_shape_not_only_a_colour(any_report: Report) -> N
 def test_key_figures_are_shown(samples: Samples) -> None:
     shown = " ".join(" ".join(Page(draw(samples["quickstart"]())).texts).split())
     for words in (
-        "99.2%", "357 of 360 images right", "1.93× as fast", "3.2× smaller", "≤ 1 point",
+        "99.2%", "357 of 360 inputs right", "1.93× as fast", "3.2× smaller", "≤ 1 point",
         "edgetune quickstart", "Intel(R) Xeon(R) Platinum 8481C", "Transfer bought 3.33 points",
     ):  # fmt: skip
         assert words in shown
@@ -300,12 +300,12 @@ def test_the_page_counts_flips_that_it_does_not_list(samples: Samples) -> None:
     near = report["parity"]["int8_vs_fp32"]
     flips = near["images"] - near["agreed"]
     texts = Page(draw(report)).texts
-    assert f"{flips} images on which INT8 names another class than FP32" in texts
+    assert f"{flips} inputs on which INT8 names another class than FP32" in texts
     assert "The first 50" in texts
     quick = samples["quickstart"]()
     near = quick["parity"]["int8_vs_fp32"]
     near |= {"agreed": near["images"], "agreement": 1.0, "flips": []}
-    assert "INT8 names the same class as FP32 on every image." in Page(draw(quick)).texts
+    assert "INT8 names the same class as FP32 on every input." in Page(draw(quick)).texts
 
 
 def test_what_an_older_report_does_not_know_is_not_shown(samples: Samples) -> None:

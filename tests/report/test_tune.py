@@ -69,7 +69,7 @@ def test_what_is_said_of_the_winner() -> None:
     assert re.search(
         r"Trial \d+ does best: [\d.]+ points of validation accuracy above the recipe as it is", said
     )
-    assert "On 153 test images: 88.2% (82.1 to 92.4%). They were looked at once, for this trial." in said
+    assert "On 153 test inputs: 88.2% (82.1 to 92.4%). They were looked at once, for this trial." in said
     assert "a little too good" in said
     found["winner"]["looks"] = [3, 5]
     assert "for trial 3, trial 5 as well" in " ".join(sentences(read_search(found)))

@@ -76,7 +76,7 @@ def test_without_int8_there_is_fp32_to_show() -> None:
     assert found.accuracy
     assert sentences.no_matrix(found.accuracy) == ""
     right = Accuracy(images=9, models={"fp32": Right(right=7, low=0.45, high=0.93)})
-    assert sentences.drop_sentence(right) == "Of 9 test images, FP32 gets 7 right (95%: 45.00 to 93.00%)."
+    assert sentences.drop_sentence(right) == "Of 9 test inputs, FP32 gets 7 right (95%: 45.00 to 93.00%)."
 
 
 def test_the_most_confused_come_first() -> None:
@@ -138,10 +138,10 @@ def test_a_class_without_images_is_not_among_the_worst() -> None:
     assert len(worst) == 20
     assert all(row.images for row in worst)
     assert sentences.classes_sentence(rows, worst) == (
-        "the 20 of 30 classes with test images that lose most from FP32 to INT8"
+        "the 20 of 30 classes with test inputs that lose most from FP32 to INT8"
     )
     few = view.worst_classes(rows[:30])
-    assert sentences.classes_sentence(rows[:30], few) == "the 15 of 30 classes with test images"
+    assert sentences.classes_sentence(rows[:30], few) == "the 15 of 30 classes with test inputs"
     full = [row.model_copy(update={"images": 10}) for row in rows]
     assert sentences.classes_sentence(full, view.worst_classes(full)) == (
         "the 20 of 60 classes that lose most from FP32 to INT8"
@@ -167,7 +167,7 @@ def test_a_drop_is_a_change_below_zero(samples: Samples) -> None:
 def test_sentences_say_it_in_full() -> None:
     transfer = Transfer(images=360, split="test", pretrained_top1=0.99, scratch_top1=0.953)
     assert sentences.transfer_sentence(transfer) == (
-        "Starting from pretrained weights, the network reaches 99.0% on 360 test images; from random "
+        "Starting from pretrained weights, the network reaches 99.0% on 360 test inputs; from random "
         "weights, with the same budget, 95.3%. Transfer bought 3.70 points."
     )
     ours = [Epoch(epoch=i, val_top1=v) for i, v in enumerate((0.5, 0.985, 0.99), 1)]

@@ -24,10 +24,10 @@ def distilled(points: float, low: float, high: float, **more: object) -> Distill
 @pytest.mark.parametrize(
     ("points", "low", "high", "words"),
     [
-        (2.0, 0.5, 3.5, "gained 2.00 points (95%: 0.50 to 3.50): more than the choice of test images explains"),
-        (2.0, -0.5, 4.5, "gained 2.00 points (95%: −0.50 to 4.50): these images cannot tell that from nothing"),
-        (0.0, -1.0, 1.0, "gained 0.00 points (95%: −1.00 to 1.00): these images cannot tell that from nothing"),
-        (-2.0, -3.5, -0.5, "cost 2.00 points (95%: 0.50 to 3.50): more than the choice of test images explains, and "
+        (2.0, 0.5, 3.5, "gained 2.00 points (95%: 0.50 to 3.50): more than the choice of test inputs explains"),
+        (2.0, -0.5, 4.5, "gained 2.00 points (95%: −0.50 to 4.50): these inputs cannot tell that from nothing"),
+        (0.0, -1.0, 1.0, "gained 0.00 points (95%: −1.00 to 1.00): these inputs cannot tell that from nothing"),
+        (-2.0, -3.5, -0.5, "cost 2.00 points (95%: 0.50 to 3.50): more than the choice of test inputs explains, and "
          "it is a loss"),
     ],
 )  # fmt: skip
@@ -78,7 +78,7 @@ def test_how_it_was_distilled() -> None:
         loss="standardised", temperature=2, labels=0, views=0, unlabelled=12, features={"a": "b"}
     )
     assert view.way_sentence(found) == (
-        "Standardised logits at temperature 2, 1 matched layer, without labels, new views in every epoch, 12 images "
+        "Standardised logits at temperature 2, 1 matched layer, without labels, new views in every epoch, 12 inputs "
         "without labels beside them: the training loss is made of these."
     )
 

@@ -56,9 +56,9 @@ def test_every_rung_of_the_ladder_has_words() -> None:
     (Quantization(), ""),
     (Quantization(method="plain"), "Corrections were not asked for (quantize.method: plain)."),
     (Quantization(method="auto", ladder=LADDER[:1]),
-     "Ranges alone met the limits on held-out training images, so nothing was corrected."),
+     "Ranges alone met the limits on held-out training inputs, so nothing was corrected."),
     (Quantization(method="best", held_images=32, seconds=80.0, ladder=LADDER),
-     "1 of 3 corrections helped on 32 held-out training images and was kept: signal to noise "
+     "1 of 3 corrections helped on 32 held-out training inputs and was kept: signal to noise "
      "went from 20.0 dB to 23.5 dB; quantizing took 1 min 20 s."),
     (Quantization(method="best", ladder=LADDER[:2]), "None of 1 correction helped."),
 ])  # fmt: skip
@@ -116,7 +116,7 @@ def test_ranges_in_a_sentence() -> None:
     )
     found = Calibration(images=8, ranges="minmax", convergence=steps, enough_images=2)
     assert sentences.calibration_sentence(found) == (
-        "Ranges come from 8 training images, by minmax. 2 were enough: from there on, 95 of 100 scales stayed "
+        "Ranges come from 8 training inputs, by minmax. 2 were enough: from there on, 95 of 100 scales stayed "
         "within 4.0% of the final ones."
     )
     unsettled = found.model_copy(update={"enough_images": None})
@@ -130,7 +130,7 @@ def test_the_drop_names_its_test_and_confidence_its_measure() -> None:
     models = {"fp32": Right(ece=0.02), "int8": Right(ece=0.031, confidence=0.97, top1=0.942)}
     found = Accuracy(images=400, drop=drop, models=models)
     assert sentences.drop_sentence(found) == (
-        "Of 400 test images, INT8 gets 7 wrong that FP32 gets right, and 2 right that FP32 gets wrong: a drop of "
+        "Of 400 test inputs, INT8 gets 7 wrong that FP32 gets right, and 2 right that FP32 gets wrong: a drop of "
         "1.25 points (95%: −0.10 to 2.50). McNemar's exact test: p = 0.12, how likely chance alone brings a "
         "difference this large."
     )

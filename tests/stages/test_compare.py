@@ -77,7 +77,7 @@ def test_one_seed_each_is_paired_by_image() -> None:
     assert groups["from scratch"]["against"] is None
     test = groups["full"]["test"]
     assert (test["low"], test["high"]) == pytest.approx(wilson(18, 20))
-    assert (test["each"], test["over"]) == ([0.9], "images")
+    assert (test["each"], test["over"]) == ([0.9], "inputs")
     assert all(point["low"] is None for point in groups["full"]["curve"])
     assert any("one seed only (full; from scratch): no interval over seeds" in w for w in found["warnings"])
 

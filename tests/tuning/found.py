@@ -65,7 +65,7 @@ def _group(
         "trained_parameters": 2562, "epochs": len(tops), "seconds": seconds * len(tops), "val_top1": max(tops),
         "curve": curve, "reached": None, "against": None,
         "test": {"images": 153, "each": [max(tops) - 0.01 * s for s in range(seeds)], "top1": max(tops) - 0.01,
-                 "low": max(tops) - 0.06, "high": max(tops) - 0.001, "over": "seeds" if seeds > 1 else "images"},
+                 "low": max(tops) - 0.06, "high": max(tops) - 0.001, "over": "seeds" if seeds > 1 else "inputs"},
         **more,
     }  # fmt: skip
 
