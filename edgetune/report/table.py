@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgetune.report import sentences, view, view_device, view_distill
+from edgetune.report import sentences, view, view_device, view_distill, wording
 from edgetune.report.schema import Report, read_report
 
 STYLES = {"pass": "green", "fail": "bold red", "uncertain": "yellow", "not judged": "dim"}
