@@ -16,11 +16,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgetune.errors import ArtifactError, EdgetuneError, StageError
+from edgetune.errors import ArtifactError, EdgetuneError, MissingTool, StageError
 
 ARTIFACT_FILE = "artifact.json"
 KEY_FILE = "key"
 TOKENIZER_FILE = "tokenizer.json"
+TEXT_EXTRA = 'pip install "edgetune[text]"'
 # Where an artifact's data lay and when its files changed: kept and verified, but no part of its content.
 PROVENANCE_FILES = ("data.json",)
 # A distribution whose files another one brings as well.
@@ -87,6 +88,24 @@ class Tokens(BaseModel):
     def file(self) -> Path:
         """Where the tokenizer lies."""
         return self.folder / TOKENIZER_FILE
+
+
+def load_tokenizer(file: Path) -> Any:
+    """Load a tokenizer.json.
+
+    Raises:
+        MissingTool: the extra `text` is not installed.
+        ArtifactError: no tokenizer.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise MissingTool("texts need the library tokenizers", hint=TEXT_EXTRA) from error
+    try:
+        return Tokenizer.from_file(str(file))
+    # The library raises bare Exceptions.
+    except Exception as error:
+        raise ArtifactError(f"{file}: not a tokenizer ({str(error).splitlines()[0]})") from error
 
 
 How = Preprocess | Tokens

@@ -120,16 +120,18 @@ def run(
 @app.command(rich_help_panel=ONE_GO)
 def init(
     data: Annotated[
-        Path, typer.Option("--data", help="Class folders, or train/ and val/ with class folders.")
+        Path, typer.Option("--data", help="Class folders, or train/ and val/ with them; or a table of texts.")
     ],
     model: Annotated[str, typer.Option("--model", help="See edgetune models list.")] = "mobilenet_v2",
     profile: ProfileName = "host-cpu",
     weights: Annotated[str, typer.Option("--weights", help="default, none, or a file.")] = "default",
+    text: Annotated[str, typer.Option(help="A table's column of texts; default: found by its name.")] = "",
+    label: Annotated[str, typer.Option(help="A table's column of classes; default: found by its name.")] = "",
     out: Annotated[Path, typer.Option("--out", "-o", help="The recipe to write.")] = Path("recipe.yaml"),
     force: Annotated[bool, typer.Option("--force", help="Replace a recipe that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at a folder of images and write a commented recipe for it."""
+    """Look at a folder of images, or at texts, and write a commented recipe for them."""
     from edgetune.stages.init import init as write_recipe
 
     found = write_recipe(
@@ -137,18 +139,19 @@ def init(
         model=model,
         profile=profile,
         weights=weights,
+        columns=(text, label),
         out=out,
         force=force,
         progress=progress_for(as_json),
     )
     counts = {split: len(samples) for split, samples in found.splits.items()}
     if as_json:
-        print_json({"recipe": str(out), "classes": list(found.classes), "images": counts})
+        print_json({"recipe": str(out), "classes": list(found.classes), f"{found.noun}s": counts})
         return
     for warning in found.warnings:
         typer.echo(f"warning: {warning}", err=True)
-    images = ", ".join(f"{count} {split}" for split, count in counts.items())
-    typer.echo(f"{out}: {len(found.classes)} classes, images: {images}")
+    shown = ", ".join(f"{count} {split}" for split, count in counts.items())
+    typer.echo(f"{out}: {len(found.classes)} classes, {found.noun}s: {shown}")
     typer.echo(f"next: edgetune run {shlex.quote(str(out))}")
 
 
@@ -159,21 +162,31 @@ for verb in (finetune, distill, export, quantize, check, bench):
 @app.command(rich_help_panel=ONE_GO)
 def predict(
     artifact: ArtifactFolder,
-    inputs: Annotated[list[Path], typer.Argument(help="Image files or folders.", metavar="IMAGE...")],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Files, folders, tables of texts; - reads a text per line.", metavar="INPUT..."),
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text as it is; may be repeated.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Classes to name.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Classify images with a checkpoint, an ONNX network or its INT8 version."""
+    """Classify images or texts with a checkpoint, an ONNX network or its INT8 version."""
     from edgetune.artifact import Artifact
+    from edgetune.data.texts import decoded
     from edgetune.stages.predict import predict as classify
 
-    found = classify(Artifact.load(artifact), inputs, top=top)
+    files, texts = [path for path in inputs or () if str(path) != "-"], list(text or ())
+    if len(files) < len(inputs or ()):
+        lines = decoded(sys.stdin.buffer.read(), Path("stdin")).split("\n")
+        texts += [line.strip() for line in lines if line.strip()]
+    found = classify(Artifact.load(artifact), files, texts=texts, top=top)
     if as_json:
         print_json(found)
     else:
         for entry in found:
             said = "  ".join(f"{c['name']} {100 * c['probability']:.1f}%" for c in entry.get("classes", []))
-            typer.echo(f"{entry['path']}: {said or entry['error']}")
+            short = "  (cut: longer than the network takes)" if entry.get("cut") else ""
+            typer.echo(f"{entry.get('path') or entry['text']}: {said or entry['error']}{short}")
     if any("error" in entry for entry in found):
         raise typer.Exit(6)
 

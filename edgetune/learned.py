@@ -10,18 +10,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgetune.artifact import TOKENIZER_FILE, Artifact, hash_json, sha256_of
+from edgetune.artifact import Artifact, hash_json, sha256_of
 from edgetune.data.folders import Dataset, save_dataset
-from edgetune.data.unlabelled import gather
+from edgetune.data.unlabelled import gather, gather_texts
 from edgetune.errors import ConfigError, EdgetuneError, nearest
+from edgetune.learning import HF, folder_in
 from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection, ModelSection, Recipe, TeacherSection
 from edgetune.store import Store
 
 # Decoded images, and what a teacher says of them, for all trainings of a run.
 DECODED, ANSWERS = ".decoded", "answers"
-# Before the name of a network that reads texts.
-HF = "hf:"
 # Told the history before the first epoch and after each; what it raises ends the training.
 Watch = Callable[[list[dict[str, Any]]], None]
 TRAINING = ("torch", "torchvision", "pillow", "numpy")
@@ -31,9 +30,8 @@ TEACHERS = ("checkpoint", "onnx")
 
 def weights_path(recipe: Recipe) -> Path | None:
     """Return the file that `model.weights` names, or the folder that `model.name` does; else None."""
-    name = model_name(recipe).removeprefix(HF).partition("#")[0]
-    if name != recipe.model.name and Path(name).is_absolute():
-        return Path(name)
+    if folder := folder_in(recipe.model.name):
+        return recipe.resolve(folder).absolute()
     if recipe.model.weights in ("default", "none"):
         return None
     return recipe.resolve(recipe.model.weights)
@@ -41,18 +39,19 @@ def weights_path(recipe: Recipe) -> Path | None:
 
 def model_name(recipe: Recipe) -> str:
     """Return the network's name; a folder's as it is found from anywhere."""
-    name = recipe.model.name
-    if not name.startswith((f"{HF}.", f"{HF}/", f"{HF}~")):
-        return name
-    return f"{HF}{recipe.resolve(name.removeprefix(HF)).absolute()}"
+    name, folder = recipe.model.name, folder_in(recipe.model.name)
+    return name.replace(folder, str(recipe.resolve(folder).absolute()), 1) if folder else name
 
 
 def _digest(weights: Path | None) -> str:
     """Return the digest of a file of weights, or of what a folder holds of a network; empty for None."""
     if weights is None or weights.is_file():
         return sha256_of(weights) if weights else ""
-    inside = ("config.json", "model.safetensors", TOKENIZER_FILE, "vocab.txt", "1_Pooling/config.json")
-    return hash_json({name: sha256_of(weights / name) for name in inside if (weights / name).is_file()})
+    inside = [
+        path for ending in ("json", "txt", "model", "safetensors") for path in weights.glob(f"*.{ending}")
+    ]
+    inside += weights.glob("1_Pooling/config.json")
+    return hash_json({path.relative_to(weights).as_posix(): sha256_of(path) for path in inside})
 
 
 def check_teacher(recipe: Recipe) -> None:
@@ -62,6 +61,7 @@ def check_teacher(recipe: Recipe) -> None:
         EdgetuneError: whatever is wrong with it, with the key of the recipe.
     """
     from edgetune.models import model_row, preprocess_for
+    from edgetune.models.text import check_weights
 
     distil = recipe.distill
     if distil is None:
@@ -71,17 +71,26 @@ def check_teacher(recipe: Recipe) -> None:
             "finetune.scratch_baseline: what transfer bought is counted without a teacher",
             hint="distill.baseline: true trains that network",
         )
-    if distil.unlabelled and not recipe.resolve(distil.unlabelled).is_dir():
-        raise ConfigError(f"distill.unlabelled: no folder {recipe.resolve(distil.unlabelled)}")
+    more = recipe.resolve(distil.unlabelled)
+    if distil.unlabelled and not (more.is_dir() or (recipe.data.noun == "text" and more.is_file())):
+        raise ConfigError(f"distill.unlabelled: no folder {more}")
     teacher, where = distil.teacher, recipe.resolve(distil.teacher.path)
-    _check_layers(recipe.model.name, distil.features, "student")
+    own = _teacher_recipe(recipe, teacher)
+    _check_layers(model_name(recipe), distil.features, "student")
     try:
         if teacher.name:
-            model_row(teacher.name)
-            preprocess_for(teacher.name, teacher.channels or 3, teacher.size_px, teacher.length)
-            weights = weights_path(_teacher_recipe(recipe, teacher))
-            if weights is not None and not weights.is_file():
+            model_row(model_name(own))
+            preprocess_for(model_name(own), teacher.channels or 3, teacher.size_px, teacher.length)
+            if teacher.name.startswith(HF) and teacher.weights == "default":
+                check_weights(model_name(own))
+            weights = weights_path(own)
+            if weights is not None and not weights.exists():
                 raise ConfigError(f"weights: no file {weights}", hint="default, or the path of a file")
+            if teacher.name.startswith(HF) and not teacher.finetune and teacher.weights == "default":
+                raise ConfigError(
+                    f"{teacher.name}: has no head for the data's classes",
+                    hint="let it learn them first: distill.teacher.finetune: {}; or name a checkpoint: path",
+                )
         elif where.is_dir():
             _refuse_said_twice(teacher, Artifact.load(where, *TEACHERS))
         elif not where.is_file():
@@ -101,7 +110,7 @@ def check_teacher(recipe: Recipe) -> None:
         hint = error.hint.replace("model.size_px", "distill.teacher.size_px")
         raise type(error)(f"distill.teacher: {error.message}", hint=hint) from error
     if teacher.name:
-        _check_layers(teacher.name, distil.features.values(), "teacher")
+        _check_layers(model_name(own), distil.features.values(), "teacher")
 
 
 def _check_layers(name: str, layers: Iterable[str], whose: str) -> None:
@@ -174,7 +183,7 @@ def make_transfer(keep: Store, checkpoint: Artifact, scratch: Artifact, data: Da
 
 
 def look_at_unlabelled(recipe: Recipe, out: Path, progress: Progress) -> Dataset | None:
-    """Read the images that have no labels, all of them, and write down what was found.
+    """Read the images or texts that have no labels, all of them, and write down what was found.
 
     Raises:
         ConfigError: none that can be read.
@@ -183,7 +192,10 @@ def look_at_unlabelled(recipe: Recipe, out: Path, progress: Progress) -> Dataset
         return None
     folder, manifest = recipe.resolve(recipe.distill.unlabelled), out / "unlabelled.json"
     try:
-        found = gather(folder, progress, most=0, known=manifest if manifest.is_file() else None)
+        if recipe.data.noun == "text":
+            found = gather_texts(folder, recipe.data.text, progress)
+        else:
+            found = gather(folder, progress, most=0, known=manifest if manifest.is_file() else None)
     except ConfigError as error:
         raise ConfigError(f"distill.unlabelled: {error.message}", hint=error.hint) from error
     save_dataset(replace(found, classes=found.classes or ("",)), manifest)

@@ -3,18 +3,37 @@
 They know no library. It may import errors only.
 """
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+# Before the name of a network that reads texts.
+HF = "hf:"
 
 
 class Section(BaseModel):
     """A part of a recipe: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def folder_in(name: str) -> str:
+    """Return the folder that a network's name names, as it is written there; empty where it names none."""
+    folder = name.removeprefix(HF).partition("#")[0]
+    return folder if name.startswith(HF) and folder.startswith((".", "/", "~")) else ""
+
+
+def moved(name: str, old: Path, new: Path) -> str:
+    """Return a network's name, whose relative folder begins at `old`, as it is written in a recipe of `new`."""
+    folder = folder_in(name)
+    if not folder.startswith("."):
+        return name
+    there = os.path.relpath((old / folder).absolute(), new.absolute())
+    return name.replace(folder, there if there.startswith(".") else f"./{there}", 1)
 
 
 class ModelSection(Section):
@@ -38,6 +57,12 @@ class ModelSection(Section):
     adapter: Literal["sum", "conv"] = "sum"
     size_px: Annotated[int, Field(ge=0, le=4096)] = 0
     length: Annotated[int, Field(ge=0, le=8192)] = 0
+
+    @model_validator(mode="after")
+    def _a_folder_brings_weights(self) -> Self:
+        if folder_in(self.name) and self.weights not in ("default", "none"):
+            raise ValueError(f"{self.name} is a folder with weights of its own: weights: default or none")
+        return self
 
 
 class DataSection(Section):
@@ -70,7 +95,7 @@ class DataSection(Section):
     min_images: Annotated[int, Field(ge=2)] = 5
 
     @property
-    def noun(self) -> str:
+    def noun(self) -> Literal["image", "text"]:
         """What a sample is called."""
         return "text" if self.task == "text-classification" else "image"
 
@@ -177,8 +202,8 @@ class TeacherSection(ModelSection):
     """What a student learns from: a network of `edgetune models list`, or what lies at a path.
 
     Attributes:
-        name: a row of `edgetune models list`, or `timm:NAME`; `weights`, `channels`, `adapter` and `size_px`
-            go with it, as in `model`.
+        name: a row of `edgetune models list`, `timm:NAME` or `hf:NAME`; `weights`, `channels`, `adapter`, `size_px`
+            and `length` go with it, as in `model`.
         path: instead of a name: the folder of a checkpoint or of an exported network, or an ONNX file.
         preprocess: how images become inputs of an ONNX file.
         classes: names of the logits of an ONNX file or of `weights`, in their order.
@@ -195,8 +220,8 @@ class TeacherSection(ModelSection):
     def _one_of_both(self) -> Self:
         if bool(self.name) == bool(self.path):
             raise ValueError("needs a name (edgetune models list) or a path, one of the two")
-        only = {"path": ("weights", "channels", "adapter", "size_px", "finetune"), "name": ("preprocess",)}
-        for key in only["path" if self.path else "name"]:
+        of_name = ("weights", "channels", "adapter", "size_px", "length", "finetune")
+        for key in of_name if self.path else ("preprocess",):
             if key in self.model_fields_set:
                 raise ValueError(f"{key} does not go with a {'path' if self.path else 'name'}")
         return self
@@ -220,7 +245,8 @@ class DistillSection(Section):
         feature_weight: of that, beside labels and answers.
         views: augmented views of each image whose answers are computed once and kept; 0: each epoch makes
             new views, and the teacher answers in every step. Takes the place of `finetune.views`.
-        unlabelled: a folder of more images to learn from, in classes or not.
+        unlabelled: a folder of more images to learn from, in classes or not; of texts a table, whose labels do
+            not count, or a folder of .txt files.
         baseline: also train the student alone with the same budget, and say what the teacher bought.
     """
 

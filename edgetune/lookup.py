@@ -157,7 +157,8 @@ def models_list(as_json: AsJson = False) -> None:
 
 @models_app.command("show")
 def models_show(
-    name: Annotated[str, typer.Argument(help="A row of the list, or timm:NAME.")], as_json: AsJson = False
+    name: Annotated[str, typer.Argument(help="A row of the list, timm:NAME or hf:NAME.")],
+    as_json: AsJson = False,
 ) -> None:
     """Show one network: size, input, weights, groups, how well it takes INT8."""
     from edgetune.models import describe_model

@@ -70,6 +70,11 @@ def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(DOT_PRODUCTS & set(_fields(cpuinfo, r"flags|Features").split()))
 
 
+def free_bytes() -> int:
+    """Return how much memory there is to be had now, of what this process may use."""
+    return min(int(psutil.virtual_memory().available), memory_bytes())
+
+
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo"), tree: Path = Path("/proc/device-tree/model")) -> str:
     """Return the processor's name, or the board's where the processor does not say its own (ARM)."""
     name = _fields(cpuinfo, "model name") or _read(tree).rstrip("\0").strip()

@@ -37,7 +37,7 @@ from edgetune.profile import (
     merged_gates,
 )
 from edgetune.progress import Progress, Silent
-from edgetune.recipe import Recipe
+from edgetune.recipe import AugmentSection, Recipe
 from edgetune.store import Store
 
 EXPORTING = (*TRAINING, "onnx", "onnxruntime")
@@ -70,6 +70,7 @@ def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None
     """
     # Imported here, so that a mistake in a recipe is answered before torch is loaded.
     from edgetune.models import model_row, preprocess_for
+    from edgetune.models.text import check_weights
 
     name = model_name(recipe)
     row = model_row(name)
@@ -81,6 +82,11 @@ def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None
             f"model.name: {recipe.model.name} takes {kind}s, and data.task is {recipe.data.task}",
             hint=f"data.task: {kind}-classification, or another network (texts take hf:NAME)",
         )
+    if texts and recipe.model.weights == "default":
+        check_weights(name)
+    learning = [recipe.finetune, recipe.distill and recipe.distill.teacher.finetune]
+    if texts and any(section and section.augment != AugmentSection() for section in learning):
+        raise ConfigError("finetune.augment: images are augmented, texts are not", hint="leave it out")
     if recipe.finetune.strategy == "partial" and recipe.finetune.stages > len(row.groups):
         raise ConfigError(
             f"finetune.stages: {recipe.finetune.stages}, where {recipe.model.name} has {len(row.groups)} groups",
@@ -97,7 +103,7 @@ def preflight(recipe: Recipe, target: Target, accelerator: str = "auto") -> None
             raise ConfigError(f"quantize.manifest: no file {manifest}")
         path = recipe.resolve(recipe.data.path)
         if not (path.is_dir() or (recipe.data.noun == "text" and path.is_file())):
-            raise ConfigError(f"data.path: no folder {recipe.resolve(recipe.data.path)}")
+            raise ConfigError(f"data.path: no folder{' and no table' * texts} {path}")
         check_teacher(recipe)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}", hint="check its permissions") from error

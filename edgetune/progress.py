@@ -20,7 +20,7 @@ from rich.progress import Progress as Bar
 class Progress(Protocol):
     """What a stage tells about how far it is."""
 
-    def begin(self, what: str, total: int, unit: str = "image") -> None:
+    def begin(self, what: str, total: int, unit: str = "input") -> None:
         """Start a new bar of `total` units."""
 
     def advance(self, count: int = 1, **shown: float) -> None:
@@ -36,7 +36,7 @@ class Progress(Protocol):
 class Silent:
     """Says nothing; the default wherever edgetune is used from Python."""
 
-    def begin(self, what: str, total: int, unit: str = "image") -> None:
+    def begin(self, what: str, total: int, unit: str = "input") -> None:
         """Ignore it."""
 
     def advance(self, count: int = 1, **shown: float) -> None:
@@ -57,7 +57,7 @@ class Terminal:
         self._bar: Bar | None = None
         self._task = TaskID(0)
 
-    def begin(self, what: str, total: int, unit: str = "image") -> None:
+    def begin(self, what: str, total: int, unit: str = "input") -> None:
         """Start a new bar of `total` units."""
         self.end()
         if not self.console.is_terminal:

@@ -62,7 +62,14 @@ def show_artifact(artifact: Artifact) -> None:
     for warning in artifact.details.get("warnings") or []:
         console.print(f"warning: {warning}")
     for name, figure in (artifact.details.get("parity") or {}).items():
-        console.print(f"  {name}: {figure:.3g}")
+        if name != "lengths":
+            console.print(f"  {name}: {figure:.3g}")
+    for row in (artifact.details.get("parity") or {}).get("lengths", []):
+        whose = "" if row["own"] else ", filled up or cut"
+        console.print(
+            f"  {row['length']} tokens, {row['images']} texts{whose}: difference_over_std "
+            f"{row['difference_over_std']:.3g}"
+        )
     if "training" in artifact.details:
         training = artifact.details["training"]
         console.print(
@@ -110,7 +117,9 @@ def show_measures(measures: dict[str, Any]) -> None:
         for name, model in measures["accuracy"]["models"].items():
             low, high = 100 * model["low"], 100 * model["high"]
             console.print(f"{name}: top-1 {100 * model['top1']:.2f}% ({low:.1f} to {high:.1f})")
-    for pair, figures in (measures.get("parity") or {}).items():
+    compared = measures.get("parity") or {}
+    rows = [(f"{row['length']} tokens", row) for row in compared.get("lengths", [])]
+    for pair, figures in [*((name, one) for name, one in compared.items() if name != "lengths"), *rows]:
         flat = {key: value for key, value in figures.items() if isinstance(value, int | float)}
         console.print(f"{pair}: " + "  ".join(f"{key} {value:.4g}" for key, value in flat.items()))
 

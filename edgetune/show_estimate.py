@@ -21,6 +21,11 @@ def show_estimate(found: dict[str, Any]) -> None:
         f"{found['weights'] / 1e6:.3g} M weights{', with Q/DQ' if found['quantized'] else ''}"
     )
     columns = ("target", "precision", "ms", "90% interval", "memory MB", "fits")
+    several = found.get("lengths", [])
+    for each in several[:-1]:
+        _show_length(each, columns)
+    if several:
+        say(f"{several[-1]['length']} tokens, which all below is of:")
     show_rows(columns, [_row(row) for row in rows], right=("ms", "90% interval", "memory MB"))
     say(f"estimated, not measured: {found['assumed']}")
     errors = found["parameters"]["errors"]["network"]
@@ -44,6 +49,12 @@ def show_estimate(found: dict[str, Any]) -> None:
     if found["answer"]:
         for sentence in answer(found["answer"]):
             say(sentence)
+
+
+def _show_length(each: dict[str, Any], columns: tuple[str, ...]) -> None:
+    """Show the estimates for texts of one length."""
+    say(f"{each['length']} tokens, {each['operations'] / 1e9:.3g} G operations:")
+    show_rows(columns, [_row(row) for row in each["estimates"]], right=("ms", "90% interval", "memory MB"))
 
 
 def _figure(value: float) -> str:

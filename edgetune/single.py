@@ -23,7 +23,8 @@ from edgetune.lookup import (
 )
 
 DataFolder = Annotated[
-    Path | None, typer.Option("--data", help="Class folders; default: where the artifact's images lay.")
+    Path | None,
+    typer.Option("--data", help="Class folders, or texts; default: where the artifact's data lay."),
 ]
 OutFolder = Annotated[
     Path | None, typer.Option("--out", "-o", help="The folder to write; default: beside the input.")
@@ -48,7 +49,7 @@ def finetune(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fine-tune a network: images and a recipe become a checkpoint."""
+    """Fine-tune a network: data and a recipe become a checkpoint."""
     from edgetune.steps import finetune_alone
 
     show_made(finetune_alone(recipe, out, accelerator, progress_for(quiet)), as_json)
@@ -68,7 +69,7 @@ def distill(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Distill a teacher into a smaller network: images, a teacher and a recipe become a checkpoint."""
+    """Distill a teacher into a smaller network: data, a teacher and a recipe become a checkpoint."""
     from edgetune.steps import distill_alone
 
     show_made(distill_alone(recipe, out, accelerator, progress_for(quiet)), as_json)

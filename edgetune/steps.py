@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from edgetune import learned, pipeline
-from edgetune.artifact import ARTIFACT_FILE, Artifact, sha256_of
-from edgetune.data.folders import Dataset, load_dataset, scan
+from edgetune.artifact import ARTIFACT_FILE, Artifact, Tokens
+from edgetune.data.folders import Dataset, load_dataset, scan, unchanged
 from edgetune.data.preprocess import Given
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.profile import load_target
@@ -246,23 +246,24 @@ def current_report(out: Path) -> dict[str, Any]:
 
 
 def find_data(artifact: Artifact, data: Path | None, progress: Progress) -> Dataset:
-    """Return the images an artifact was made with, where they lay or in a folder the user names.
+    """Return the images or texts an artifact was made with, where they lay or where the user says.
 
-    Each image stays in the split it was in. Only a folder that holds none of them is cut anew.
+    Each stays in the split it was in. Only a place that holds none of them is cut anew.
 
     Raises:
-        ConfigError: the folder's classes are not the artifact's, images have changed, or nothing says where
-            they are.
+        ConfigError: the classes there are not the artifact's, something has changed, or nothing says where it is.
     """
     places = (artifact.path.parent / "data.json", artifact.path / "data.json")
     known = next((load_dataset(manifest) for manifest in places if manifest.is_file()), None)
     if data is None:
         if known is None:
-            raise ConfigError(
-                f"{artifact.path}: nothing says where its images are", hint="name their folder with --data"
-            )
+            raise ConfigError(f"{artifact.path}: nothing says where its data is", hint="name it with --data")
         return _unchanged(known)
-    found = scan(DataSection(path=str(data)), data, progress=progress)
+    section = DataSection(path=str(data))
+    if isinstance(artifact.preprocess, Tokens):
+        text, label = known.columns if known else ("", "")
+        section = DataSection(path=str(data), task="text-classification", text=text, label=label)
+    found = scan(section, data, progress=progress)
     if artifact.classes and found.classes != artifact.classes:
         raise ConfigError(
             f"{data}: its classes ({', '.join(found.classes[:8])}) are not those of {artifact.path} "
@@ -272,27 +273,19 @@ def find_data(artifact: Artifact, data: Path | None, progress: Progress) -> Data
 
 
 def _unchanged(known: Dataset) -> Dataset:
-    """Refuse images that are not what they were when the artifact was made."""
-    changed = []
-    for sample in (sample for split in known.splits.values() for sample in split):
-        file = known.root / sample.path
-        try:
-            found = file.stat()
-            same = (found.st_size, found.st_mtime_ns) == (sample.size_bytes, sample.mtime_ns)
-            if not same and sha256_of(file) != sample.sha256:
-                changed.append(sample.path)
-        except OSError:
-            changed.append(sample.path)
+    """Refuse inputs that are not what they were when the artifact was made."""
+    samples = (sample for split in known.splits.values() for sample in split)
+    changed = [sample.path for sample in samples if not unchanged(known, sample)]
     if changed:
         raise ConfigError(
-            f"{known.root}: {len(changed)} images are gone or changed: {', '.join(changed[:5])}",
-            hint="edgetune run reads the folder anew; if it has moved, name it with --data",
+            f"{known.root}: {len(changed)} {known.noun}s are gone or changed: {', '.join(changed[:5])}",
+            hint="edgetune run reads them anew; if they have moved, name them with --data",
         )
     return known
 
 
 def _as_before(found: Dataset, known: Dataset, progress: Progress) -> Dataset:
-    """Put each image into the split that its content was in."""
+    """Put each sample into the split that its content was in."""
     place = {sample.sha256: split for split, samples in known.splits.items() for sample in samples}
     samples = [sample for split in found.splits.values() for sample in split]
     splits = {
@@ -301,10 +294,12 @@ def _as_before(found: Dataset, known: Dataset, progress: Progress) -> Dataset:
     }
     strangers = sum(sample.sha256 not in place for sample in samples)
     if strangers == len(samples):
-        progress.line(f"{found.root}: other images than the network was made with; cut anew")
+        progress.line(f"{found.root}: other {found.noun}s than the network was made with; cut anew")
         return found
     if strangers:
-        progress.line(f"{found.root}: {strangers} images that the network was not made with are left out")
+        progress.line(
+            f"{found.root}: {strangers} {found.noun}s that the network was not made with are left out"
+        )
     return replace(found, splits=splits)
 
 

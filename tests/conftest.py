@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from edgetune.quant.pixels import take_pixels
 from edgetune.recipe import DataSection, QuantizeSection
 from edgetune.stages.quantize import quantize
 
+# Threads of torch that wait for each other beside other work take a hundred times as long as one alone.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long an example takes says how busy a machine is, and nothing about the code.
 settings.register_profile("edgetune", deadline=None)
 settings.load_profile("edgetune")

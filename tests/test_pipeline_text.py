@@ -1,6 +1,7 @@
 """The whole line on texts: the same stages, gates and artifacts as for images."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,45 @@ from textual import tiny_bert, write_reviews
 import edgetune
 from edgetune import pipeline
 from edgetune.artifact import Artifact, Tokens
-from edgetune.data.folders import load_dataset
+from edgetune.data.folders import load_dataset, save_dataset, scan
 from edgetune.data.reader import frames
+from edgetune.data.tokens import filled
+from edgetune.device.program.inputs import feeds
+from edgetune.device.results import load_work
 from edgetune.engines.onnxruntime import Session
-from edgetune.errors import ArtifactError, ConfigError
+from edgetune.errors import ArtifactError, ConfigError, StageError
 from edgetune.models import model_row
 from edgetune.profile import load_target
-from edgetune.recipe import ExportSection, Recipe, load_recipe, recipe_from
+from edgetune.progress import Silent
+from edgetune.recipe import (
+    CheckSection,
+    DataSection,
+    ExportSection,
+    QuantizeSection,
+    Recipe,
+    load_recipe,
+    recipe_from,
+)
 from edgetune.stages.bundle import bundle
 from edgetune.stages.init import init
 from edgetune.stages.predict import predict
+from edgetune.steps import find_data
+from edgetune.training.accelerator import choose_accelerator
 from edgetune.training.checkpoint import load_network
+from edgetune.training.teacher import load_teacher
+from edgetune.tuning.space import Draft, as_it_is, space_of, write_recipe
 
 pytest.importorskip("transformers", reason="the extra `text` is not installed")
+
+
+class Told(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def line(self, text: str) -> None:
+        self.lines.append(text)
 
 
 def recipe(table: Path, network: Path, profile: str = "host-cpu", **more: dict[str, Any]) -> Recipe:
@@ -85,9 +112,17 @@ def test_texts_are_classified_by_every_artifact(ran: tuple[Recipe, Any], tmp_pat
     (tmp_path / "b.txt").write_text("cold stale the food was slow")
     (tmp_path / "c.txt").write_text(" ")
     for name in ("checkpoint", "onnx", "int8"):
-        found = predict(Artifact.load(made.out / name), [tmp_path])
-        assert [entry["classes"][0]["name"] for entry in found[:2]] == ["positive", "negative"]
+        artifact = Artifact.load(made.out / name)
+        found = predict(artifact, [tmp_path], texts=["the food was very tasty", " ".join(["cold"] * 30)])
+        assert [entry["classes"][0]["name"] for entry in found if "classes" in entry] == [
+            "positive", "negative", "positive", "negative",
+        ]  # fmt: skip
         assert "empty" in found[2]["error"]
+        assert [entry.get("cut", False) for entry in found[3:]] == [False, True]
+        rows = predict(artifact, [Path(ran[0].data.path)], top=1)
+        assert (len(rows), rows[0]["path"]) == (120, f"{ran[0].data.path}:2")
+        right = [row["classes"][0]["name"] == ("positive", "negative")[at % 2] for at, row in enumerate(rows)]
+        assert sum(right) > 110
 
 
 @pytest.mark.slow
@@ -136,6 +171,51 @@ def test_several_lengths_give_what_one_does(ran: tuple[Recipe, Any], tmp_path: P
 
 
 @pytest.mark.slow
+def test_every_length_is_compared_and_bundled_also_one_that_no_text_has(
+    ran: tuple[Recipe, Any], tmp_path: Path
+) -> None:
+    from edgetune.stages.check import check
+    from edgetune.stages.export import export
+    from edgetune.stages.quantize import quantize
+
+    _, made = ran
+    checkpoint, data = Artifact.load(made.out / "checkpoint"), load_dataset(made.out / "data.json")
+    target = load_target("jetson-orin-nano-8gb")
+    # The shortest text has 5 tokens.
+    asked = ExportSection(lengths=(4, 8, 16))
+    network = export(checkpoint, asked, target.runtime, data, into=tmp_path / "onnx")
+    apart = network.details["parity"]["lengths"]
+    assert [(row["length"], row["own"]) for row in apart] == [(4, False), (8, True), (16, True)]
+    assert max(row["difference_over_std"] for row in apart) < 1e-3
+    settings = QuantizeSection(preset="quick", method="plain", ranges="minmax")
+    int8 = quantize(network, data, settings, target.runtime, into=tmp_path / "int8")
+    told = Told()
+    checked = check(checkpoint, network, int8, data, CheckSection(), into=tmp_path / "check", progress=told)
+    assert any("no test text is filled up to 4 tokens" in line for line in told.lines)
+    measures = json.loads(checked.file("measures.json").read_text())
+    rows = measures["parity"]["lengths"]
+    assert rows[0]["images"] == 0
+    assert "fp32" not in rows[0]
+    assert sum(row["images"] for row in rows) == measures["accuracy"]["images"]
+    assert all(row["compared"] and row["difference_over_std"] < 1e-3 for row in rows)
+    bundle(network, int8, data, target, name="reviews", samples=6, into=tmp_path / "bundle")
+    work = load_work(tmp_path / "bundle")
+    assert (work.lengths, work.input.shape) == ((4, 8, 16), (1, 16))
+    assert set(work.samples.lengths[:3]) == {4, 8, 16}
+    assert {
+        length
+        for length, label in zip(work.samples.lengths, work.samples.labels, strict=True)
+        if label is None
+    } == {4}
+    sizes = [len(one) for one in feeds(work)]
+    assert sizes == [2 * 4 * length for length in work.samples.lengths]
+    for label, core in (("jetson-nano-4gb", None), ("jetson-agx-orin-64gb@6.2", 0)):
+        other, into = load_target(label), tmp_path / "no"
+        with pytest.raises(ConfigError, match="takes texts of 4, 8, 16 tokens, and"):
+            bundle(network, int8, data, other, name="x", samples=6, into=into, dla_core=core)
+
+
+@pytest.mark.slow
 def test_a_student_of_fewer_layers_learns_from_a_teacher(ran: tuple[Recipe, Any], tmp_path: Path) -> None:
     asked, made = ran
     changed = recipe(
@@ -144,6 +224,7 @@ def test_a_student_of_fewer_layers_learns_from_a_teacher(ran: tuple[Recipe, Any]
         distill={
             "teacher": {"path": str(made.out / "checkpoint")}, "baseline": False,
             "features": {"encoder.encoder.layer.0": "encoder.encoder.layer.1"},
+            "unlabelled": str(write_reviews(tmp_path / "more.csv", 150)),
         },
         finetune={"strategy": "full", "epochs": 6, "batch": 16, "learning_rate": 3e-3},
     )  # fmt: skip
@@ -152,8 +233,20 @@ def test_a_student_of_fewer_layers_learns_from_a_teacher(ran: tuple[Recipe, Any]
     assert models["distilled"]["parameters"] < models["teacher"]["parameters"]
     assert models["distilled"]["top1"] > 0.8
     # Its answers are computed once, though batches are of texts of other lengths each time.
-    assert Artifact.load(run.out / "checkpoint").details["distillation"]["views"] == 1
+    told = Artifact.load(run.out / "checkpoint").details
+    assert told["distillation"]["views"] == 1
+    assert 0 < told["distillation"]["unlabelled"] <= 30
     assert Artifact.load(run.out / "onnx").details["parity"]["difference_over_std"] < 1e-3
+
+
+@pytest.mark.slow
+def test_an_onnx_file_teaches_as_its_checkpoint_does(ran: tuple[Recipe, Any]) -> None:
+    _, made = ran
+    accelerator = choose_accelerator("cpu")
+    teachers = [load_teacher(Artifact.load(made.out / name), accelerator) for name in ("checkpoint", "onnx")]
+    tokens = torch.from_numpy(filled([np.array([2, 4, 13, 3]), np.array([2, 8, 9, 10, 11, 13, 3])], 0))
+    given = [teacher.answer(tokens)["logits"] for teacher in teachers]
+    torch.testing.assert_close(*given, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.slow
@@ -171,7 +264,7 @@ def test_a_teacher_with_another_tokenizer_is_refused(ran: tuple[Recipe, Any], tm
 
 def test_a_recipe_for_texts_is_written(reviews: Path, bert: Path, tmp_path: Path) -> None:
     found = init(reviews, model=f"hf:{bert}", profile="host-cpu", out=tmp_path / "recipe.yaml")
-    assert found.texts
+    assert found.noun == "text"
     written = load_recipe(tmp_path / "recipe.yaml")
     assert (written.data.task, written.model.name) == ("text-classification", f"hf:{bert}")
     pipeline.preflight(written, load_target("host-cpu"))
@@ -189,18 +282,89 @@ def test_what_does_not_go_together_is_refused_before_anything_runs(reviews: Path
         ({"data": {"path": str(reviews.parent)}}, "takes texts, and data.task is image-classification"),
         ({"model": {"name": f"hf:{bert}", "length": 64}}, "takes 3 to 40 tokens, not 64"),
         ({"model": {"name": "hf:./nothing-here"}}, "no config.json there"),
+        ({"data": {"path": "gone.csv", "task": "text-classification"}}, "no folder and no table gone.csv"),
+        ({"finetune": {"augment": {"preset": "light"}}}, "images are augmented, texts are not"),
+        ({"distill": {"teacher": {"name": f"hf:{bert}"}}}, "has no head for the data's classes"),
+        ({"distill": {"teacher": {"name": "hf:./gone", "finetune": {}}}}, "no config.json there"),
     ):
         with pytest.raises(ConfigError, match=message):
             pipeline.preflight(recipe(reviews, bert, **changed), target)
+    shutil.copytree(bert, bert.with_name("bare"))
+    (bert.with_name("bare") / "model.safetensors").unlink()
+    teacher = {"teacher": {"name": f"hf:{bert.with_name('bare')}", "finetune": {}}}
+    for asked in (recipe(reviews, bert.with_name("bare")), recipe(reviews, bert, distill=teacher)):
+        with pytest.raises(ArtifactError, match=r"no model.safetensors"):
+            pipeline.preflight(asked, target)
 
 
-def test_augmentation_is_of_images(reviews: Path, bert: Path, tmp_path: Path) -> None:
-    asked = recipe(reviews, bert, finetune={"epochs": 1, "augment": {"preset": "light"}})
-    with pytest.raises(ConfigError, match="images are augmented, texts are not"):
-        edgetune.run(asked, load_target("host-cpu"), tmp_path / "run")
+def test_a_recipe_elsewhere_finds_its_network_and_odd_columns(
+    reviews: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reviews.write_text(reviews.read_text().replace("text,label", "Was,Wie", 1))
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "there" / "recipe.yaml"
+    with pytest.raises(ConfigError, match="none of the columns 'Was', 'Wie'"):
+        init(reviews, model="hf:./bert#1", profile="host-cpu", out=out)
+    init(reviews, model="hf:./bert#1", profile="host-cpu", columns=("Was", "Wie"), out=out)
+    monkeypatch.chdir("/")
+    written = load_recipe(out)
+    assert (written.name, written.model.name) == ("reviews", "hf:../bert#1")
+    assert (written.data.text, written.data.label) == ("Was", "Wie")
+    pipeline.preflight(written, load_target("host-cpu"))
+    with pytest.raises(ConfigError, match="a table of texts, and resnet18 takes images") as caught:
+        init(reviews, model="resnet18", profile="host-cpu", out=out, force=True)
+    assert "hf:NAME" in caught.value.hint
+
+
+def test_texts_are_found_again_where_they_lay_and_elsewhere(
+    reviews: Path, bert: Path, tmp_path: Path
+) -> None:
+    reviews.write_text(reviews.read_text().replace("text,label", "Was,Wie", 1))
+    section = DataSection(path=str(reviews), task="text-classification", text="Was", label="Wie")
+    data = scan(section, reviews)
+    network = Artifact(kind="checkpoint", classes=data.classes, preprocess=model_row(f"hf:{bert}").preprocess)
+    (tmp_path / "run").mkdir()
+    save_dataset(data, tmp_path / "run" / "data.json")
+    network = network.write(tmp_path / "run")
+    assert find_data(network, None, Silent()) == data
+    copy = tmp_path / "copy.csv"
+    copy.write_text(reviews.read_text() + "more of it,positive\n")
+    found = find_data(network, copy, Silent())
+    assert {name: len(split) for name, split in found.splits.items()} == {
+        name: len(split) for name, split in data.splits.items()
+    }
+    reviews.write_text(reviews.read_text().replace("good", "fine"))
+    with pytest.raises(ConfigError, match=r"texts are gone or changed: reviews.csv:"):
+        find_data(network, None, Silent())
 
 
 def test_stages_for_images_say_so(reviews: Path, bert: Path) -> None:
     how = model_row(pipeline.model_name(recipe(reviews, bert))).preprocess
     with pytest.raises(ArtifactError, match="takes texts, and images are needed here"):
         Artifact(kind="onnx", preprocess=how).of_images()
+
+
+def test_a_search_leaves_augmentation_out_and_finds_the_network_from_elsewhere(
+    reviews: Path, bert: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    asked = f"data: {{path: {reviews}, task: text-classification}}\nmodel: {{name: 'hf:./{bert.name}'}}\n"
+    path.write_text(f"schema_version: 1\n{asked}finetune: {{strategy: full}}\n")
+    draft = Draft.load(path)
+    space = space_of(draft)
+    assert "finetune.augment.preset" not in space.axes
+    mine = as_it_is(draft.recipe, space)
+    assert mine is not None
+    (tmp_path / "deep").mkdir()
+    write_recipe(draft, {"finetune.strategy": "partial"}, [], tmp_path / "deep" / "best.yaml")
+    found = load_recipe(tmp_path / "deep" / "best.yaml")
+    assert found.model.name == f"hf:../{bert.name}"
+    pipeline.preflight(found, load_target("host-cpu"))
+
+
+def test_memory_that_does_not_do_is_said_before_an_epoch(
+    reviews: Path, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgetune.training.texts.free_bytes", lambda: 1000)
+    with pytest.raises(StageError, match=r"a batch of 16 texts of up to 11 tokens takes .* 0.0 GB are free"):
+        edgetune.run(recipe(reviews, bert), load_target("host-cpu"), tmp_path / "run")

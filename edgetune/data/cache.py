@@ -119,7 +119,7 @@ def decoded(
     }
     file = folder / f"{'-'.join([name, *map(str, how.values())])}{PIXELS}"
     try:
-        with _owned(folder):
+        with owned(folder):
             found = _open(file, key)
             if found is None:
                 if file.exists():
@@ -140,7 +140,7 @@ def decoded(
 
 
 @contextmanager
-def _owned(folder: Path) -> Iterator[None]:
+def owned(folder: Path) -> Iterator[None]:
     """Keep other processes out of the folder, which must be ours: only in such a one is anything replaced."""
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
@@ -215,7 +215,7 @@ def _write(file: Path, key: dict[str, Any], images: Undecoded, progress: Progres
     _check_room(total * how.resize_px**2 * how.channels, free, file.parent)
     sizes: list[tuple[int, int]] = []
     digest, written = hashlib.sha256(), 0
-    progress.begin(f"decode {key['name']}", total=total)
+    progress.begin(f"decode {key['name']}", total, "image")
     try:
         with partial.open("wb") as out:
             parts = [range(total)[start : start + CHUNK] for start in range(0, total, CHUNK)]

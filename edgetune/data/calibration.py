@@ -5,6 +5,7 @@ this package.
 """
 
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,8 @@ from pydantic import Field, ValidationError
 from edgetune.artifact import sha256_of, write_atomic
 from edgetune.data.cut import order
 from edgetune.data.decode import decode
-from edgetune.data.folders import Dataset, Sample
+from edgetune.data.folders import Dataset, Sample, unchanged
+from edgetune.data.texts import text_of
 from edgetune.errors import ArtifactError, ConfigError, nearest
 from edgetune.machine import cores
 from edgetune.recipe import Choose, Method, Ranges, Section
@@ -28,6 +30,8 @@ from edgetune.yaml import load_yaml, validate
 # So many images are looked at to choose diverse ones, evenly of all classes; others follow them.
 LOOKED_AT = 2000
 THUMBNAIL_PX = 8
+# As many numbers as a thumbnail has.
+PAIRS = 3 * THUMBNAIL_PX**2
 
 
 class Preset(Section):
@@ -106,17 +110,17 @@ def choose_samples(dataset: Dataset, images: int, choose: str, seed: int) -> tup
     samples = sorted(dataset.splits["train"], key=lambda sample: sample.path, reverse=True)
     distinct = {sample.sha256: sample for sample in samples}.values()
     ordered = sorted(distinct, key=lambda sample: order(sample.sha256, seed))
-    return tuple(CHOICES[choose](dataset.root, ordered, images)[:images])
+    return tuple(CHOICES[choose](dataset, ordered, images)[:images])
 
 
-def _random(root: Path, samples: list[Sample], images: int) -> list[Sample]:
-    del root, images
+def _random(dataset: Dataset, samples: list[Sample], images: int) -> list[Sample]:
+    del dataset, images
     return samples
 
 
-def _balanced(root: Path, samples: list[Sample], images: int) -> list[Sample]:
+def _balanced(dataset: Dataset, samples: list[Sample], images: int) -> list[Sample]:
     """Take one of each class in turn; where there are more classes than images, of any of them."""
-    del root, images
+    del dataset, images
     taken: dict[int, int] = defaultdict(int)
     turns = []
     for sample in samples:
@@ -125,16 +129,20 @@ def _balanced(root: Path, samples: list[Sample], images: int) -> list[Sample]:
     return [samples[index] for index in np.argsort(turns, kind="stable")]
 
 
-def _diverse(root: Path, samples: list[Sample], images: int) -> list[Sample]:
+def _diverse(dataset: Dataset, samples: list[Sample], images: int) -> list[Sample]:
     """Take one of each class in turn, every time the image that is least like those taken already.
 
-    Likeness is the distance of thumbnails, so that it takes no network (greedy k-center: T. Gonzalez,
-    Clustering to minimize the maximum intercluster distance, 1985).
+    Likeness is the distance of thumbnails, of texts that of their pairs of letters, so that it takes no network
+    (greedy k-center: T. Gonzalez, Clustering to minimize the maximum intercluster distance, 1985).
     """
-    ordered = _balanced(root, samples, images)
+    ordered = _balanced(dataset, samples, images)
     looked_at, beyond = ordered[:LOOKED_AT], ordered[LOOKED_AT:]
-    with ThreadPoolExecutor(cores()) as pool:
-        thumbnails = np.stack(list(pool.map(lambda sample: _thumbnail(root / sample.path), looked_at)))
+    root = dataset.root
+    if dataset.noun == "text":
+        thumbnails = np.stack([_pairs(text_of(root, sample.path, sample.sha256)) for sample in looked_at])
+    else:
+        with ThreadPoolExecutor(cores()) as pool:
+            thumbnails = np.stack(list(pool.map(lambda sample: _thumbnail(root / sample.path), looked_at)))
     labels = np.array([sample.label for sample in looked_at])
     away = np.full(len(looked_at), np.inf)
     left = np.ones(len(looked_at), bool)
@@ -157,7 +165,16 @@ def _thumbnail(path: Path) -> NDArray[np.float32]:
     return np.asarray(small, np.float32).reshape(-1)
 
 
-CHOICES: dict[str, Callable[[Path, list[Sample], int], list[Sample]]] = {
+def _pairs(text: str) -> NDArray[np.float32]:
+    """Return how often each pair of neighbouring letters stands in a text, as a direction of PAIRS numbers."""
+    counts = np.zeros(PAIRS, np.float32)
+    for place in range(len(text)):
+        counts[zlib.crc32(text[place : place + 2].encode()) % PAIRS] += 1
+    made: NDArray[np.float32] = counts / np.linalg.norm(counts)
+    return made
+
+
+CHOICES: dict[str, Callable[[Dataset, list[Sample], int], list[Sample]]] = {
     "balanced": _balanced,
     "diverse": _diverse,
     "random": _random,
@@ -199,36 +216,28 @@ def load_manifest(path: Path, dataset: Dataset) -> tuple[Sample, ...]:
     found, faults = [], []
     for entry in pinned.samples:
         candidates = sorted(train[entry.sha256], key=lambda sample: sample.path != entry.path)
-        there = next((sample for sample in candidates if _unchanged(dataset.root, sample)), None)
+        there = next((sample for sample in candidates if unchanged(dataset, sample)), None)
         if there:
             found.append(there)
         elif not candidates and entry.sha256 in elsewhere:
             faults.append(f"{entry.path} (in the {elsewhere[entry.sha256]} split, which decides)")
         else:
-            faults.append(f"{entry.path} ({_why_missing(dataset.root, entry)})")
+            faults.append(f"{entry.path} ({_why_missing(dataset, entry)})")
     if faults:
         raise ArtifactError(
-            f"{path}: {len(faults)} of {len(pinned.samples)} calibration images are not there as pinned: "
+            f"{path}: {len(faults)} of {len(pinned.samples)} calibration {dataset.noun}s are not there as pinned: "
             f"{', '.join(faults)}",
             hint="restore them, or choose anew without quantize.manifest",
         )
     return tuple(found)
 
 
-def _unchanged(root: Path, sample: Sample) -> bool:
-    """Whether a file still holds what was hashed; it is hashed again only where its size or time changed."""
-    try:
-        status = (root / sample.path).stat()
-        same = (status.st_size, status.st_mtime_ns) == (sample.size_bytes, sample.mtime_ns)
-        return same or sha256_of(root / sample.path) == sample.sha256
-    except (OSError, ArtifactError):
-        return False
-
-
-def _why_missing(root: Path, entry: PinnedSample) -> str:
-    file = root / entry.path
+def _why_missing(dataset: Dataset, entry: PinnedSample) -> str:
     if ".." in Path(entry.path).parts or Path(entry.path).is_absolute():
         return "leads out of the folder"
+    if dataset.noun == "text":
+        return "missing, changed, or not of the training split"
+    file = dataset.root / entry.path
     if not file.is_file():
         return "missing"
     return "changed" if sha256_of(file) != entry.sha256 else "not readable as an image of the training split"

@@ -77,15 +77,15 @@ def list_images(root: Path, endings: Endings = ENDINGS, layout: str = LAYOUT) ->
     return _look_into(root, lambda folder: _list(folder, endings, layout), layout)
 
 
-def list_any(root: Path) -> Listing:
-    """Find the images of any folder, classes or not; hidden files and folders do not count.
+def list_any(root: Path, endings: Endings = ENDINGS) -> Listing:
+    """Find the images of any folder, classes or not, or files with other endings; hidden ones do not count.
 
     Where an image lies in the folder itself, or right in train/ and val/, there is one class without a name.
 
     Raises:
         ConfigError: no such folder, one that cannot be read, or splits that do not make sense.
     """
-    return _look_into(root, _list_any, "images")
+    return _look_into(root, lambda folder: _list_any(folder, endings), "images")
 
 
 def _look_into(root: Path, listed: Callable[[Path], Listing], content: str) -> Listing:
@@ -124,18 +124,18 @@ def _list(root: Path, endings: Endings = ENDINGS, layout: str = LAYOUT) -> Listi
     return listing
 
 
-def _list_any(root: Path) -> Listing:
+def _list_any(root: Path, endings: Endings) -> Listing:
     loose = [entry for entry in _entries(root) if not _is_folder(entry)]
-    if any(_is_image(entry) for entry in loose):
+    if any(_is_image(entry, endings) for entry in loose):
         found = [(path.removeprefix("./"), entry) for path, entry in _walk(root, ".", set())]
-        images = [ImageFile("", path, entry) for path, entry in found if _is_image(entry)]
+        images = [ImageFile("", path, entry) for path, entry in found if _is_image(entry, endings)]
         images.sort(key=lambda image: image.path)
         return Listing({"": images}, others=len(found) - len(images))
     folders = _folders(root)
-    if any(SPLIT_NAMES.get(f.name.lower()) == "train" and _holds_folders_only(f) for f in folders):
-        return _list(root)
+    if any(SPLIT_NAMES.get(f.name.lower()) == "train" and _holds_folders_only(f, endings) for f in folders):
+        return _list(root, endings)
     listing = Listing(others=len(loose))
-    images = _list_classes(root, folders, listing)
+    images = _list_classes(root, folders, listing, endings)
     splits = {image.name: SPLIT_NAMES.get(image.name.lower(), "") for image in images}
     if not all(splits.values()):
         listing.files[""] = images
@@ -230,7 +230,7 @@ def examine(
     verdicts = {image.path: _unread(image, known.get(image.path)) for image in images}
     unread = [image for image in images if verdicts[image.path] is None]
     if unread:
-        progress.begin("read images", len(unread))
+        progress.begin("read images", len(unread), "image")
     try:
         with (
             warnings.catch_warnings(action="ignore"),

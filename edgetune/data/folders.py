@@ -15,15 +15,17 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from edgetune.artifact import library_versions, write_atomic
+from edgetune.artifact import library_versions, sha256_of, write_atomic
 from edgetune.data.cut import cut
 from edgetune.data.files import ENDINGS, LAYOUT, Listing, Verdict, examine, list_images
-from edgetune.data.texts import list_texts
+from edgetune.data.texts import find_text, list_texts
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import DataSection, Section
 
 SPLITS = ("train", "val", "test")
+# The manifest beside what was made of the data.
+DATA_FILE = "data.json"
 NAMED = 5
 LOPSIDED = 10
 # In a small folder one broken file is already a large share.
@@ -58,7 +60,8 @@ class Dataset:
         duplicates: groups of paths with the same content in different splits.
         warnings: what a person should know.
         gray: every image has one channel only.
-        texts: it holds texts instead of images.
+        noun: what a sample is: `image` or `text`.
+        columns: of tables, those that were named: of texts, and of labels.
         stamps: size in bytes and time of change in ns of each broken file, so that it is not read again.
     """
 
@@ -70,7 +73,8 @@ class Dataset:
     warnings: tuple[str, ...] = ()
     gray: bool = False
     stamps: tuple[tuple[int, int], ...] = ()
-    texts: bool = False
+    noun: Literal["image", "text"] = "image"
+    columns: tuple[str, str] = ("", "")
 
     @property
     def digest(self) -> str:
@@ -93,7 +97,8 @@ class Manifest(Section):
     stamps: tuple[tuple[int, int], ...]
     duplicates: tuple[tuple[str, ...], ...]
     warnings: tuple[str, ...]
-    texts: bool = False
+    noun: Literal["image", "text"] = "image"
+    columns: tuple[str, str] = ("", "")
 
 
 def scan(
@@ -112,16 +117,12 @@ def scan(
             ones than two and than `broken_share` of all.
     """
     if section.noun == "text":
-        root, listing, found = list_texts(root, section, progress or Silent())
+        base, listing, found = list_texts(root, section, progress or Silent())
     else:
-        listing = list_images(root)
+        base, listing = root, list_images(root)
         _refuse_layout(root, listing)
         found = examine(listing, remember(known), progress or Silent())
     classes = tuple(sorted({name for looked in found.values() for name, _ in looked}))
-    if section.noun == "text" and len(classes) < 2:
-        raise ConfigError(
-            f"{root}: one class only ({', '.join(classes) or 'none'})", hint="texts of two classes are needed"
-        )
     bad = [verdict for looked in found.values() for _, verdict in looked if verdict.reason]
     total = sum(map(len, found.values()))
     if len(bad) > max(BROKEN_ALWAYS, section.broken_share * total):
@@ -130,6 +131,9 @@ def scan(
             f"{root}: {len(bad)} of {total} {section.noun}s ({len(bad) / total:.1%}) cannot be read: {named}",
             hint=f"mend or remove them, or allow more with data.broken_share (now {section.broken_share:g})",
         )
+    if len(classes) < 2:
+        wrong = f"one class only ({classes[0]!r})" if total else f"no {section.noun}"
+        raise ConfigError(f"{root}: {wrong}", hint=f"{section.noun}s of two classes are needed")
     labels = {name: label for label, name in enumerate(classes)}
     samples = {
         split: [
@@ -144,7 +148,7 @@ def scan(
     broken = tuple((verdict.path, verdict.reason) for verdict in bad)
     twins = _twins(splits)
     return Dataset(
-        root=root,
+        root=base,
         classes=classes,
         splits=splits,
         broken=broken,
@@ -152,7 +156,8 @@ def scan(
         warnings=tuple(_warnings(classes, splits, broken, twins, listing, section.noun)),
         gray=all(sample.gray for part in splits.values() for sample in part),
         stamps=tuple((verdict.size_bytes, verdict.mtime_ns) for verdict in bad),
-        texts=section.noun == "text",
+        noun=section.noun,
+        columns=(section.text, section.label),
     )
 
 
@@ -187,25 +192,27 @@ def _split(samples: dict[str, list[Sample]], section: DataSection) -> dict[str, 
 def _refuse_too_few(
     root: Path, classes: tuple[str, ...], splits: Mapping[str, tuple[Sample, ...]], section: DataSection
 ) -> None:
-    counts = _counts(splits["train"], classes)
-    for name, count in zip(classes, counts, strict=True):
-        if count == 0:
-            held_out = [s for s in ("val", "test") if _counts(splits[s], classes)[classes.index(name)]]
-            seen = f"; {' and '.join(held_out)} have some" if held_out else ""
-            raise ConfigError(
-                f"{root}: class {name!r} has no training {section.noun}{seen}",
-                hint="add some, or remove the class everywhere",
-            )
-        if count < section.min_images:
-            raise ConfigError(
-                f"{root}: class {name!r} has {count} {section.noun}s for training, {section.min_images} are needed",
-                hint=f"add {section.noun}s, remove the class, or lower data.min_images",
-            )
+    counts, noun = dict(zip(classes, _counts(splits["train"], classes), strict=True)), section.noun
+    unknown = [name for name, count in counts.items() if not count]
+    if unknown:
+        held_out = (sample for split in ("val", "test") for sample in splits[split])
+        first = {classes[sample.label]: sample.path for sample in reversed(list(held_out))}
+        seen = [f"{name!r} ({first[name]})" if name in first else repr(name) for name in unknown]
+        raise ConfigError(
+            f"{root}: no training {noun} of: {list_some(seen, ', ')}",
+            hint="add some, or remove the class everywhere",
+        )
+    few = [f"{name!r} ({count})" for name, count in counts.items() if count < section.min_images]
+    if few:
+        raise ConfigError(
+            f"{root}: {section.min_images} {noun}s of each class are needed for training; fewer are there of: "
+            f"{list_some(few, ', ')}",
+            hint=f"add {noun}s, remove the class, or lower data.min_images",
+        )
     for split in ("val", "test"):
         if not splits[split]:
             raise ConfigError(
-                f"{root}: no {section.noun} left for {split}",
-                hint=f"add {section.noun}s, or raise data.{split}_share",
+                f"{root}: no {noun} left for {split}", hint=f"add {noun}s, or raise data.{split}_share"
             )
 
 
@@ -248,7 +255,8 @@ def _warnings(
         taken = ", ".join(sorted(ENDINGS)) if noun == "image" else ".txt"
         yield f"{listing.others} files are not {noun}s ({taken}) and are left out"
     if listing.unused:
-        yield f"folders that are not used: {list_some(listing.unused, ', ')}"
+        what = "folders" if listing.unused[0].endswith("/") else "tables"
+        yield f"{what} that are not used: {list_some(listing.unused, ', ')}"
     across = _across(twins)
     contradictory = _paths(group for group in twins if len({sample.label for _, sample in group}) > 1)
     for groups, where in ((across, "split"), (contradictory, "class")):
@@ -289,7 +297,7 @@ def save_dataset(dataset: Dataset, path: Path) -> None:
         "stamps": dataset.stamps,
         "duplicates": dataset.duplicates,
         "warnings": dataset.warnings,
-        **({"texts": True} if dataset.texts else {}),
+        **({"noun": "text", "columns": dataset.columns} if dataset.noun == "text" else {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(content, indent=1) + "\n")
@@ -315,8 +323,25 @@ def load_dataset(path: Path, root: Path | None = None) -> Dataset:
         warnings=found.warnings,
         gray=found.gray,
         stamps=found.stamps,
-        texts=found.texts,
+        noun=found.noun,
+        columns=found.columns,
     )
+
+
+def unchanged(data: Dataset, sample: Sample) -> bool:
+    """Whether a sample still holds what was hashed; an image is hashed again only where its file changed.
+
+    Raises:
+        ConfigError: a table of texts cannot be read as one any more.
+    """
+    try:
+        if data.noun == "text":
+            return find_text(data.root, sample.path, sample.sha256) is not None
+        status = (data.root / sample.path).stat()
+        same = (status.st_size, status.st_mtime_ns) == (sample.size_bytes, sample.mtime_ns)
+        return same or sha256_of(data.root / sample.path) == sample.sha256
+    except (OSError, ArtifactError):
+        return False
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -328,9 +353,9 @@ def _read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "not JSON"
-        raise ArtifactError(f"{path}: not a manifest of images: {where}: {first['msg']}", hint=hint) from None
+        raise ArtifactError(f"{path}: not a manifest of data: {where}: {first['msg']}", hint=hint) from None
     if set(found.splits) != set(SPLITS) or len(found.stamps) != len(found.broken):
-        raise ArtifactError(f"{path}: not a manifest of images: not all of it is there", hint=hint)
+        raise ArtifactError(f"{path}: not a manifest of data: not all of it is there", hint=hint)
     for sample in (sample for samples in found.splits.values() for sample in samples):
         if sample.path.startswith("/") or ".." in sample.path.split("/") or "\0" in sample.path:
             raise ArtifactError(f"{path}: the path {sample.path!r} leads out of the folder", hint=hint)

@@ -99,7 +99,7 @@ def from_samples(
     judges = held_out(data, samples, COMPARED, settings.seed)
     if not judges:
         progress.line(
-            f"warning: all {len(samples)} images calibrate, so INT8 is compared with FP32 on the very same"
+            f"warning: all {len(samples)} {data.noun}s calibrate, so INT8 is compared with FP32 on the very same"
         )
 
     def inputs(part: Sequence[Sample], what: str) -> Inputs:

@@ -8,7 +8,7 @@ may import errors, artifact, progress and this package.
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from edgetune.artifact import How, TensorSpec, Tokens
 from edgetune.data.folders import Sample
 from edgetune.data.images import as_input, normalise, pixels
-from edgetune.data.images import load as load_image
-from edgetune.data.texts import read_text
-from edgetune.data.tokens import IDS, MASK, bucket, encode, filled, read_tokens
+from edgetune.data.tokens import IDS, MASK, bucket, filled, read_tokens
 from edgetune.errors import ArtifactError
 from edgetune.progress import Progress, Silent
 
@@ -52,18 +50,6 @@ def frames(
             shown.advance(len(part))
 
 
-def load(path: Path, how: How) -> Frames:
-    """Read one file: [C, H, W] or [2, L].
-
-    Raises:
-        ConfigError: it cannot be read.
-    """
-    if not isinstance(how, Tokens):
-        return load_image(path, how)
-    made: Frames = filled(encode([read_text(path)], how).ids, how.pad, how.length)[0]
-    return made
-
-
 def arranged(root: Path, samples: Sequence[Sample], how: How) -> tuple[Sample, ...]:
     """Return samples of equal length next to each other, where there are several lengths."""
     if not isinstance(how, Tokens) or len(how.lengths) == 1:
@@ -71,6 +57,37 @@ def arranged(root: Path, samples: Sequence[Sample], how: How) -> tuple[Sample, .
     found = read_tokens(root, samples, how).ids
     order = sorted(range(len(samples)), key=lambda index: bucket(len(found[index]), how))
     return tuple(samples[index] for index in order)
+
+
+class Bucket(NamedTuple):
+    """Samples of one length.
+
+    Attributes:
+        length: 0: of images, which have none.
+        samples: that have it by themselves; where none has, others that are filled up to it or cut.
+        own: whether they have it by themselves.
+    """
+
+    length: int
+    samples: tuple[Sample, ...]
+    own: bool
+
+
+def buckets(root: Path, samples: Sequence[Sample], how: How, lent: int) -> list[Bucket]:
+    """Return samples by length, growing; a length that none has gets the first `lent` of the others."""
+    if not isinstance(how, Tokens):
+        return [Bucket(0, tuple(samples), own=True)]
+    found = [bucket(len(ids), how) for ids in read_tokens(root, samples, how).ids]
+    made = []
+    for length in how.lengths:
+        same = tuple(one for one, own in zip(samples, found, strict=True) if own == length)
+        made.append(Bucket(length, same or tuple(samples[:lent]), own=bool(same)))
+    return made
+
+
+def at(how: How, length: int) -> How:
+    """Return how inputs are made where all are to have one length; 0: as they are."""
+    return how.model_copy(update={"length": length, "lengths": (length,)}) if length else how
 
 
 def batches(
@@ -116,5 +133,5 @@ def example(how: How, batch: int, seed: int = 0, length: int = 0) -> NDArray[Any
         return noise.random((batch, how.channels, how.size_px, how.size_px), dtype=np.float32)
     made = np.ones((batch, 2, length or how.length), np.int64)
     # Numbers that every vocabulary has. None of them fills: that would be another text.
-    made[:, IDS] = noise.integers(how.pad + 1, how.pad + 4, made[:, IDS].shape)
+    made[:, IDS] = noise.choice([number for number in range(4) if number != how.pad], made[:, IDS].shape)
     return made

@@ -21,6 +21,11 @@ def chosen(samples: Sequence[Sample], images: int) -> tuple[Sample, ...]:
     return tuple(samples[index] for index in sorted(_order(samples)[:images]))
 
 
+def spaced(samples: Sequence[Sample], most: int) -> tuple[Sample, ...]:
+    """Return at most so many samples, evenly spaced."""
+    return tuple(samples[i] for i in np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(int))
+
+
 def interleaved(samples: Sequence[Sample]) -> tuple[Sample, ...]:
     """Return samples in an order of which any first part holds every class in its share."""
     return tuple(samples[index] for index in _order(samples))

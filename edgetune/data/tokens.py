@@ -13,12 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetune.artifact import Tokens, sha256_of
+from edgetune.artifact import Tokens, load_tokenizer, sha256_of
 from edgetune.data.folders import Sample
 from edgetune.data.texts import text_of
-from edgetune.errors import ArtifactError, MissingTool
+from edgetune.errors import ArtifactError
 
-EXTRA = 'pip install "edgetune[text]"'
 # Of a batch: numbers of tokens, and which of them are text.
 IDS, MASK = 0, 1
 
@@ -28,11 +27,11 @@ class Encoded(NamedTuple):
 
     Attributes:
         ids: of each text, int32, with its marks of beginning and end.
-        cut: how many texts were longer than the limit.
+        cut: of each text, whether it was longer than the limit.
     """
 
     ids: list[NDArray[np.int32]]
-    cut: int
+    cut: list[bool]
 
 
 def encode(texts: Sequence[str], how: Tokens) -> Encoded:
@@ -44,9 +43,7 @@ def encode(texts: Sequence[str], how: Tokens) -> Encoded:
     """
     tokenizer = _tokenizer(how.file, how.tokenizer, how.length)
     found = tokenizer.encode_batch(list(texts))
-    return Encoded(
-        [np.array(one.ids, np.int32) for one in found], sum(bool(one.overflowing) for one in found)
-    )
+    return Encoded([np.array(one.ids, np.int32) for one in found], [bool(one.overflowing) for one in found])
 
 
 def read_tokens(root: Path, samples: Sequence[Sample], how: Tokens) -> Encoded:
@@ -91,21 +88,3 @@ def _tokenizer(file: Path, sha256: str, length: int) -> Any:
     tokenizer.enable_truncation(length)
     tokenizer.no_padding()
     return tokenizer
-
-
-def load_tokenizer(file: Path) -> Any:
-    """Load a tokenizer.json.
-
-    Raises:
-        MissingTool: the extra `text` is not installed.
-        ArtifactError: no tokenizer.
-    """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise MissingTool("texts need the library tokenizers", hint=EXTRA) from error
-    try:
-        return Tokenizer.from_file(str(file))
-    # The library raises bare Exceptions.
-    except Exception as error:
-        raise ArtifactError(f"{file}: not a tokenizer ({str(error).splitlines()[0]})") from error

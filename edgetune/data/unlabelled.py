@@ -1,6 +1,6 @@
-"""Any folder of images becomes calibration data: classes where folders say so, none needed.
+"""Any folder of images becomes calibration data, and any table or folder of texts a lesson: no classes needed.
 
-It knows no network. It may import errors, artifact, progress and this package's cut, files and folders.
+It knows no network. It may import errors, artifact, progress and this package's cut, files, folders and texts.
 """
 
 from collections import defaultdict
@@ -11,6 +11,7 @@ from pathlib import Path
 from edgetune.data.cut import order
 from edgetune.data.files import ENDINGS, ImageFile, examine, list_any
 from edgetune.data.folders import SPLITS, Dataset, Sample, list_some, remember
+from edgetune.data.texts import list_bare_texts
 from edgetune.errors import ConfigError
 from edgetune.progress import Progress, Silent
 
@@ -67,6 +68,34 @@ def gather(
         broken=broken,
         stamps=tuple((v.size_bytes, v.mtime_ns) for looked in found.values() for _, v in looked if v.reason),
         warnings=(f"{len(broken)} unreadable images are left out: {named}",) if broken else (),
+    )
+
+
+def gather_texts(root: Path, column: str, progress: Progress) -> Dataset:
+    """Read texts without classes: a table, or the .txt files of a folder and below; all of them are `train`.
+
+    Args:
+        root: the table, or the folder.
+        column: of the table, that holds the texts; empty: found by its name.
+        progress: counts texts.
+
+    Raises:
+        ConfigError: nothing there, or no text that can be read.
+    """
+    place, found = list_bare_texts(root, column, progress)
+    samples = tuple(Sample(v.path, 0, v.sha256, v.size_bytes, v.mtime_ns) for v in found if not v.reason)
+    named = list_some([f"{v.path} ({v.reason})" for v in found if v.reason])
+    if not samples:
+        raise ConfigError(f"{root}: no text that can be read{f': {named}' if named else ''}")
+    return Dataset(
+        root=place,
+        classes=(),
+        splits={"train": samples, "val": (), "test": ()},
+        broken=tuple((v.path, v.reason) for v in found if v.reason),
+        stamps=tuple((v.size_bytes, v.mtime_ns) for v in found if v.reason),
+        warnings=(f"unreadable texts are left out: {named}",) if named else (),
+        noun="text",
+        columns=(column, ""),
     )
 
 

@@ -14,7 +14,7 @@ from edgetune.artifact import TensorSpec
 from edgetune.errors import ConfigError
 
 Shape = tuple[int, ...]
-EXAMPLE_SIDE = 224
+EXAMPLE_SIDE, EXAMPLE_LENGTH = 224, 64
 NUMBERS = ("float", "int", "uint", "bool")
 
 
@@ -65,7 +65,10 @@ def closed_shapes(
     known, given = {spec.name: spec for spec in inputs}, given or {}
     for other in sorted(set(given) - set(known)):
         raise ConfigError(f"{name}: has no input {other!r}", hint=f"its inputs: {', '.join(known) or 'none'}")
-    found = {spec.name: _closed(spec, name, batch, given.get(spec.name)) for spec in inputs}
+    hint = " ".join(
+        _example(spec) for spec in inputs if any(isinstance(size, str) for size in spec.shape[1:])
+    )
+    found = {spec.name: _closed(spec, name, batch, given.get(spec.name), hint) for spec in inputs}
     firsts = sorted({shape[0] for shape in found.values() if shape})
     if batch and batch not in firsts:
         raise ConfigError(
@@ -75,15 +78,21 @@ def closed_shapes(
     return found
 
 
-def _closed(spec: TensorSpec, name: str, batch: int, given: Shape | None) -> Shape:
+def _example(spec: TensorSpec) -> str:
+    """Return an option that says an input's sizes: a text's of [N, L], else an image's."""
+    side = EXAMPLE_LENGTH if len(spec.shape) == 2 else EXAMPLE_SIDE
+    first, *rest = (str(size) if isinstance(size, int) else "" for size in spec.shape)
+    return f"--shape {spec.name}={'x'.join([first or '1', *(size or str(side) for size in rest)])}"
+
+
+def _closed(spec: TensorSpec, name: str, batch: int, given: Shape | None, hint: str) -> Shape:
     if given is None:
         open_batch = bool(spec.shape) and not isinstance(spec.shape[0], int)
         wanted: tuple[int | str, ...] = (batch or 1, *spec.shape[1:]) if open_batch else spec.shape
         if free := [str(size) for size in wanted if not isinstance(size, int)]:
-            example = "x".join(str(size if isinstance(size, int) else EXAMPLE_SIDE) for size in wanted)
             raise ConfigError(
                 f"{name}: input {spec.name!r} has free dimensions: {', '.join(free)}",
-                hint=f"say how large they are, as in --shape {spec.name}={example}; or export it with a fixed size",
+                hint=f"say how large they are, as in {hint}; or export it with a fixed size",
             )
         return tuple(int(size) for size in wanted)
     fits = len(given) == len(spec.shape) and all(

@@ -289,14 +289,16 @@ class _Fusing:
         inside = {name for node in group.nodes for name in node.output}
         reads: dict[str, int] = {}
         writes: dict[str, int] = {}
-        weights = 0
+        weights = unread = 0
         for node in group.nodes:
             for name in dict.fromkeys(node.input):
                 root = self.root(name)
                 if not name or root in inside:
                     continue
                 if root in network.fixed:
-                    weights += network.size(name)
+                    read = min(self._part_read(node, name), network.size(name))
+                    weights += read
+                    unread += network.size(name) - read
                 else:
                     share = self._part_read(node, root) / max(network.size(root), 1)
                     reads |= {part: round(network.size(part) * share) for part in self._parts(root)}
@@ -317,6 +319,7 @@ class _Fusing:
             reads=reads,
             writes=writes,
             weights=weights,
+            unread=unread,
             int8=self._runs_int8(group),
             int8_tensors=stored,
             outputs=outputs,

@@ -31,7 +31,8 @@ class Kernel:
         operations: multiplications and additions; one per element visited where nothing is multiplied.
         reads: elements of computed tensors that come in, by tensor.
         writes: elements that go out, by tensor.
-        weights: elements of constants.
+        weights: elements of constants that it reads.
+        unread: elements of constants that it keeps and does not read: of a table, all but what is looked up.
         int8: whether it runs in INT8 once the network is quantized.
         int8_tensors: which of the tensors are stored in INT8 then.
         outputs: elements of its result; with a product, how many sums there are.
@@ -53,6 +54,7 @@ class Kernel:
     depth: int
     inner: int = 1
     outer: int = 1
+    unread: int = 0
 
     def bytes_read(self, precision: Precision) -> int:
         """Bytes of activations that come in."""
@@ -68,7 +70,7 @@ class Kernel:
         return [size * self.width(name, precision) for name, size in moved]
 
     def weight_bytes(self, precision: Precision) -> int:
-        """Bytes of constants."""
+        """Bytes of constants that it reads."""
         return self.weights * (1 if self.runs_int8(precision) else FLOAT_BYTES[precision])
 
     def runs_int8(self, precision: Precision) -> bool:

@@ -13,6 +13,7 @@ from edgetune.errors import ArtifactError, ConfigError
 from edgetune.estimates.fitting import Fit, Row, refit
 from edgetune.estimates.hardware import hardware_of
 from edgetune.estimates.model import columns, sizes_of
+from edgetune.estimates.network import longest
 from edgetune.estimates.parameters import Parameters
 from edgetune.estimates.predict import read, why_not
 from edgetune.profile import Target, target_of
@@ -62,7 +63,9 @@ def rows_of(run: Path) -> list[Row]:
             or why_not(target, precision)
         ):
             continue
-        kernels = read(files[NETWORK_OF[precision]]).kernels
+        # Of texts of several lengths the report has the time of the longest.
+        path = files[NETWORK_OF[precision]]
+        kernels = read(path, longest(path)).kernels
         key = f"{target.profile.name}:{target.mode}"
         name = f"{report['name']}, {precision}"
         graph = (timing.get("cuda_graph") or {}).get(precision)

@@ -4,6 +4,7 @@ Weights larger than a few numbers are never read, so files with weights beside t
 It may import errors, quant.graph, quant.lint_view, quant.macs and quant.prepare.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +50,15 @@ class Network:
         """Whether the file holds Q/DQ."""
         return any(is_qdq(node) for node in self.graph.nodes)
 
+    @cached_property
+    def reads_texts(self) -> bool:
+        """Whether whole numbers go in that a table is looked up by: an embedding of tokens."""
+        made = {value.name: value.type.tensor_type.elem_type for value in self.graph.model.graph.input}
+        looked = {
+            node.input[1] for node in self.nodes if node.op_type == "Gather" and node.input[0] in self.fixed
+        }
+        return any(made.get(name) in (TensorProto.INT32, TensorProto.INT64) for name in looked)
+
     def size(self, tensor: str) -> int:
         """Return a tensor's number of elements."""
         return math.prod(size for size in self.shape(tensor))
@@ -79,7 +89,8 @@ def read_network(source: Path | ModelProto, shapes: Shapes | None = None) -> Net
     if not model.graph.node:
         raise ArtifactError(f"{name}: holds no network: it has no nodes", hint="name another .onnx file")
     work, weights = _without_weights(model)
-    _fix_inputs(work, weights, shapes or {}, name)
+    # The longest texts are what a network is judged by.
+    _fix_inputs(work, weights, shapes or max(shapes_by_length(model).items(), default=(0, {}))[1], name)
     dequantized = frozenset(node.output[0] for node in work.graph.node if is_qdq(node, "DequantizeLinear"))
     try:
         while fold_constants(work):
@@ -101,13 +112,43 @@ def read_network(source: Path | ModelProto, shapes: Shapes | None = None) -> Net
     return network
 
 
+def shapes_by_length(source: Path | ModelProto) -> dict[int, Shapes]:
+    """Return the shapes of the inputs by length, of a network of edgetune's that takes texts of several."""
+    model = source if isinstance(source, ModelProto) else _load(source)
+    said = next((item.value for item in model.metadata_props if item.key == "preprocess"), "")
+    try:
+        lengths = [int(length) for length in json.loads(said)["lengths"]]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    weights = {item.name for item in model.graph.initializer}
+    known = {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in model.graph.input
+        if value.name not in weights
+    }
+    several = len(lengths) > 1 and all(
+        shape and all(shape[:-1]) and not shape[-1] for shape in known.values()
+    )
+    return {
+        length: {name: (*shape[:-1], length) for name, shape in known.items()}
+        for length in lengths
+        if several
+    }
+
+
+def longest(path: Path) -> Shapes | None:
+    """Return the shapes of the longest texts that a network takes; None where there is no choice."""
+    shapes = shapes_by_length(path)
+    return shapes[max(shapes)] if shapes else None
+
+
 def node_operations(path: Path) -> dict[str, int | None]:
     """Return how many operations each node of a file takes, by its name; None: they are not known.
 
-    Nothing where the file cannot be read, or leaves sizes open.
+    Of texts of several lengths the longest count. Nothing where the file cannot be read, or leaves sizes open.
     """
     try:
-        network = read_network(path)
+        network = read_network(path, longest(path))
     except EdgetuneError:
         return {}
     return {node.name: operations(network.graph, node) for node in network.nodes}
@@ -175,7 +216,7 @@ def _fix_inputs(model: ModelProto, weights: set[str], shapes: Shapes, name: str)
             raise ConfigError(
                 f"{name}: the input {value.name!r} has no fixed size: "
                 f"{'x'.join(map(str, said)) if said is not None else 'its shape is not stated'}",
-                hint=f"say it: --shape {value.name}={_example(said)}",
+                hint=f"say it: --shape {value.name}={_example(said)}{', and of the others' if len(inputs) > 1 else ''}",
             )
         fits = said is None or (
             len(said) == len(given)
@@ -200,6 +241,7 @@ def _fix_inputs(model: ModelProto, weights: set[str], shapes: Shapes, name: str)
 def _example(said: list[int | str] | None) -> str:
     if said is None:
         return "1x3x224x224"
+    side = "64" if len(said) == 2 else "224"
     return "x".join(
-        str(size) if isinstance(size, int) else "1" if i == 0 else "224" for i, size in enumerate(said)
+        str(size) if isinstance(size, int) else "1" if i == 0 else side for i, size in enumerate(said)
     )

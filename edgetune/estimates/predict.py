@@ -15,7 +15,7 @@ import numpy as np
 from edgetune.errors import ConfigError
 from edgetune.estimates.fusing import kernels_of
 from edgetune.estimates.hardware import architecture, hardware_of
-from edgetune.estimates.kernels import Kernel, Precision
+from edgetune.estimates.kernels import FLOAT_BYTES, Kernel, Precision
 from edgetune.estimates.model import Floats, columns, seconds, sizes_of
 from edgetune.estimates.network import Network, Shapes, read_network
 from edgetune.estimates.parameters import Parameters, load_parameters
@@ -25,6 +25,10 @@ from edgetune.profile import Target, load_profile, names
 RESERVED_MB = 1000
 # Half widths, as factors, where no row says how wrong an estimate is: assumptions, and said to be.
 SLOWER_MODE, OTHER_CHIP = 1.5, 2.0
+UNLIKE = (
+    "no network that reads texts is among those that the fit has seen, and of transformers one alone: the interval is "
+    "widened by a guess"
+)
 # A factor on a module's time from which it is said.
 OFF = 1.15
 # Compute capabilities of the modules that were measured.
@@ -73,7 +77,8 @@ class Read:
 
     def _engine_mb(self, precision: Precision) -> float:
         """Weights as the engine stores them; its plan is a little larger."""
-        return sum(kernel.weight_bytes(precision) for kernel in self.kernels) / 1e6
+        read = sum(kernel.weight_bytes(precision) for kernel in self.kernels)
+        return (read + sum(kernel.unread for kernel in self.kernels) * FLOAT_BYTES[precision]) / 1e6
 
     def _activations_mb(self, precision: Precision) -> float:
         """The largest sum of activations that are needed at one time."""
@@ -178,6 +183,9 @@ def predict(read: Read, target: Target, precision: Precision, known: Parameters)
     times = found * 1e3 * known.devices.get(_measured_mode(target, known), 1.0)
     ms = float(times.sum())
     half, basis, notes = _rests_on(target, known)
+    if read.network.reads_texts:
+        half = max(half, OTHER_CHIP)
+        notes.append(UNLIKE)
     notes += _about_network(read, precision, times / ms)
     engine, activations = read.engine_mb(precision), read.activations_mb(precision)
     fits, why = _fit(target, engine + activations)

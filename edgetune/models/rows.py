@@ -14,12 +14,12 @@ from torchvision.models.mobilenetv2 import MobileNetV2
 
 from edgetune.artifact import How, Preprocess
 from edgetune.errors import ConfigError, nearest
+from edgetune.learning import HF
 from edgetune.models.weights import fetch_torchvision, read_state
 
 Groups = tuple[tuple[str, ...], ...]
 
 TIMM = "timm:"
-HF = "hf:"
 CIFAR10 = Path(__file__).parent.parent / "weights" / "mobilenet_v2_035_cifar10.safetensors"
 
 

@@ -1,7 +1,7 @@
 """A row for a network of transformers that reads texts: BERT, MiniLM, DistilBERT, RoBERTa, by name or folder.
 
 transformers is an optional extra. No code of a hub's repository ever runs, and no weights are unpickled. It may
-import errors and artifact.
+import errors, artifact and learning.
 """
 
 import atexit
@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgetune.artifact import TOKENIZER_FILE, Tokens, sha256_of
+from edgetune.artifact import TEXT_EXTRA, TOKENIZER_FILE, Tokens, load_tokenizer, sha256_of
 from edgetune.errors import ArtifactError, ConfigError, MissingTool
-from edgetune.models.rows import HF, ModelRow
+from edgetune.learning import HF, folder_in
+from edgetune.models.rows import ModelRow
 from edgetune.models.weights import read_state
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-EXTRA = 'pip install "edgetune[text]"'
 # Where a family's layers are, below its encoder.
 FAMILIES = {
     "bert": "encoder.layer",
@@ -33,7 +33,7 @@ FAMILIES = {
 }
 # Tokens of the longest input, where nobody says: as many as sentence encoders are trained with.
 LENGTH = 128
-PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.bin", "tf_model.h5")
+PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 # What is added to the attention of what only fills. exp() makes 0 of it, and FP16 holds it.
 MASKED = -1e4
 
@@ -112,11 +112,6 @@ class _Source:
     first: bool
 
 
-def local(name: str) -> bool:
-    """Whether a name without `hf:` is a folder's."""
-    return name.startswith((".", "/", "~"))
-
-
 def text_row(name: str) -> ModelRow:
     """Make the row of a network that reads texts.
 
@@ -146,7 +141,7 @@ def text_row(name: str) -> ModelRow:
         preprocess=_tokens(source, name),
         weights=f"{HF}{name}",
         fetch=lambda: _fetch(name, source, kept),
-        source="Hugging Face hub; licence: see its page" if not local(name) else "a folder",
+        source="Hugging Face hub; licence: see its page" if not folder_in(HF + name) else "a folder",
         int8="LayerNorm, Softmax and GELU stay in float; outliers between LayerNorm and the products that follow "
         "are smoothed (arXiv:2211.10438)",
         classes=2,
@@ -176,7 +171,12 @@ def _transformers() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise MissingTool("texts need the library transformers", hint=EXTRA) from error
+        raise MissingTool("texts need the library transformers", hint=TEXT_EXTRA) from error
+    # Before, BERT took no mask that is ready to be added.
+    if int(transformers.__version__.partition(".")[0]) < 5:
+        raise MissingTool(
+            f"texts need transformers 5 or newer, here is {transformers.__version__}", hint=TEXT_EXTRA
+        )
     speech: Any = transformers.utils.logging
     speech.set_verbosity_error()
     speech.disable_progress_bar()
@@ -185,7 +185,7 @@ def _transformers() -> Any:
 
 def _source(name: str) -> _Source:
     transformers = _transformers()
-    if local(name):
+    if folder_in(HF + name):
         folder = Path(name).expanduser()
         if not (folder / CONFIG_FILE).is_file():
             raise ConfigError(
@@ -195,15 +195,16 @@ def _source(name: str) -> _Source:
         folder = _downloaded(name)
     try:
         config = transformers.AutoConfig.from_pretrained(str(folder), trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{HF}{name}: {str(error).splitlines()[0]}") from error
     # Written out as products and Softmax, which exporters, quantizers and TensorRT know.
     config._attn_implementation = "eager"
     return _Source(config, folder, _first_token(folder))
 
 
+@cache
 def _downloaded(name: str) -> Path:
-    """Return the folder of a repository in the hub's cache, fetched where it is not there; weights come later."""
+    """Return the folder of a repository in the hub's cache, fetched where it is not there; nothing pickled is."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -215,7 +216,7 @@ def _downloaded(name: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise MissingTool(
             f"{HF}{name} is not in the cache and cannot be downloaded: {str(error).splitlines()[0]}",
-            hint="get its folder on another machine and name it: hf:./FOLDER",
+            hint=f"on a machine that reaches it: hf download {name} --local-dir FOLDER; then name that: hf:./FOLDER",
         ) from error
 
 
@@ -231,7 +232,12 @@ def _first_token(folder: Path) -> bool:
 def _build(source: _Source, classes: int) -> nn.Module:
     config = copy.deepcopy(source.config)
     kwargs = {} if config.model_type == "distilbert" else {"add_pooling_layer": False}
-    encoder = _transformers().AutoModel.from_config(config, trust_remote_code=False, **kwargs)
+    try:
+        encoder = _transformers().AutoModel.from_config(config, trust_remote_code=False, **kwargs)
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ArtifactError(
+            f"{source.folder / CONFIG_FILE}: {str(error).splitlines()[0]}", hint="get the network again"
+        ) from error
     drop = getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.1))
     width = config.hidden_size
     return TextNet(encoder, width, classes, drop, config.to_json_string(), source.first)
@@ -242,7 +248,7 @@ def _tokens(source: _Source, name: str) -> Tokens:
     file = folder / TOKENIZER_FILE
     if not file.is_file():
         file = _converted(folder, name)
-    entries = _entries(file)
+    entries = int(load_tokenizer(file).get_vocab_size(with_added_tokens=True))
     if entries > config.vocab_size:
         raise ArtifactError(
             f"{HF}{name}: the tokenizer has {entries} entries, the network knows {config.vocab_size}",
@@ -255,23 +261,13 @@ def _tokens(source: _Source, name: str) -> Tokens:
     )  # fmt: skip
 
 
-def _entries(file: Path) -> int:
-    """Count what a tokenizer knows."""
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise MissingTool("texts need the library tokenizers", hint=EXTRA) from error
-    try:
-        return int(Tokenizer.from_file(str(file)).get_vocab_size(with_added_tokens=True))
-    # The library raises bare Exceptions.
-    except Exception as error:
-        raise ArtifactError(f"{file}: not a tokenizer ({str(error).splitlines()[0]})") from error
-
-
 @cache
 def _converted(folder: Path, name: str) -> Path:
     """Write a tokenizer.json of an older folder's vocabulary, where it stays until the process ends."""
     try:
+        # Of nothing, transformers makes a tokenizer that knows nothing.
+        if not any(next(folder.glob(pattern), None) for pattern in ("vocab.*", "*.model")):
+            raise FileNotFoundError("there is no vocabulary")
         found = _transformers().AutoTokenizer.from_pretrained(
             str(folder), use_fast=True, trust_remote_code=False
         )
@@ -288,21 +284,47 @@ def _converted(folder: Path, name: str) -> Path:
     return file
 
 
-def _fetch(name: str, source: _Source, kept: tuple[int, ...]) -> dict[str, Tensor]:
-    file = source.folder / WEIGHTS_FILE
-    if not file.is_file():
-        pickled = next((p for p in PICKLED if (source.folder / p).is_file()), "")
-        if pickled:
-            raise ArtifactError(
-                f"{HF}{name}: {pickled} alone: refused, reading pickled weights could run foreign code",
-                hint='convert them where you trust them: python -c "from transformers import AutoModel; '
-                f"AutoModel.from_pretrained('{source.folder}').save_pretrained('NEW')\", then hf:./NEW",
-            )
+def check_weights(name: str) -> None:
+    """Refuse a network whose weights cannot be read, before anything else learns for an hour.
+
+    Args:
+        name: as of a recipe, `hf:` in front.
+
+    Raises:
+        EdgetuneError: as `text_row`; or there are no weights, or pickled ones alone.
+    """
+    bare = name.removeprefix(HF).partition("#")[0]
+    _weights(bare, _source(bare).folder)
+
+
+def _weights(name: str, folder: Path) -> Path:
+    """Return the file of weights in a network's folder."""
+    file = folder / WEIGHTS_FILE
+    if file.is_file():
+        return file
+    pickled = next((one for one in PICKLED if (folder / one).is_file()), "")
+    if folder_in(HF + name) and not pickled:
         raise ArtifactError(
             f"{HF}{name}: no {WEIGHTS_FILE}", hint="model.weights: none trains from random weights"
         )
-    kind = source.config.model_type
-    return _renumbered(encoder_state(read_state(file), kind), f"encoder.{FAMILIES[kind]}.", kept)
+    # Nothing pickled is downloaded: of a repository, that is left to the user.
+    where = str(folder) if pickled else "NEW"
+    convert = (
+        f"from transformers import AutoModel as A; A.from_pretrained('{where}').save_pretrained('{where}')"
+    )
+    steps = ["where you trust them, convert them:", f'python -c "{convert}"']
+    if not pickled:
+        steps = [steps[0], f"hf download {name} --local-dir NEW", steps[1], "then name that folder: hf:./NEW"]
+    raise ArtifactError(
+        f"{HF}{name}: no {WEIGHTS_FILE}; pickled weights{f' ({pickled})' * bool(pickled)} are refused, as reading "
+        "them could run foreign code",
+        hint="\n".join(steps),
+    )
+
+
+def _fetch(name: str, source: _Source, kept: tuple[int, ...]) -> dict[str, Tensor]:
+    state, kind = read_state(_weights(name, source.folder)), source.config.model_type
+    return _renumbered(encoder_state(state, kind), f"encoder.{FAMILIES[kind]}.", kept)
 
 
 def _renumbered(state: dict[str, Tensor], at: str, kept: tuple[int, ...]) -> dict[str, Tensor]:
@@ -319,7 +341,9 @@ def _renumbered(state: dict[str, Tensor], at: str, kept: tuple[int, ...]) -> dic
 
 def encoder_state(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
     """Return an encoder's tensors by the names that they have in a `TextNet`; heads and poolers are left out."""
+    # Under another head, of a checkpoint of edgetune, or bare.
     prefix = "roberta." if "roberta" in kind else f"{kind}."
+    prefix = "encoder." if any(name.startswith("encoder.embeddings.") for name in state) else prefix
     inner = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     keep = ("embeddings.", f"{FAMILIES[kind].split('.')[0]}.")
     # Older files name LayerNorm's parameters as TensorFlow does.

@@ -59,7 +59,7 @@ def center(drafted: Draft, rendering: Rendering) -> tuple[Draft, int]:
     """
     shift = shifts(drafted.graph, {name: (s.low, s.high) for name, s in drafted.scales.items()})
     graph = Graph(centered(drafted.graph, shift))
-    plan = rendering.place(graph, drafted.excluded)
+    plan = rendering.place(graph, drafted.excluded, drafted.products)
     scales = dict(drafted.scales) | _scales(rendering, plan, drafted.scales, shift)
     model = rendering.render(graph, plan, scales)
     model = _exact_sums(model, graph, shift)

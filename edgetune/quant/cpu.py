@@ -36,13 +36,17 @@ REDUCED_WEIGHT = 64
 _LARGEST_BIAS = float(2**30)
 
 
-def place(graph: Graph, excluded: frozenset[str] = frozenset()) -> Plan:
+def place(
+    graph: Graph, excluded: frozenset[str] = frozenset(), products: frozenset[str] = frozenset()
+) -> Plan:
     """Decide where Q/DQ goes for ONNX Runtime.
 
     Args:
         graph: a prepared network.
         excluded: names of nodes that stay in float.
+        products: none: ONNX Runtime has INT8 kernels for products of weights.
     """
+    del products
     reasons = {
         node.name: "excluded" if node.name in excluded else _why_float(graph, node) for node in graph.nodes
     }

@@ -30,7 +30,7 @@ class Rendering:
     """How the same network is written down for one kind of runtime.
 
     Attributes:
-        place: decides where Q/DQ goes; the names are nodes that stay in float.
+        place: decides where Q/DQ goes; the names are nodes that stay in float, and products of attention that do not.
         scales: gives the scale of every range.
         symmetric: signed integers with zero point 0, or unsigned ones with a zero point.
         render: writes Q/DQ, everything outside of it in FP32, for corrections to work on.
@@ -39,7 +39,7 @@ class Rendering:
         half: scales are numbers that FP16 can write down.
     """
 
-    place: Callable[[Graph, frozenset[str]], Plan]
+    place: Callable[[Graph, frozenset[str], frozenset[str]], Plan]
     scales: Callable[[dict[str, Range]], dict[str, Scale]]
     symmetric: bool
     render: Callable[[Graph, Plan, dict[str, Scale]], ModelProto]
@@ -92,6 +92,7 @@ class Draft:
         model: Q/DQ in an FP32 network.
         excluded: names of nodes that stay in float.
         shift: how far tensors are shifted down (`center`); their scales are such that what was 0 is a level.
+        products: names of the products of attention that run in INT8.
     """
 
     graph: Graph
@@ -101,6 +102,7 @@ class Draft:
     model: ModelProto
     excluded: frozenset[str]
     shift: Mapping[str, float] = field(default_factory=dict)
+    products: frozenset[str] = frozenset()
 
     @property
     def peaks(self) -> dict[str, float]:
@@ -108,24 +110,34 @@ class Draft:
         return {name: max(-s.low, s.high) for name, s in self.found.collected.statistics.items()}
 
 
+def grid_of(rendering: Rendering) -> Grid:
+    """Return what ranges become."""
+    largest = cpu.FULL_WEIGHT if rendering.symmetric else _largest_weight()
+    return Grid(rendering.scales, rendering.symmetric, largest)
+
+
 def draft(
-    graph: Graph, rendering: Rendering, batches: Iterable[Batch], ranges: str, excluded: frozenset[str]
+    graph: Graph,
+    rendering: Rendering,
+    batches: Iterable[Batch],
+    ranges: str,
+    excluded: frozenset[str],
+    products: frozenset[str] = frozenset(),
 ) -> Draft:
-    """Quantize a prepared network, nothing corrected.
+    """Quantize a prepared network, nothing corrected; `products` are those of attention that run in INT8.
 
     Raises:
         ConfigError: nothing can be quantized.
         StageError: no batches, or activations that are NaN or infinite.
     """
-    plan = rendering.place(graph, excluded)
+    plan = rendering.place(graph, excluded, products)
     if not plan.weighted:
         reasons = "; ".join(dict.fromkeys(layer.why for layer in plan.layers if layer.why))
         raise ConfigError(
             "nothing to quantize: no operator with weights can run in INT8",
             hint=reasons or "the network is empty",
         )
-    largest = cpu.FULL_WEIGHT if rendering.symmetric else _largest_weight()
-    grid = Grid(rendering.scales, rendering.symmetric, largest)
-    found = find_ranges(graph, plan, batches, ranges, grid)
+    found = find_ranges(graph, plan, batches, ranges, grid_of(rendering))
     scales = rendering.scales(found.ranges)
-    return Draft(graph, plan, found, scales, rendering.render(graph, plan, scales), excluded)
+    model = rendering.render(graph, plan, scales)
+    return Draft(graph, plan, found, scales, model, excluded, products=products)

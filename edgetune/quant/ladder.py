@@ -5,38 +5,35 @@ a network that is good enough with ranges alone never loads it.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 from onnx import ModelProto
 
-from edgetune.artifact import TensorSpec
 from edgetune.engines.onnxruntime import Feed
 from edgetune.engines.profiling import node_seconds
 from edgetune.errors import ConfigError, StageError
 from edgetune.progress import Progress, Silent
-from edgetune.quant.collect import Batch, parts
 from edgetune.quant.compare import compare
 from edgetune.quant.draft import Draft, Rendering, draft
 from edgetune.quant.graph import Graph
+from edgetune.quant.held import tensors
 from edgetune.quant.sensitivity import Layer, leave_out, noise_by_layer, rank, relieving, sqnr_of
 from edgetune.recipe import Gates
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 # Ways to quantize: ranges alone; rungs until the limits are met; every rung that costs next to no speed.
 METHODS = ("plain", "auto", "best")
 FIRST = "ranges"
+ATTENTION = "attention"
 # Rungs that change the network or its ranges, and neither integers nor biases by what was computed with them.
 UNCORRECTED = (FIRST, "equalization", "smoothing", "centering", "relief")
 # A rung is kept for at least this much.
 LEAST_GAIN_DB = 0.05
-# Every fourth calibration input judges the rungs instead: at least and at most so many.
-HELD_SHARE, HELD_LEAST, HELD_MOST = 4, 4, 128
 # Inputs that corrections look at; one number per tensor needs fewer.
 CORRECTED_ON, RECONSTRUCTED_ON = 128, 32
 # Of mixed precision: inputs on which single layers are tried, layers left in float at most, by share.
@@ -106,10 +103,12 @@ class Climb:
         agrees = limits.agreement is None or found.get("agreement_at_least", 1.0) >= limits.agreement
         return agrees and (limits.cosine is None or min(cosines, default=1.0) >= limits.cosine)
 
-    def offer(self, rung: str, made: Draft, seconds: float, told: str = "") -> bool:
-        """Judge a draft; keep it where it is better."""
+    def offer(
+        self, rung: str, made: Draft, seconds: float, told: str = "", least: float = LEAST_GAIN_DB
+    ) -> bool:
+        """Judge a draft; keep it where it is better by so many dB."""
         found = self.judge(made)
-        better = not self.rungs or sqnr_of(found) >= sqnr_of(self.comparison) + LEAST_GAIN_DB
+        better = not self.rungs or sqnr_of(found) >= sqnr_of(self.comparison) + least
         self.rungs.append(
             {
                 "rung": rung, "kept": better, "seconds": seconds, "sqnr_db": sqnr_of(found),
@@ -204,6 +203,7 @@ def climb(
             state.skip(name, told)
         else:
             state.offer(name, made, time.perf_counter() - started, told)
+    _attend(state, limits or Limits())
     return state
 
 
@@ -233,6 +233,27 @@ def _smooth(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
     if not factors:
         return None, "no LayerNorm makes channels of unlike ranges for a product of weights"
     return _rescaled(state, model), f"{factors} channels behind LayerNorms scaled"
+
+
+def _attend(state: Climb, limits: Limits) -> None:
+    """Take attentions into INT8 once all else is decided: for speed, so it has to cost next to no accuracy."""
+    from edgetune.quant.attention import CHANCE_DB, attend, attentions
+
+    best, started = state.best, time.perf_counter()
+    found = [
+        block for block in attentions(best.graph) if state.rendering.symmetric and not block & best.excluded
+    ]
+    if not found:
+        return
+    if not state.meets(limits):
+        state.skip(ATTENTION, "INT8 is not good enough as it is: they stay in float")
+        return
+    few = state.held[:TRIED_ON]
+    made, told = attend(best, state.rendering, found, state.batches, few, state.ranges)
+    if made is None:
+        state.skip(ATTENTION, told)
+    else:
+        state.offer(ATTENTION, made, time.perf_counter() - started, told, -CHANCE_DB)
 
 
 def _center(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
@@ -370,31 +391,3 @@ def _bar(state: Climb, what: str) -> Callable[[int, int], None]:
             state.progress.end()
 
     return told
-
-
-def tensors(feeds: Sequence[Feed]) -> "dict[str, Tensor]":
-    """Return inputs as torch takes them, `[N, ...]` each.
-
-    Raises:
-        ConfigError: the inputs of the network have no dimension in common along which there are several.
-    """
-    import torch
-
-    lengths = {values.shape[:1] for values in feeds[0].values()}
-    if len(lengths) > 1 or () in lengths:
-        raise ConfigError("the network's inputs have no batch dimension in common")
-    return {name: torch.from_numpy(np.concatenate([feed[name] for feed in feeds])) for name in feeds[0]}
-
-
-def split(batches: Iterable[Batch], inputs: tuple[TensorSpec, ...]) -> tuple[list[Feed], list[Feed]]:
-    """Part calibration inputs into those that calibrate and those that judge, one run of the network each.
-
-    Returns:
-        Both; none to judge where there are too few of them for it.
-    """
-    feeds = [part.feed for part in parts(batches, inputs)]
-    if len(feeds) < HELD_SHARE * HELD_LEAST:
-        return feeds, []
-    held = feeds[HELD_SHARE - 1 :: HELD_SHARE][:HELD_MOST]
-    chosen = {id(feed) for feed in held}
-    return [feed for feed in feeds if id(feed) not in chosen], held

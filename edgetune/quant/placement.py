@@ -17,9 +17,10 @@ Model-Optimizer (`modelopt/onnx/quantization`):
 6. Small shapes that have no INT8 kernel stay in float.
 7. So does what comes after the last INT8 operator with weights: nothing reads integers there, and what is
    rounded there is what leaves the network. (Model-Optimizer: output layers without weights are left out.)
-8. Products of two computed matrices (attention) stay float, with the Softmax between them: TensorRT has
-   fused kernels for attention in FP16, and of int8's levels Softmax, which is not negative, could use half.
-   Model-Optimizer leaves attention out as well (above 512 tokens).
+8. Products of two computed matrices (attention) get Q/DQ on both inputs where `quant.attention` finds that it
+   costs next to nothing, and stay float else, as the Softmax between them always does: TensorRT has fused
+   kernels for attention in FP16, and of int8's levels Softmax, which is not negative, could use half.
+   Model-Optimizer leaves attention above 512 tokens out.
 
 It may import quant.graph, quant.plan and quant.trace.
 """
@@ -84,20 +85,25 @@ class _Draft:
         return any(map(self.from_int8, self.graph.variables(node))) or any(n.name in self.int8 for n in after)
 
 
-def place(graph: Graph, excluded: frozenset[str] = frozenset()) -> Plan:
+def place(
+    graph: Graph, excluded: frozenset[str] = frozenset(), products: frozenset[str] = frozenset()
+) -> Plan:
     """Decide where Q/DQ goes for TensorRT.
 
     Args:
         graph: a prepared network.
         excluded: names of nodes that stay in float.
+        products: names of products of two computed matrices (attention) that run in INT8.
     """
     draft = _Draft(graph, excluded)
     for node in graph.nodes:
         if node.name in excluded:
             draft.why_not[node.name] = "excluded"
+        elif node.name in products:
+            draft.quantize(node, *node.input, remark="attention: it costs next to no accuracy in INT8")
         elif node.op_type in WEIGHTED:
             _place_weighted(draft, node)
-    weighted = frozenset(draft.int8)
+    weighted = frozenset(draft.int8) - products
     every = frozenset(node.name for node in graph.nodes if node.op_type in WEIGHTED)
     draft.before_weights, draft.before_int8 = needed_by(graph, every), needed_by(graph, weighted)
     free = [node for node in graph.nodes if node.name not in excluded]

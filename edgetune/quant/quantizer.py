@@ -19,7 +19,8 @@ from edgetune.quant import placement
 from edgetune.quant.choose import METHODS as RANGES
 from edgetune.quant.collect import Batch
 from edgetune.quant.draft import RENDERINGS, Draft, draft
-from edgetune.quant.ladder import HELD_LEAST, HELD_SHARE, METHODS, Climb, Limits, climb, split
+from edgetune.quant.held import HELD_LEAST, HELD_SHARE, split
+from edgetune.quant.ladder import METHODS, Climb, Limits, climb
 from edgetune.quant.large import open_model
 from edgetune.quant.plan import Scale, check_names
 from edgetune.quant.prepare import prepare

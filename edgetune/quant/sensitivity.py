@@ -75,7 +75,7 @@ def leave_out(drafted: Draft, rendering: Rendering, names: Iterable[str]) -> Dra
         StageError: a tensor whose range was never found would have to be quantized.
     """
     excluded = drafted.excluded | frozenset(names)
-    plan = rendering.place(drafted.graph, excluded)
+    plan = rendering.place(drafted.graph, excluded, drafted.products)
     scales = {tensor: drafted.scales[tensor] for tensor in plan.reads if tensor in drafted.scales}
     if len(scales) < len(plan.reads):
         # A float neighbour can make a tensor cross into INT8 where it did not before: its range is known
@@ -92,11 +92,11 @@ def leave_out(drafted: Draft, rendering: Rendering, names: Iterable[str]) -> Dra
         plan=plan,
         scales=scales,
         excluded=excluded,
-        model=_carried(drafted.model, model, drafted.graph),
+        model=carried(drafted.model, model, drafted.graph),
     )
 
 
-def _carried(old: ModelProto, new: ModelProto, fp32: Graph) -> ModelProto:
+def carried(old: ModelProto, new: ModelProto, fp32: Graph) -> ModelProto:
     """Take over corrected constants, but for those of layers that are in float now: they get FP32's."""
     known = {item.name: item for item in old.graph.initializer}
     dropped = _with_integers(old) - _with_integers(new)
@@ -146,12 +146,12 @@ def rank(
         batches: held-out inputs; a few are enough.
         seconds: time of each node of the FP32 network here, by name.
     """
-    base = _network_sqnr(drafted, batches)
+    base = network_sqnr(drafted, batches)
     all_operations = max(sum(layer.operations for layer in layers), 1)
     all_seconds = max(sum(seconds.values()), 1e-12)
     tried = []
     for layer in layers:
-        gain = _network_sqnr(leave_out(drafted, rendering, [layer.name]), batches) - base
+        gain = network_sqnr(leave_out(drafted, rendering, [layer.name]), batches) - base
         tried.append(replace(layer, gain_db=gain))
 
     def worth(layer: Layer) -> float:
@@ -185,10 +185,10 @@ def relieving(
         budget: multiply-accumulates that those chosen may have together.
         least_db: what every one of them has to gain.
     """
-    weighted, base = drafted.plan.weighted, _network_sqnr(drafted, batches)
+    weighted, base = drafted.plan.weighted, network_sqnr(drafted, batches)
     share = {}
     for layer in layers:
-        alone = _network_sqnr(leave_out(drafted, rendering, weighted - {layer.name}), batches)
+        alone = network_sqnr(leave_out(drafted, rendering, weighted - {layer.name}), batches)
         share[layer] = 10 ** ((base - alone) / 10)
     chosen, left = [], 1.0
     for layer in sorted(share, key=lambda layer: share[layer], reverse=True):
@@ -201,7 +201,8 @@ def relieving(
     return chosen
 
 
-def _network_sqnr(drafted: Draft, batches: Sequence[Batch]) -> float:
+def network_sqnr(drafted: Draft, batches: Sequence[Batch]) -> float:
+    """Return the signal-to-noise ratio of a draft's outputs against FP32's, in dB."""
     return _of_outputs(compare(drafted.graph.model, drafted.model, batches, exact=True))
 
 

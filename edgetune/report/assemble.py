@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import edgetune
-from edgetune.artifact import Artifact, sha256_of
+from edgetune.artifact import Artifact, Tokens, sha256_of
 from edgetune.data.folders import Dataset
 from edgetune.machine import machine
 from edgetune.profile import Target, merged_gates, own_content
@@ -104,7 +104,7 @@ def assemble(
         "quantization": {key: told.get(key) for key in QUANTIZATION},
         "limits": limits.model_dump(mode="json"),
         "gates": [gate.model_dump(mode="json") for gate in gates],
-        "left_to_do": left_to_do(target, network.inputs),
+        "left_to_do": left_to_do(target, network.inputs, _length(network)),
         "reproduce": _reproduce(command),
         **found,
     }  # fmt: skip
@@ -134,6 +134,12 @@ def with_device(
         "strict": strict,
         "left_to_do": left,
     }
+
+
+def _length(network: Artifact) -> int:
+    """Return the length of the longest texts, where there are several."""
+    how = network.preprocess
+    return how.length if isinstance(how, Tokens) and len(how.lengths) > 1 else 0
 
 
 def limits_of(report: dict[str, Any]) -> Gates:

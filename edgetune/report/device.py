@@ -12,15 +12,17 @@ TRTEXEC = "/usr/src/tensorrt/bin/trtexec"
 SKIP_INFERENCE_SINCE = (8, 6)
 
 
-def left_to_do(target: Target, inputs: tuple[TensorSpec, ...]) -> list[str]:
+def left_to_do(target: Target, inputs: tuple[TensorSpec, ...], length: int = 0) -> list[str]:
     """Return what remains, in order, as sentences and command lines; nothing for this machine itself.
 
     Args:
         target: where the network must run.
         inputs: of the ONNX files; one with a free batch size needs its shapes given.
+        length: of the longest texts, where several are left open.
     """
     if target.is_host:
         return []
+    shapes = _shapes(inputs, length)
     jetpack = target.profile.jetpacks[target.jetpack]
     mode = by_hand.mode_line(target)
     which = " (ID: as in /etc/nvpmodel.conf)" if " ID " in mode else ""
@@ -39,7 +41,7 @@ def left_to_do(target: Target, inputs: tuple[TensorSpec, ...]) -> list[str]:
             "engine and a text that says what works there. By hand:",
             f"Copy onnx/model.onnx (as {by_hand.ONNX}) to the {there}: an engine is built where it runs.",
             *set_mode,
-            " ".join([by_hand.build_line(target), *_free_shapes(inputs)]),
+            " ".join([by_hand.build_line(target), *_build_shapes(shapes)]),
             'Time it, and look at the median of "GPU Compute Time":',
             by_hand.time_line(target),
         ]
@@ -51,17 +53,17 @@ def left_to_do(target: Target, inputs: tuple[TensorSpec, ...]) -> list[str]:
         f"Copy {other} and int8/model.onnx (as int8.onnx) to the {there}: an engine is built where it runs.",
         *set_mode,
         "Build INT8, and FP16 beside it: INT8 is not always faster.",
-        _build("int8", "int8", jetpack.tensorrt, "--stronglyTyped" if strong else "--int8 --fp16", inputs),
+        _build("int8", "int8", jetpack.tensorrt, "--stronglyTyped" if strong else "--int8 --fp16", shapes),
         _build(
             "fp16",
             "fp16" if strong else "fp32",
             jetpack.tensorrt,
             "--stronglyTyped" if strong else "--fp16",
-            inputs,
+            shapes,
         ),
         'Time both, and compare the medians of "GPU Compute Time":',
-        _time("int8", jetpack.tensorrt),
-        _time("fp16", jetpack.tensorrt),
+        _time("int8", jetpack.tensorrt, shapes if length else ""),
+        _time("fp16", jetpack.tensorrt, shapes if length else ""),
     ]
 
 
@@ -69,7 +71,7 @@ def _version(tensorrt: str) -> tuple[int, ...]:
     return tuple(int(part) for part in tensorrt.split(".")[:2])
 
 
-def _build(name: str, source: str, tensorrt: str, precision: str, inputs: tuple[TensorSpec, ...]) -> str:
+def _build(name: str, source: str, tensorrt: str, precision: str, shapes: str) -> str:
     """Return the line that builds an engine.
 
     Below TensorRT 11 a flag says where types come from: the builder, or the graph. From 11 on there is no
@@ -78,7 +80,7 @@ def _build(name: str, source: str, tensorrt: str, precision: str, inputs: tuple[
     version = _version(tensorrt)
     words = [TRTEXEC, f"--onnx={source}.onnx", f"--saveEngine={name}.plan"]
     words += [precision] if version < (11, 0) else []
-    words += _free_shapes(inputs)
+    words += _build_shapes(shapes)
     words += [
         "--buildOnly" if version < SKIP_INFERENCE_SINCE else "--skipInference",
         "--memPoolSize=workspace:512",
@@ -86,22 +88,27 @@ def _build(name: str, source: str, tensorrt: str, precision: str, inputs: tuple[
     return " ".join(words)
 
 
-def _time(name: str, tensorrt: str) -> str:
+def _time(name: str, tensorrt: str, shapes: str) -> str:
     """Return the line that times an engine; what TensorRT 11 does unasked is asked for below it."""
     words = [TRTEXEC, f"--loadEngine={name}.plan", "--warmUp=2000", "--duration=30", "--iterations=1000"]
-    words += ["--percentile=50,90,95,99"]
+    words += ["--percentile=50,90,95,99", *([f"--shapes={shapes}"] if shapes else [])]
     words += ["--useCudaGraph", "--useSpinWait", "--noDataTransfers"] if _version(tensorrt) < (11, 0) else []
     return " ".join(words)
 
 
-def _free_shapes(inputs: tuple[TensorSpec, ...]) -> list[str]:
-    free = any(not isinstance(size, int) for spec in inputs for size in spec.shape)
-    return [f"--{end}Shapes={_shapes(inputs)}" for end in ("min", "opt", "max")] if free else []
+def _build_shapes(shapes: str) -> list[str]:
+    return [f"--{end}Shapes={shapes}" for end in ("min", "opt", "max")] if shapes else []
 
 
-def _shapes(inputs: tuple[TensorSpec, ...]) -> str:
+def _shapes(inputs: tuple[TensorSpec, ...], length: int) -> str:
+    """Return the shapes of inputs that leave some open, a batch of one and texts of that length; else nothing."""
+    if all(isinstance(size, int) for spec in inputs for size in spec.shape):
+        return ""
     sizes = (
-        f"{spec.name}:{'x'.join(str(s) if isinstance(s, int) else '1' for s in spec.shape)}"
+        [
+            str(size if isinstance(size, int) else (length or 1) if place else 1)
+            for place, size in enumerate(spec.shape)
+        ]
         for spec in inputs
     )
-    return ",".join(sizes)
+    return ",".join(f"{spec.name}:{'x'.join(own)}" for spec, own in zip(inputs, sizes, strict=True))

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.cells import cell_len
 
-from edgetune.report import sentences, view, view_device, view_distill, view_int8, wording
+from edgetune.report import sentences, view, view_device, view_distill, view_int8, view_lengths, wording
 from edgetune.report.schema import ClassRow, Data, Flip, Latency, Pair, Report, Training
 from edgetune.report.schema_int8 import Layer
 
@@ -153,7 +153,7 @@ def _environment() -> Environment:
         counts=_counts, artifacts=_artifacts,
     )  # fmt: skip
     shared = {"view": view, "int8": view_int8, "on": view_device, "sentences": sentences, "wording": wording}
-    shared |= {"taught": view_distill}
+    shared |= {"taught": view_distill, "lengths": view_lengths}
     environment.globals |= shared | {"rows": rows, "table": table, "fenced": fenced, "code": code}
     environment.filters["md"] = escaped
     return environment

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from edgetune.artifact import disk_error, write_atomic
 from edgetune.errors import ArtifactError
-from edgetune.report import sentences, view, view_device, view_distill, view_int8, wording
+from edgetune.report import sentences, view, view_device, view_distill, view_int8, view_lengths, wording
 from edgetune.report.markdown import device_markdown, markdown
 from edgetune.report.schema import Report, read_report
 
@@ -138,7 +138,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     shared = {"view": view, "int8": view_int8, "on": view_device, "sentences": sentences, "wording": wording}
-    environment.globals |= shared | {"taught": view_distill, "markup": Markup}
+    environment.globals |= shared | {"taught": view_distill, "lengths": view_lengths, "markup": Markup}
     return environment
 
 

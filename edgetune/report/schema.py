@@ -108,6 +108,7 @@ class Training(Part):
     accelerator: str = ""
     seconds: float | None = None
     decode_seconds: float | None = None
+    texts_cut: int | None = None
     stopped_early: bool = False
     best_epoch: int | None = None
     val_top1: float | None = None
@@ -170,11 +171,25 @@ class Comparison(Part):
     flips: tuple[Flip, ...] = ()
 
 
+class ParityLength(Part):
+    """Texts of one length: so many `images` have it by themselves, so many were compared; accuracies are shares."""
+
+    length: int = 0
+    images: int = 0
+    compared: int | None = None
+    difference_over_std: float | None = None
+    sqnr_db: float | None = None
+    agreement: float | None = None
+    fp32: float | None = None
+    int8: float | None = None
+
+
 class Parity(Part):
-    """FP32 ONNX against torch, INT8 against FP32."""
+    """FP32 ONNX against torch, INT8 against FP32; where texts come in several lengths, also for each."""
 
     fp32_vs_torch: Comparison = Comparison()
     int8_vs_fp32: Comparison = Comparison()
+    lengths: tuple[ParityLength, ...] = ()
 
 
 class Right(Part):
@@ -258,8 +273,17 @@ class Timing(Part):
     peak_memory_mb: float | None = None
 
 
+class LatencyLength(Part):
+    """Medians of the networks on texts of one length."""
+
+    length: int = 0
+    speedup: Ratio = Ratio()
+    trusted: bool = True
+    p50_ms: dict[str, float] = {}
+
+
 class Latency(Part):
-    """Latency on the machine that made the report."""
+    """Latency on the machine that made the report; where texts come in several lengths, of the longest and of each."""
 
     engine: str = ""
     threads: int | None = None
@@ -269,6 +293,7 @@ class Latency(Part):
     speedup: Ratio = Ratio()
     trusted: bool = True
     why: str = ""
+    lengths: tuple[LatencyLength, ...] = ()
 
 
 class Size(Part):

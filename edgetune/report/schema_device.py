@@ -149,6 +149,22 @@ class EngineTiming(Part):
     single_stream: bool = False
 
 
+class EngineLength(Part):
+    """What an engine gives for texts of one length."""
+
+    agreement: float | None = None
+    accuracy: Share | None = None
+
+
+class DeviceLength(Part):
+    """Both engines on texts of one length."""
+
+    length: int = 0
+    samples: int | None = None
+    engines: dict[str, EngineLength] = {}
+    timing: dict[str, EngineTiming] = {}
+
+
 class Found(Part):
     """What the device is."""
 
@@ -191,5 +207,6 @@ class Device(Part):
     engines: dict[str, Engine] = {}
     drop: Lost | None = None
     timing: dict[str, EngineTiming] = {}
+    lengths: tuple[DeviceLength, ...] = ()
     diagnosis: Decided = Decided()
     worth: Decided = Decided()

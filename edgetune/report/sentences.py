@@ -35,7 +35,9 @@ def training_sentence(training: Training) -> str:
     if kept and training.val_top1 is not None:
         kept += f", the best on the validation split ({wording.percent(training.val_top1)})"
     early = "; it stopped early, as nothing got better any more" if training.stopped_early else ""
-    return " ".join(parts) + kept + early + "." + _waits(training)
+    cut = training.texts_cut
+    long = f" Cut, as longer than the network takes: {wording.count(cut, 'training text')}." if cut else ""
+    return " ".join(parts) + kept + early + "." + long + _waits(training)
 
 
 def _waits(training: Training) -> str:
@@ -223,7 +225,8 @@ def noise_sentence(report: Report) -> str:
 
 def ladder_sentence(quantization: Quantization) -> str:
     """Say what corrections brought, or why there are none."""
-    ladder = quantization.ladder
+    # Attention goes into INT8 for speed, once all corrections are made.
+    ladder = [rung for rung in quantization.ladder if rung.rung != "attention"]
     if not ladder:
         return "Corrections were not asked for (quantize.method: plain)." if quantization.method else ""
     if len(ladder) == 1:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from edgetune.report import sentences, view, view_device, view_distill, wording
+from edgetune.report import sentences, view, view_device, view_distill, view_lengths, wording
 from edgetune.report.schema import Report, read_report
 
 STYLES = {"pass": "green", "fail": "bold red", "uncertain": "yellow", "not judged": "dim"}
@@ -47,6 +47,10 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
     if compared:
         console.print()
         console.print(_comparison(compared, console, "FP32", "INT8", "INT8 against FP32"))
+    if view_lengths.rows(typed):
+        console.print()
+        for row in view_lengths.rows(typed):
+            _say(console, Text(_of_length(row, view_lengths.COLUMNS)))
     if typed.device:
         console.print()
         _say(console, Text(f"On the device{view_device.where(typed.device)}: {typed.device.worth.sentence}"))
@@ -54,6 +58,8 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
         console.print()
         there = view_device.brief(typed.device)
         console.print(_comparison(there, console, "FP16", "INT8", "INT8 against FP16"))
+        for row in view_lengths.device_rows(typed.device):
+            _say(console, Text(_of_length(row, view_lengths.DEVICE_COLUMNS)))
         for note in view_device.notes(typed.device):
             _say(console, Text(note))
     if typed.latency and not typed.latency.trusted:
@@ -78,6 +84,17 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
     if page is not None:
         console.print()
         _say(console, Text(f"report: {page}"), keep=True)
+
+
+def _of_length(row: Sequence[str], columns: Sequence[str]) -> str:
+    """Say of texts of one length what a table has no room for."""
+    told = [
+        f"{title} {cell}"
+        for title, cell in zip(columns[2:], row[2:], strict=True)
+        if cell not in (wording.NONE, "")
+    ]
+    texts = "no text of its own" if row[1] == view_lengths.FILLED else f"{row[1]} texts"
+    return f"{row[0]} tokens ({texts}): {', '.join(told)}"
 
 
 def _gates(report: Report, console: Console) -> Table:

@@ -29,6 +29,7 @@ RUNGS = {
     "reconstruction": "block reconstruction of ranges",
     "mixed": "mixed precision",
     "training": "training (QAT)",
+    "attention": "attention in INT8",
 }
 
 

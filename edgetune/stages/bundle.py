@@ -9,25 +9,26 @@ import json
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgetune import device
 from edgetune.artifact import TOKENIZER_FILE, Artifact, How, Tokens, disk_error, sha256_of, write_atomic
 from edgetune.data.calibration import choose_samples
-from edgetune.data.folders import Dataset
+from edgetune.data.folders import Dataset, Sample
 from edgetune.data.images import normalise
 from edgetune.data.inputs import BATCH, Batch, Inputs
-from edgetune.data.reader import for_file, frames
+from edgetune.data.reader import at, buckets, for_file, frames
 from edgetune.data.subset import chosen, interleaved, relabelled
 from edgetune.device import by_hand
 from edgetune.device.packing import PROGRAM, pack, write_program
-from edgetune.device.program.plan import PLAIN, RESULTS, SCHEMA, WORK_FILE
+from edgetune.device.program.plan import PLAIN, SCHEMA, WORK_FILE
+from edgetune.device.readme import EXAMPLES, SCALES, tell
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError
 from edgetune.profile import Target, check_input, own_content
@@ -35,9 +36,11 @@ from edgetune.progress import Progress, Silent
 from edgetune.quant import dla, implicit
 from edgetune.quant.lint_view import reader_of
 
-# For the user to change, and so without digests.
-EXAMPLES = ("classify.py", "classify.cpp")
-INPUTS, TABLE, SCALES = "samples.bin", "table.bin", "int8.scales.json"
+INPUTS, TABLE = "samples.bin", "table.bin"
+# Texts that are filled up or cut to a length that none of the samples has.
+LENT = 16
+# What expected outputs are of; in the plan of work, for whoever reads it.
+MEANT = {"fp16": "the FP32 network", "int8": "the INT8 network with Q/DQ"}
 # Training images that show what tensors without Q/DQ hold.
 OBSERVED = 128
 # Samples that take a process each, where a device has trtexec alone: as few as the gates take.
@@ -47,36 +50,6 @@ SOMETIMES = (TABLE, TOKENIZER_FILE, SCALES, by_hand.SCRIPT, "int8.onnx", "int8.e
 TIMING = {"warmup_s": 2.0, "seconds": 30.0, "queries": 1000, "rounds": 30, "limit_s": 300.0}
 # By the rules of MLPerf's SingleStream (mlcommons/inference_policies); Offline is not run on a device.
 SINGLE_STREAM = TIMING | {"seconds": 600.0, "queries": 64, "limit_s": 6000.0}
-# What expected outputs are of; in the plan of work, for whoever reads it.
-MEANT = {"fp16": "the FP32 network", "int8": "the INT8 network with Q/DQ"}
-
-README = """\
-This folder builds and measures TensorRT engines on a device. Copy it there, and run in it:
-
-    python3 {program}
-
-It needs Python 3.8 or later and the TensorRT that JetPack brings, nothing else: no network, no root. What was
-done before is not done again. Results go to {results}/; bring {results}/ back, beside this folder's {work}.
-
-    python3 {program} --help           all options
-    python3 {program} probe            what the device is, and what would spoil a measurement
-    python3 {program} --lock-clocks    lock the clocks meanwhile (asks sudo for nvpmodel and jetson_clocks)
-
-{examples}
-
-Made for {label}: {title}, TensorRT {tensorrt}{where}.
-"""
-OF_IMAGES = """\
-classify.py and classify.cpp show how an engine classifies one frame; their first lines say how to run them."""
-OF_TEXTS = f"""\
-{TOKENIZER_FILE} is the tokenizer, for the application, as the library tokenizers reads it; the samples here are
-numbers of tokens already. Texts are cut at {{length}} tokens and filled up to as many with the number {{pad}};
-attention_mask is 1 where there is text, and 0 behind it."""
-WITHOUT_QDQ = f"""
-This DLA takes no Q/DQ. int8.onnx is the quantized network without, and {SCALES} holds its scales; the program
-hands both to TensorRT, which rounds in places of its own. What the INT8 engine should give is what ONNX Runtime
-makes of the network with Q/DQ all the same.
-"""
 
 
 def bundle(
@@ -117,7 +90,7 @@ def bundle(
         StageError: the disk is full.
     """
     int8 = None if target.no_int8 else int8
-    preprocess = _checked(network, int8, target)
+    preprocess = _checked(network, int8, target, dla_core)
     if dla_core is not None:
         dla.refuse(target, dla_core)
     shown = progress or Silent()
@@ -155,7 +128,7 @@ def bundle(
     }
 
 
-def _checked(network: Artifact, int8: Artifact | None, target: Target) -> How:
+def _checked(network: Artifact, int8: Artifact | None, target: Target, dla_core: int | None) -> How:
     """Refuse what no engine could be built of."""
     if target.is_host:
         raise ConfigError(
@@ -175,10 +148,11 @@ def _checked(network: Artifact, int8: Artifact | None, target: Target) -> How:
         raise ArtifactError(
             f"{network.path}: does not say how inputs are preprocessed", hint="export it again"
         )
-    if isinstance(preprocess, Tokens) and len(preprocess.lengths) > 1:
+    lengths = _lengths_of(preprocess)
+    if lengths and (target.no_int8 or dla_core is not None):
         raise ConfigError(
-            f"{network.path}: takes texts of {', '.join(map(str, preprocess.lengths))} tokens; an engine here is built "
-            "for one length",
+            f"{network.path}: takes texts of {', '.join(map(str, lengths))} tokens, and "
+            f"{'what is built by hand' if target.no_int8 else 'a DLA'} takes one length",
             hint="export it for one: export.lengths: [64]",
         )
     shapes = [spec.shape for spec in network.inputs]
@@ -231,9 +205,7 @@ def _fill(
     shutil.copyfile(strong.file("fp16.onnx") if strong else network.file("model.onnx"), folder / by_hand.ONNX)
     # Up to TensorRT 10.7, a DLA takes the scales beside the graph.
     beside = dla_core is not None and not dla.takes_pairs(target)
-    # A device that is slow at it compares the first few alone.
-    order = interleaved(chosen(data.splits["test"], most))
-    picked = relabelled(order, data.classes, network.classes)
+    picked = _pick(data, network, preprocess, most)
     # What is right is FP32's answer for an FP16 engine, and the INT8 graph's own for an INT8 one.
     right = {"fp16": Session(network.file("model.onnx"))}
     if int8:
@@ -242,34 +214,23 @@ def _fill(
         else:
             shutil.copyfile(int8.file("model.onnx"), folder / "int8.onnx")
         right["int8"] = Session(int8.file("model.onnx"), exact=True)
-    takes, *more = network.inputs
-    read = frames(data.root, picked, preprocess, 1)
-    expected = _write_samples(folder, read, preprocess, network, right, len(picked), progress)
-    raw = isinstance(preprocess, Tokens) or takes.dtype == "uint8"
+    samples = _write_samples(folder, data.root, picked, network, preprocess, right, progress)
     if isinstance(preprocess, Tokens):
         shutil.copyfile(preprocess.file, folder / TOKENIZER_FILE)
-    elif not raw:
-        levels = np.tile(np.arange(256, dtype=np.uint8), (preprocess.channels, 1))
-        (folder / TABLE).write_bytes(normalise(levels[None, :, :, None], preprocess).astype("<f4").tobytes())
     write_program(folder / PROGRAM)
-    _tell(folder, target, preprocess, len(picked), dla_core, beside)
+    tell(folder, target, preprocess, len(picked), min(TRTEXEC_SAMPLES, len(picked)), dla_core, beside)
     work = {
         "schema_version": SCHEMA,
         "name": name,
         "wanted": wanted(target) | {"dla_core": dla_core},
-        "input": takes.model_dump(),
-        **({"more_inputs": [spec.model_dump() for spec in more]} if more else {}),
-        "outputs": [spec.model_dump() for spec in network.outputs],
+        **_tensors(network, preprocess),
         "classes": list(network.classes),
         "preprocess": preprocess.model_dump(mode="json"),
         "engines": [
             _engine(name, target, dla_core) | ({"scales": SCALES} if beside and name == "int8" else {})
             for name in right
         ],
-        "samples": {
-            "number": len(picked), "inputs": INPUTS, "table": "" if raw else TABLE, "expected": expected,
-            "expected_of": MEANT, "labels": [sample.label for sample in picked],
-        },
+        "samples": samples,
         "timing": SINGLE_STREAM if preset == "mlperf" else TIMING,
         "trtexec_samples": TRTEXEC_SAMPLES,
         "int8_nodes": [
@@ -284,70 +245,13 @@ def _fill(
     return work
 
 
-def _tell(folder: Path, target: Target, how: How, samples: int, dla_core: int | None, beside: bool) -> None:
-    """Write what tells people how to go on: a text and examples, or a script where the engine is built by hand."""
-    if target.no_int8:
-        (folder / by_hand.SCRIPT).write_text(by_hand.script(target), encoding="utf-8")
-        (folder / by_hand.SCRIPT).chmod(0o755)
-        text = by_hand.readme(
-            target,
-            samples=samples,
-            trtexec_samples=min(TRTEXEC_SAMPLES, samples),
-            program=PROGRAM,
-            work=WORK_FILE,
-        )
-    else:
-        for name in () if isinstance(how, Tokens) else EXAMPLES:
-            shutil.copyfile(Path(str(device.__file__)).with_name("examples") / name, folder / name)
-        text = README.format(
-            program=PROGRAM, results=RESULTS, work=WORK_FILE, label=target.label, title=target.profile.title,
-            tensorrt=target.runtime.tensorrt, where="" if dla_core is None else f", on DLA {dla_core}",
-            examples=OF_TEXTS.format(length=how.length, pad=how.pad) if isinstance(how, Tokens) else OF_IMAGES,
-        )  # fmt: skip
-        text += WITHOUT_QDQ if beside else ""
-    (folder / "README.txt").write_text(text, encoding="utf-8")
-
-
-def _write_samples(
-    folder: Path,
-    read: Iterator[NDArray[Any]],
-    preprocess: How,
-    network: Artifact,
-    right: dict[str, Session],
-    number: int,
-    progress: Progress,
-) -> dict[str, str]:
-    """Write inputs, and what each network makes of them as float32 `[N, K]`.
-
-    Pixels as uint8: where networks take that, as they take it, `[N, H, W, C]`; else `[N, C, H, W]`. Of a text, one
-    network's input after the other.
-    """
-    expected = {name: f"{name}.expected.bin" for name in right}
-    opened = {name: (folder / file).open("wb") for name, file in expected.items()}
-    progress.begin("bundle", number, "sample")
-    with (folder / INPUTS).open("wb") as inputs:
-        for one in read:
-            given = for_file(one, preprocess, network.inputs)
-            if isinstance(given, np.ndarray):
-                inputs.write((given if given.dtype == np.uint8 else one).tobytes())
-            else:
-                inputs.write(b"".join(given[spec.name].tobytes() for spec in network.inputs))
-            for name, session in right.items():
-                outputs = session.run(given)
-                opened[name].write(outputs[0].astype("<f4").tobytes())
-            progress.advance()
-    progress.end()
-    for handle in opened.values():
-        handle.close()
-    return expected
-
-
 def _write_without_qdq(
     folder: Path, int8: Artifact, data: Dataset, target: Target, network: Artifact, progress: Progress
 ) -> None:
     """Write the quantized network without Q/DQ and the scales of its tensors."""
     samples = choose_samples(data, OBSERVED, "balanced", 0)
-    how = network.of_images()
+    how = network.preprocess
+    assert how is not None
 
     def batches() -> Iterator[Batch]:
         for part in frames(data.root, samples, how, BATCH):
@@ -391,3 +295,103 @@ def _engine(name: str, target: Target, dla_core: int | None) -> dict[str, Any]:
         "workspace_mb": profile.workspace, "optimization_level": profile.optimization_level,
         "dla_core": dla_core,
     }  # fmt: skip
+
+
+class _Picked(NamedTuple):
+    """A sample of the bundle.
+
+    Attributes:
+        sample: the image or text.
+        length: of several lengths of texts the one that it takes; 0: there is one.
+        label: None where it was filled up or cut to another length than its own: there again, it is no sample.
+    """
+
+    sample: Sample
+    length: int
+    label: int | None
+
+
+def _lengths_of(how: How) -> tuple[int, ...]:
+    """Return the lengths of texts, where there are several."""
+    return how.lengths if isinstance(how, Tokens) and len(how.lengths) > 1 else ()
+
+
+def _pick(data: Dataset, network: Artifact, how: How, most: int) -> list[_Picked]:
+    """Return samples of the test split: at most so many, and some more where a length has none; 0: all."""
+    order = interleaved(chosen(data.splits["test"], most))
+    own = relabelled(order, data.classes, network.classes)
+    if not _lengths_of(how):
+        return [_Picked(sample, 0, sample.label) for sample in own]
+    shares = buckets(data.root, own, how, LENT)
+    turns = zip_longest(
+        *(
+            [_Picked(one, share.length, one.label if share.own else None) for one in share.samples]
+            for share in shares
+        )
+    )
+    return [one for turn in turns for one in turn if one]
+
+
+def _write_samples(
+    folder: Path,
+    root: Path,
+    picked: list[_Picked],
+    network: Artifact,
+    how: How,
+    right: Mapping[str, Session],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write inputs, and what each network makes of them as float32 `[N, K]`; return what the plan of work says of it.
+
+    Pixels as uint8: where networks take that, as they take it, `[N, H, W, C]`; else `[N, C, H, W]`, with a table of
+    what they become. Of a text, one network's input after the other.
+    """
+    expected = {name: f"{name}.expected.bin" for name in right}
+    opened = {name: (folder / file).open("wb") for name, file in expected.items()}
+    progress.begin("bundle", len(picked), "sample")
+    with (folder / INPUTS).open("wb") as inputs:
+        for one in _read(root, picked, how):
+            given = for_file(one, how, network.inputs)
+            if isinstance(given, np.ndarray):
+                inputs.write((given if given.dtype == np.uint8 else one).tobytes())
+            else:
+                inputs.write(b"".join(given[spec.name].tobytes() for spec in network.inputs))
+            for name, session in right.items():
+                outputs = session.run(given)
+                opened[name].write(outputs[0].astype("<f4").tobytes())
+            progress.advance()
+    progress.end()
+    for handle in opened.values():
+        handle.close()
+    table = not isinstance(how, Tokens) and network.inputs[0].dtype != "uint8"
+    if table:
+        levels = np.tile(np.arange(256, dtype=np.uint8), (network.of_images().channels, 1))
+        values = normalise(levels[None, :, :, None], network.of_images())
+        (folder / TABLE).write_bytes(values.astype("<f4").tobytes())
+    several = {"lengths": [one.length for one in picked]} if _lengths_of(how) else {}
+    return {
+        "number": len(picked), "inputs": INPUTS, "table": TABLE if table else "", "expected": expected,
+        "expected_of": MEANT, "labels": [one.label for one in picked], **several,
+    }  # fmt: skip
+
+
+def _tensors(network: Artifact, how: How) -> dict[str, Any]:
+    """Return what the plan of work says of what goes in and comes out."""
+    # Open is nothing but the length of texts.
+    takes, *more = (
+        spec.model_dump()
+        | {"shape": [size if isinstance(size, int) else _lengths_of(how)[-1] for size in spec.shape]}
+        for spec in network.inputs
+    )
+    several = _lengths_of(how)
+    return {
+        "input": takes, **({"more_inputs": more} if more else {}), **({"lengths": several} if several else {}),
+        "outputs": [spec.model_dump() for spec in network.outputs],
+    }  # fmt: skip
+
+
+def _read(root: Path, picked: list[_Picked], how: How) -> Iterator[NDArray[Any]]:
+    """Give one sample after another."""
+    if not _lengths_of(how):
+        return frames(root, [one.sample for one in picked], how, 1)
+    return chain.from_iterable(frames(root, [one.sample], at(how, one.length), 1) for one in picked)

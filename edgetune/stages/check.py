@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgetune.artifact import Artifact, How, TensorSpec, Tokens, write_atomic
+from edgetune.artifact import Artifact, How, TensorSpec, write_atomic
 from edgetune.data.folders import Dataset, Sample
-from edgetune.data.reader import Given, arranged, for_file, for_torch, frames
-from edgetune.data.subset import chosen, relabelled
+from edgetune.data.reader import Bucket, Given, at, buckets, for_file, for_torch, frames
+from edgetune.data.subset import chosen, relabelled, spaced
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
 from edgetune.latency.statistics import paired_drop, wilson
@@ -29,6 +29,8 @@ from edgetune.recipe import CheckSection
 from edgetune.training.checkpoint import load_network
 
 BATCH = 32
+# Texts of each length, where there are several, on which outputs are compared.
+PER_LENGTH = 32
 FLIPS = 50
 PAIRS = 50
 # As in the paper that made the measure known.
@@ -100,10 +102,10 @@ def check(
     if qdq is not None:
         runs["int8"] = _first_output(Session(qdq.file("model.onnx"), exact=standing_in))
         parents["qdq"] = qdq.digest
-    samples = list(arranged(data.root, samples, network.preprocess))
-    read = frames(data.root, samples, network.preprocess, BATCH)
-    lengths: list[int] = []
-    inputs = _inputs(read, network.preprocess, fp32.inputs, lengths)
+    how = network.preprocess
+    shares = buckets(data.root, samples, how, PER_LENGTH)
+    samples = [sample for share in shares if share.own for sample in share.samples]
+    inputs = _inputs(frames(data.root, samples, how, BATCH), how, fp32.inputs)
     against_torch, against_fp32, top1, sure = _compare(runs, inputs, samples, len(network.classes), shown)
     parity: dict[str, Any] = {
         "fp32_vs_torch": against_torch.figures() | agreement(top1["torch"], top1["fp32"])
@@ -112,8 +114,15 @@ def check(
         near = against_fp32.figures() | agreement(top1["fp32"], top1["int8"])
         flips = _flips(samples, top1, network.classes)
         parity["int8_vs_fp32"] = near | {"exact": standing_in, "flips": flips}
-    if isinstance(network.preprocess, Tokens) and len(network.preprocess.lengths) > 1:
-        parity["lengths"] = _by_length(lengths, samples, top1)
+    if len(shares) > 1:
+        parity["lengths"] = _by_length(
+            shares, data.root, how, fp32.inputs, runs, len(network.classes), samples, top1
+        )
+        lent = [str(share.length) for share in shares if not share.own]
+        if lent:
+            shown.line(
+                f"check: no test text is filled up to {' or '.join(lent)} tokens: others are, or cut to that"
+            )
     measures = {
         "parity": parity,
         "accuracy": accuracy(samples, top1, network.classes, sure) | {"of": len(data.splits["test"])},
@@ -259,27 +268,46 @@ def _compare(
 
 
 def _by_length(
-    lengths: Sequence[int], samples: Sequence[Sample], top1: Predictions
-) -> list[dict[str, float | int]]:
-    """Say how often each network is right on texts of each length, and how often INT8 says what FP32 does."""
-    truth, own = np.array([sample.label for sample in samples]), np.array(lengths)
-    found = []
-    for length in sorted(set(lengths)):
-        here = own == length
-        row: dict[str, float | int] = {"length": length, "images": int(here.sum())}
-        row |= {name: float((said == truth)[here].mean()) for name, said in top1.items()}
-        if "int8" in top1:
-            row["agreement"] = float((top1["fp32"] == top1["int8"])[here].mean())
+    shares: Sequence[Bucket],
+    root: Path,
+    how: How,
+    takes: Sequence[TensorSpec],
+    runs: Mapping[str, Run],
+    classes: int,
+    samples: Sequence[Sample],
+    top1: Predictions,
+) -> list[dict[str, Any]]:
+    """Say of each length of texts how close the networks are on a few, and how often they are right on its own.
+
+    Returns:
+        By length: `images` of the test split that have it by themselves (with none, others are filled up or cut),
+        `compared`, `difference_over_std` of FP32 from torch; `sqnr_db` and `agreement` of INT8 with FP32; and
+        each network's accuracy.
+    """
+    truth = np.array([sample.label for sample in samples])
+    found, begin = [], 0
+    for share in shares:
+        few = spaced(share.samples, PER_LENGTH)
+        inputs = _inputs(frames(root, few, at(how, share.length), BATCH), how, takes)
+        near, far, said, _ = _compare(runs, inputs, few, classes, Silent())
+        row: dict[str, Any] = {"length": share.length, "images": 0, "compared": len(few)}
+        row["difference_over_std"] = near.figures()["difference_over_std"]
+        if "int8" in runs:
+            row |= {"sqnr_db": far.figures()["sqnr_db"]}
+            row |= {"agreement": float((said["fp32"] == said["int8"]).mean())}
+        if share.own:
+            end = begin + len(share.samples)
+            row |= {"images": len(share.samples)}
+            row |= {name: float((own == truth)[begin:end].mean()) for name, own in top1.items()}
+            if "int8" in top1:
+                row["agreement"] = float((top1["fp32"] == top1["int8"])[begin:end].mean())
+            begin = end
         found.append(row)
     return found
 
 
-def _inputs(
-    read: Iterable[NDArray[Any]], how: How, takes: Sequence[TensorSpec], lengths: list[int]
-) -> Iterator[Batch]:
-    """Yield inputs; `lengths` is told the last dimension of each."""
+def _inputs(read: Iterable[NDArray[Any]], how: How, takes: Sequence[TensorSpec]) -> Iterator[Batch]:
     for part in read:
-        lengths += [part.shape[-1]] * len(part)
         given = for_file(part, how, takes)
         # A file of images mostly takes what torch does: nothing is normalised twice.
         same = isinstance(given, np.ndarray) and given.dtype == np.float32

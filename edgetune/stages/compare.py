@@ -137,7 +137,7 @@ def group(trainings: Sequence[Training]) -> tuple[list[Group], list[str]]:
             members.append(training)
         elif twin.checkpoint.path.resolve() != training.checkpoint.path.resolve():
             warnings.append(
-                f"{training.name}: the same settings, images and seed as {twin.name}; counted once: only another "
+                f"{training.name}: the same settings, inputs and seed as {twin.name}; counted once: only another "
                 "finetune.seed makes another training"
             )
     found = list(together.values())
@@ -154,7 +154,7 @@ def _label(members: list[Training], groups: list[list[Training]]) -> str:
     unlike = [key for key in settings if any(o.settings.get(key) != settings[key] for o in alike)]
     parts = [f"{key.rpartition('.')[2]} {_value(settings[key])}" for key in unlike]
     if any(_count(other, "train") != _count(one, "train") for other in alike):
-        parts.append(f"{_count(one, 'train')} images")
+        parts.append(f"{_count(one, 'train')} inputs")
     elif not parts:
         parts.append(one.name)
     return f"{one.kind}, {', '.join(parts)}"
@@ -274,15 +274,15 @@ def _differences(groups: Sequence[Group]) -> list[str]:
     everyone = [member for one in groups for member in one.members]
     found = []
     said = {
-        "val": "the curves are of different images and cannot be compared point by point",
+        "val": "the curves are of different inputs and cannot be compared point by point",
         "test": "final accuracies are shown without what one gains over the other",
-        "train": "what differs may be the images, not the training",
+        "train": "what differs may be the inputs, not the training",
     }
     for split, consequence in said.items():
         if len({_digest(member, split) for member in everyone}) > 1:
             counts = sorted({_count(member, split) for member in everyone})
             many = " and ".join(map(str, counts)) if len(counts) > 1 else f"{counts[0]} each"
-            found.append(f"not the same {split} images ({many}): {consequence}")
+            found.append(f"not the same {split} inputs ({many}): {consequence}")
     if len({str(m.checkpoint.details["training"].get("accelerator")) for m in everyone}) > 1:
         found.append("trained on different accelerators: seconds are not comparable")
     if len({m.checkpoint.details["model"]["name"] for m in everyone}) > 1:

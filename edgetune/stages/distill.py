@@ -136,8 +136,9 @@ def distill(
         with keeping_best(begun, data, task, into):
             course = train(student, task, progress)
     training = training_told(
-        course, task, begun.net, time.perf_counter() - began, feeder.decode_seconds, feeder.features_earlier
-    )
+        course, task, begun.net, time.perf_counter() - began,
+        feeder.decode_seconds, feeder.features_earlier, feeder.cut,
+    )  # fmt: skip
     parents, told_of = {"teacher": teacher.digest}, _told(taught, distil, lesson, learned)
     return write_checkpoint(
         begun, data, into, training, parents, distillation=told_of, settings=settings.model_dump(mode="json")
@@ -203,9 +204,9 @@ class _Lesson:
 
 
 def with_unlabelled(data: Dataset, more: Dataset | None, progress: Progress) -> Dataset:
-    """Add images without labels to the training split; what is in the data already does not count twice.
+    """Add inputs without labels to the training split; what is in the data already does not count twice.
 
-    Images of val and test are left out as well: what decides must not have been learned from.
+    Those of val and test are left out as well: what decides must not have been learned from.
 
     Raises:
         ConfigError: nothing is left to add.
@@ -217,11 +218,13 @@ def with_unlabelled(data: Dataset, more: Dataset | None, progress: Progress) -> 
     fresh = {sample.sha256: sample for sample in found if sample.sha256 not in known}
     if not fresh:
         raise ConfigError(
-            f"distill.unlabelled: {more.root}: each of its {len(found)} images is in the data already",
-            hint="name a folder of other images, or leave it out",
+            f"distill.unlabelled: {more.root}: each of its {len(found)} {more.noun}s is in the data already",
+            hint=f"name other {more.noun}s, or leave it out",
         )
     if len(fresh) < len(found):
-        progress.line(f"{more.root}: {len(found) - len(fresh)} images are in the data, or twice: left out")
+        progress.line(
+            f"{more.root}: {len(found) - len(fresh)} {more.noun}s are in the data, or twice: left out"
+        )
     # An absolute path stays what it is below any root.
     root = more.root.absolute()
     added = tuple(replace(s, path=str(root / s.path), label=UNLABELLED) for s in fresh.values())

@@ -59,7 +59,7 @@ def distillation(
     into.mkdir(parents=True, exist_ok=True)
     shown, target = progress or Silent(), choose_accelerator(accelerator)
     if not data.splits["test"]:
-        raise ConfigError(f"{data.root}: the test split has no images")
+        raise ConfigError(f"{data.root}: the test split has no {data.noun}s")
     if alone and (alone.classes != distilled.classes or alone.preprocess != distilled.preprocess):
         raise ArtifactError(f"{alone.path} and {distilled.path} were made for other inputs or classes")
     taught = in_order(load_teacher(teacher, target, module=teacher_module), data, Silent())

@@ -13,7 +13,7 @@ from edgetune.artifact import Artifact
 from edgetune.errors import ConfigError, nearest
 from edgetune.estimates.kernels import Precision
 from edgetune.estimates.measured import fit_runs
-from edgetune.estimates.network import Shapes
+from edgetune.estimates.network import Shapes, shapes_by_length
 from edgetune.estimates.parameters import Parameters, load_parameters
 from edgetune.estimates.predict import PRECISIONS, Estimate, Read, predict, read, why_not
 from edgetune.profile import Target, load_profile, load_target, names
@@ -43,7 +43,8 @@ def estimate(
 
     Returns:
         `estimates`, fastest first; `not_estimated` with reasons; `answer` where there is a limit; and, for one
-        target, `kernels` of each estimate, costliest first.
+        target, `kernels` of each estimate, costliest first. Of a network that takes texts of several lengths all that
+        is of the longest, and `lengths` holds the estimates of each.
 
     Raises:
         ConfigError: unknown profile or precision, no such file, or open shapes that were not given.
@@ -54,6 +55,19 @@ def estimate(
     if limit_ms < 0:
         raise ConfigError(f"--limit-ms {limit_ms:g}: a limit is a positive number of milliseconds")
     targets = _every() if profile == "all" else [load_target(p) for p in _list(profile)]
+    lengths = {} if shapes else shapes_by_length(path)
+    if lengths:
+        each = {
+            length: estimate(
+                path, profile, precision=precision, limit_ms=limit_ms, shapes=one, parameters=parameters
+            )
+            for length, one in lengths.items()
+        }
+        rows = [
+            {"length": length, "operations": found["operations"], "estimates": found["estimates"]}
+            for length, found in each.items()
+        ]
+        return each[max(each)] | {"lengths": rows}
     network = read(path, shapes)
     pairs = [(target, name, why_not(target, name)) for target in targets for name in wanted]
     made = sorted((predict(network, t, p, known) for t, p, why in pairs if not why), key=lambda e: e.ms)
@@ -71,7 +85,7 @@ def estimate(
         "model": str(path) if isinstance(path, Path) else "network",
         "operations": network.operations,
         "kernel_count": len(network.kernels),
-        "weights": sum(kernel.weights for kernel in network.kernels),
+        "weights": sum(kernel.weights + kernel.unread for kernel in network.kernels),
         "quantized": network.network.quantized,
         "assumed": ASSUMED,
         "parameters": {

@@ -14,19 +14,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from edgetune.artifact import Artifact, How, Preprocess, Tokens, disk_error, library_versions
 from edgetune.data.folders import Dataset
-from edgetune.data.reader import NAMES, arranged, example, for_file, for_torch, frames
+from edgetune.data.reader import NAMES, example
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, StageError
 from edgetune.models.text import Inputs, TextNet
@@ -36,13 +34,10 @@ from edgetune.quant.graph import RANDOM_OPS, reads, reads_inside
 from edgetune.quant.pixels import take_pixels
 from edgetune.recipe import ExportSection
 from edgetune.training.checkpoint import load_network
+from edgetune.training.parity import parity
 
 MODEL_FILE = "model.onnx"
 INPUT, OUTPUT, BATCH, LENGTH = "input", "logits", "N", "L"
-IMAGES = 32
-# Another network, in standard deviations of the logits; what rounding may do is for the gate to judge.
-LARGEST_DIFFERENCE = 0.1
-TINY = 1e-30
 
 # Below, DequantizeLinear has no axis: no scales per channel.
 # What torch's exporter writes by itself; beyond, onnx converts.
@@ -99,7 +94,7 @@ def export(
     except OSError as error:
         raise disk_error(error, path) from error
     session = _read_back(path, opset, runtime, settings, checkpoint)
-    parity = _parity(net, session, data, how, progress)
+    found = parity(net, session, data, how, progress)
     return Artifact(
         kind="onnx",
         classes=checkpoint.classes,
@@ -112,7 +107,7 @@ def export(
             "opset": opset,
             "ir": runtime.ir,
             "nodes": len(model.graph.node),
-            "parity": parity,
+            "parity": found,
         },
     ).write(into)
 
@@ -168,6 +163,9 @@ def _trace(
     # A batch of one would be traced as a constant.
     batch = 2 if settings.dynamic else settings.batch
     sample = torch.from_numpy(example(how, batch))
+    if isinstance(how, Preprocess):
+        # Unlike any image: a branch on values is then traced otherwise than images go, and found out.
+        sample.zero_()
     given: tuple[torch.Tensor, ...] = (sample,)
     names, free = [INPUT], {0: BATCH} if settings.dynamic else {}
     if isinstance(net, TextNet):
@@ -348,38 +346,3 @@ def _read_back(
     if got != [(OUTPUT, shape)]:
         raise StageError(f"{path}: gives {got}, where {OUTPUT} {list(shape)} was expected")
     return session
-
-
-def _parity(
-    net: nn.Module, session: Session, data: Dataset, how: How, progress: Progress
-) -> dict[str, float | int]:
-    """Compare the file with torch on real inputs, evenly spaced over the test split."""
-    test = data.splits["test"] or data.splits["train"]
-    chosen = [test[i] for i in np.linspace(0, len(test) - 1, min(IMAGES, len(test))).astype(int)]
-    parts: list[tuple[NDArray[Any], NDArray[Any]]] = []
-    for batch in frames(data.root, arranged(data.root, chosen, how), how, 8, progress):
-        with torch.inference_mode():
-            right = net(torch.from_numpy(for_torch(batch, how))).numpy()
-        parts.append((right, session.run(for_file(batch, how, session.inputs))[0]))
-    expected, got = (np.concatenate(side).astype(np.float64) for side in zip(*parts, strict=True))
-    if not (np.isfinite(expected).all() and np.isfinite(got).all()):
-        raise StageError(
-            "the network's logits are not finite", hint="its training diverged: lower learning_rate"
-        )
-    difference = float(np.abs(expected - got).max())
-    relative = difference / max(float(expected.std()), TINY)
-    if relative > LARGEST_DIFFERENCE:
-        raise StageError(
-            f"the ONNX file does not compute what torch computes: on {len(expected)} images the logits "
-            f"differ by up to {relative:.3g} of their standard deviation (limit {LARGEST_DIFFERENCE:g})",
-            hint="write forward() without branches on values, random numbers and state of its own",
-        )
-    norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(got, axis=1)
-    cosine = (expected * got).sum(1) / np.maximum(norms, TINY)
-    return {
-        "images": len(expected),
-        "difference": difference,
-        "difference_over_std": relative,
-        "cosine_mean": float(cosine.mean()),
-        "agreement": float((expected.argmax(1) == got.argmax(1)).mean()),
-    }

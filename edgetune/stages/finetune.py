@@ -104,8 +104,7 @@ def finetune(
         with keeping_best(begun, data, task, into):
             course = train(begun.net, task, progress)
     told = training_told(
-        course, task, begun.net, time.perf_counter() - began, feeder.decode_seconds, feeder.features_earlier
-    )
-    if feeder.cut:
-        told["texts_cut"] = feeder.cut
+        course, task, begun.net, time.perf_counter() - began,
+        feeder.decode_seconds, feeder.features_earlier, feeder.cut,
+    )  # fmt: skip
     return write_checkpoint(begun, data, into, told, settings=settings.model_dump(mode="json"))

@@ -8,10 +8,14 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from edgetune.artifact import Tokens, disk_error, write_atomic
+from edgetune.artifact import Preprocess, Tokens, disk_error, write_atomic
+from edgetune.data.files import SPLIT_NAMES
 from edgetune.data.folders import Dataset, scan
+from edgetune.data.texts import TABLES
 from edgetune.errors import ConfigError
+from edgetune.learning import HF, moved
 from edgetune.models import model_row
 from edgetune.profile import load_target
 from edgetune.progress import Progress, Silent
@@ -33,16 +37,16 @@ data:
   path: {path}    # relative paths begin at this file's folder
 {task}{cut}
 model:
-  name: {model}    # edgetune models list
+  name: {model}    # {known}
   weights: {weights}    # default: the pretrained ones (downloaded once); a .safetensors or .pth file; none
-{channels}
+{size}
 finetune:
   strategy: {strategy}    # feature-extractor, partial, full, gradual
   # {why}
   epochs: {epochs}
   batch: {batch}
 {balance}  patience: {patience}    # stop after so many epochs without a better one on val; 0: never
-{augment}  seed: 0
+{extra}  seed: 0
 
 {export}quantize:
   preset: standard    # calibration images and ranges: quick, standard, thorough
@@ -72,17 +76,18 @@ EXPORT_TEXTS = """\
 
 
 def init(
-    data: Path, *, model: str, profile: str, out: Path, weights: str = "default", force: bool = False,
-    progress: Progress | None = None,
+    data: Path, *, model: str, profile: str, out: Path, weights: str = "default",
+    columns: tuple[str, str] = ("", ""), force: bool = False, progress: Progress | None = None,
 ) -> Dataset:  # fmt: skip
-    """Write a recipe for a folder of images.
+    """Write a recipe for a folder of images, or for texts.
 
     Args:
-        data: class folders, or train/ and val/ or test/ with class folders.
-        model: a row of `edgetune models list`.
+        data: class folders, or train/ and val/ or test/ with class folders; a table of texts, or a folder of such.
+        model: a row of `edgetune models list`, `timm:NAME`, or for texts `hf:NAME`.
         profile: `NAME[:MODE][@JETPACK]`.
         out: the recipe to write.
         weights: `default`, `none`, or the path of a file.
+        columns: of a table, those of texts and labels; empty: found by their names.
         force: replace a recipe that is there.
         progress: who is told how far the look at the images is.
 
@@ -94,45 +99,44 @@ def init(
     """
     if out.exists() and not force:
         raise ConfigError(f"{out}: is there already", hint="another name with -o, or --force to replace it")
+    if data.suffix.lower() in TABLES and not model.startswith(HF):
+        raise ConfigError(
+            f"{data}: a table of texts, and {model} takes images",
+            hint="--model hf:NAME of the Hugging Face hub (sentence-transformers/all-MiniLM-L6-v2, "
+            "google-bert/bert-base-chinese), or hf:./FOLDER",
+        )
     row = model_row(model)
     if weights not in ("default", "none") and not Path(weights).expanduser().is_file():
         raise ConfigError(f"--weights {weights}: no such file", hint="default, none, or the path of a file")
     target = load_target(profile)
     here = out.absolute().parent
-    texts = isinstance(row.preprocess, Tokens)
-    section = DataSection(path=str(data), task="text-classification" if texts else "image-classification")
+    section = DataSection(
+        path=str(data), task="text-classification" if isinstance(row.preprocess, Tokens) else "image-classification",
+        text=columns[0], label=columns[1],
+    )  # fmt: skip
     found = scan(section, data, progress=progress or Silent())
-    per_class = len(found.splits["train"]) / max(1, len(found.classes))
-    strategy, why, epochs, augment = _advice(per_class)
-    if texts and strategy != "feature-extractor":
-        # A pretrained encoder takes minutes for an epoch, and learns a task in a few.
-        strategy, why, epochs = "partial", "enough texts for the head and the last layers", 3
+    advice = _advice(found.noun, len(found.splits["train"]) / max(1, len(found.classes)))
     counts = [sum(s.label == label for s in found.splits["train"]) for label in range(len(found.classes))]
     lopsided = max(counts) > 3 * max(1, min(counts))
-    cut_by_hand = any((data / name).is_dir() for name in ("val", "valid", "validation", "test"))
+    beside = data.iterdir() if data.is_dir() else ()
+    cut_by_hand = any(SPLIT_NAMES.get(path.stem.lower()) in ("val", "test") for path in beside)
     text = TEMPLATE.format(
         file=out.name,
         summary=_summary(found),
         name=_quoted(_safe_name(data)),
         profile=_quoted(profile),
         path=_quoted(_relative(data, here)),
-        task="  task: text-classification\n" if texts else "",
         cut=""
         if cut_by_hand
         else "  val_share: 0.15    # chooses the best epoch\n  test_share: 0.2    # decides the gates\n",
-        model=_quoted(model),
+        model=_quoted(moved(model, Path(), here)),
         weights=_quoted(weights if weights in ("default", "none") else _relative(Path(weights), here)),
-        channels="  adapter: sum    # gray images into a network made for colour; or: conv\n"
-        if found.gray
-        else "",
-        strategy=strategy,
-        why=why.replace("images", "texts") if texts else why,
-        epochs=epochs,
-        batch=64 if getattr(row.preprocess, "size_px", 128) < 128 else 32,
         balance="  class_weights: balanced    # the classes differ much in size\n" if lopsided else "",
-        patience=5 if epochs > 10 else 0,
-        augment="" if texts else AUGMENT.format(augment=augment),
-        export=EXPORT_TEXTS if texts else EXPORT,
+        patience=5 if advice.epochs > 10 else 0,
+        **advice._asdict(),
+        **_of_texts(row.preprocess, section)
+        if isinstance(row.preprocess, Tokens)
+        else _of_images(row.preprocess, found.gray, advice),
     )
     try:
         here.mkdir(parents=True, exist_ok=True)
@@ -144,23 +148,62 @@ def init(
     return found
 
 
-def _advice(per_class: float) -> tuple[str, str, int, str]:
-    """Choose strategy, reason, epochs and augmentation by the number of training images per class."""
+class Advice(NamedTuple):
+    """How to train, by the number of training samples per class; `augment` is of images."""
+
+    strategy: str
+    why: str
+    epochs: int
+    augment: str
+
+
+def _advice(noun: str, per_class: float) -> Advice:
+    few = f"few {noun}s: only the head learns, on features computed once"
     if per_class < FEW_PER_CLASS:
-        return "feature-extractor", "few images: only the head learns, on features computed once", 30, "none"
+        return Advice("feature-extractor", few, 30, "none")
+    if noun == "text":
+        # A pretrained encoder takes minutes for an epoch, and learns a task in a few.
+        return Advice("partial", "enough texts for the head and the last layers", 3, "none")
     if per_class < MANY_PER_CLASS:
-        return "partial", "enough images for the head and the last groups of layers", 15, "light"
-    return "full", "many images: every weight learns", 20, "standard"
+        return Advice("partial", "enough images for the head and the last groups of layers", 15, "light")
+    return Advice("full", "many images: every weight learns", 20, "standard")
+
+
+def _of_images(how: Preprocess, gray: bool, advice: Advice) -> dict[str, Any]:
+    """Return what a recipe says of images alone."""
+    return {
+        "task": "",
+        "known": "edgetune models list",
+        "size": "  adapter: sum    # gray images into a network made for colour; or: conv\n" if gray else "",
+        "batch": 32 if how.size_px >= 128 else 64,
+        "extra": AUGMENT.format(augment=advice.augment),
+        "export": EXPORT,
+    }
+
+
+def _of_texts(how: Tokens, section: DataSection) -> dict[str, Any]:
+    """Return what a recipe says of texts alone."""
+    named = {"text": section.text, "label": section.label}
+    columns = "".join(f"  {key}: {_quoted(value)}\n" for key, value in named.items() if value)
+    return {
+        "task": f"  task: {section.task}\n{columns}",
+        "known": "hf:NAME of the Hugging Face hub, or hf:./FOLDER",
+        "size": f"  length: {how.length}    # tokens of the longest input; longer texts are cut\n",
+        "batch": 32,
+        "extra": "",
+        "export": EXPORT_TEXTS,
+    }
 
 
 def _summary(found: Dataset) -> str:
     parts = ", ".join(f"{len(samples)} {split}" for split, samples in found.splits.items())
     faults = f"; {len(found.broken)} unreadable" if found.broken else ""
-    return f"{len(found.classes)} classes; {'texts' if found.texts else 'images'}: {parts}{faults}"
+    return f"{len(found.classes)} classes; {found.noun}s: {parts}{faults}"
 
 
 def _safe_name(data: Path) -> str:
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in data.absolute().name)
+    name = data.stem if data.suffix.lower() in TABLES else data.absolute().name
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name)
     return kept.strip("-._")[:64] or "run"
 
 

@@ -16,14 +16,16 @@ from pydantic import ValidationError
 from edgetune.artifact import (
     ARTIFACT_FILE,
     Artifact,
+    How,
     Preprocess,
+    Tokens,
     disk_error,
     hash_json,
     library_versions,
     sha256_of,
 )
 from edgetune.data.calibration import load_preset, save_manifest
-from edgetune.data.folders import Dataset
+from edgetune.data.folders import Dataset, scan
 from edgetune.data.inputs import Batch, Material, from_arrays, from_samples
 from edgetune.data.preprocess import Given, image_input, preprocess_as
 from edgetune.data.unlabelled import gather
@@ -33,7 +35,7 @@ from edgetune.profile import Runtime, check_int8, load_target
 from edgetune.progress import Progress, Silent
 from edgetune.quant.files import quantize_file
 from edgetune.quant.ladder import Limits
-from edgetune.recipe import QuantizeSection
+from edgetune.recipe import DataSection, QuantizeSection
 
 MODEL_FILE = "model.onnx"
 CALIBRATION_FILE = "calibration.json"
@@ -118,8 +120,9 @@ def quantize_onnx(
 
     Args:
         model: an ONNX file, or the folder of an exported artifact.
-        data: a folder of images, in classes or not; or batches as the network takes them, each an array
-            `[N, ...]` or, for several inputs, an array by the name of each: real ones, as it will see them.
+        data: a folder of images, in classes or not; a table of texts for an artifact that takes those; or
+            batches as the network takes them, each an array `[N, ...]` or, for several inputs, an array by the
+            name of each: real ones, as it will see them.
         out: the file to write; default: beside the model, as `NAME.int8.onnx`.
         profile: `NAME[:MODE][@JETPACK]`.
         preprocess: how images become inputs: whole, in parts, or a preset's name. Artifacts know theirs.
@@ -145,10 +148,15 @@ def quantize_onnx(
     source, origin = _source(Path(model), preprocess is not None)
     session = Session(source)
     final = _destination(origin.path if origin else source, source, Path(out) if out else None)
-    used, images = None, None
+    used: How | None = None
+    images = None
     if isinstance(data, Path | str):
-        used = _preprocess(source, session, origin, preprocess)
-        images = gather(Path(data), shown)
+        if origin and isinstance(origin.preprocess, Tokens):
+            used = origin.preprocess
+            images = scan(DataSection(path=str(data), task="text-classification"), Path(data), progress=shown)
+        else:
+            used = _preprocess(source, session, origin, preprocess)
+            images = gather(Path(data), shown)
         for warning in images.warnings:
             shown.line(f"warning: {warning}")
         manifest = Path(settings.manifest).expanduser() if settings.manifest else None

@@ -24,6 +24,7 @@ from edgetune.quant.compare import Comparison, agreement
 SCHEMA_VERSION = 1
 # In the order in which they tell what is compared with what: the last one is INT8.
 NAMES = ("fp16", "int8")
+TIMINGS = ("compute", "copies")
 HOST = {"fp16": "fp32", "int8": "int8"}
 PRECISIONS = ("int8", "fp16", "fp32")
 # Sensors are read so often while a block lasts, at least: fewer readings would be the other engine's.
@@ -54,7 +55,9 @@ def verify(bundle: Path) -> dict[str, Any]:
         `host_accuracy` (on the same samples, of what ONNX Runtime gave: FP32 beside the FP16 engine), build and
         layers. `drop` from the
         FP16 engine to the INT8 one, `drop_from_fp32` to the INT8 engine, `host` (INT8 against FP32 in ONNX
-        Runtime). `timing` for `compute` alone and with `copies`: what latency.protocol gives, and `energy`.
+        Runtime). `timing` for `compute` alone and with `copies`: what latency.protocol gives, and `energy`; of texts
+        that come in several lengths for the longest. `lengths`: for each of those `length`, `samples`, `timing`, and
+        `engines` with agreement and accuracy; empty where there is one.
 
     Raises:
         ConfigError: no bundle, or nothing came back yet.
@@ -67,6 +70,7 @@ def verify(bundle: Path) -> dict[str, Any]:
     outputs = {
         name: outputs_of(work, name, result.engines[name]) for name in names if result.engines[name].outputs
     }
+    timing = {what: _timing(timed, result, work) for what, timed in result.timing.items()}
     truth = np.array([-1 if label is None else label for label in work.samples.labels], dtype=np.int64)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -89,8 +93,35 @@ def verify(bundle: Path) -> dict[str, Any]:
         },
         **_drops(outputs, expected, truth),
         "host": _host(expected, truth),
-        "timing": {what: _timing(timed, result, work) for what, timed in result.timing.items()},
+        "timing": {what: timing[what] for what in TIMINGS if what in timing},
+        "lengths": _lengths(work, outputs, expected, truth, timing),
     }
+
+
+def _lengths(
+    work: Work,
+    outputs: Mapping[str, Logits],
+    expected: Mapping[str, Logits],
+    truth: Truth,
+    timing: Mapping[str, dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Return what engines give, and how long they take, for texts of each length."""
+    own, found = np.array(work.samples.lengths), []
+    for length in work.lengths:
+        engines = {}
+        for name, values in outputs.items():
+            here = own[: len(values)] == length
+            right, said = (side[: len(values)][here].argmax(axis=1) for side in (expected[name], values))
+            if here.any():
+                engines[name] = agreement(right, said) | {
+                    "accuracy": _accuracy(said, truth[: len(here)][here])
+                }
+        named = {what: work.timed(what, length) for what in TIMINGS}
+        found.append({
+            "length": length, "samples": int((own == length).sum()), "engines": engines,
+            "timing": {what: timing[name] for what, name in named.items() if name in timing},
+        })  # fmt: skip
+    return found
 
 
 def _layers(work: Work, name: str, result: Result) -> Layers | None:

@@ -76,7 +76,7 @@ def kept_answers(
             hint="several machines share one training's folder: put it on a disk that all of them see",
         )
     if there:
-        progress.line(f"teacher: {count} images in {len(feeds)} views, answered earlier")
+        progress.line(f"teacher: {count} inputs in {len(feeds)} views, answered earlier")
 
     def look_up(batch: Batch) -> Answers:
         rows = ((name, kept[batch.view - 1][batch.picks]) for name, kept in tensors.items())
@@ -90,6 +90,6 @@ def _check(found: Answers, batch: Batch) -> None:
         if not bool((said.abs() <= LARGEST).all()):
             raise StageError(
                 f"the teacher's {name} are no finite numbers, or above {LARGEST:.0f}, for some of the "
-                f"images {int(batch.picks.min())} to {int(batch.picks.max())}",
+                f"inputs {int(batch.picks.min())} to {int(batch.picks.max())}",
                 hint="look at the teacher: edgetune predict",
             )

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from edgetune.artifact import Artifact, Tokens, disk_error
 from edgetune.errors import ArtifactError
+from edgetune.learning import HF
 from edgetune.models import build_model
-from edgetune.models.rows import HF
 from edgetune.recipe import ModelSection
 
 MODEL_FILE = "model.safetensors"

@@ -4,6 +4,7 @@ It knows no optimizer. It may import errors, artifact, recipe, machine, progress
 """
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +14,10 @@ from torch import nn
 
 from edgetune.artifact import How, Preprocess, Tokens, library_versions
 from edgetune.data.augment import build_augment, build_mix, knobs
-from edgetune.data.cache import TAG_FILE, Undecoded, decoded
+from edgetune.data.cache import TAG_FILE, Undecoded, decoded, owned
 from edgetune.data.folders import Dataset
 from edgetune.data.reader import example
 from edgetune.data.tokens import read_tokens
-from edgetune.errors import ConfigError
 from edgetune.progress import Progress
 from edgetune.recipe import FinetuneSection
 from edgetune.training import ranks
@@ -25,8 +25,8 @@ from edgetune.training.accelerator import Accelerator
 from edgetune.training.features import Feed, Images, feature_feed, image_feed
 from edgetune.training.frozen import compute_features
 from edgetune.training.loop import Feeds
-from edgetune.training.strategies import Layout, Phase
-from edgetune.training.texts import Texts, text_feed
+from edgetune.training.strategies import Layout, Phase, set_phase
+from edgetune.training.texts import Texts, check_memory, text_feed
 
 # In the folder of decoded images.
 FEATURES = "features"
@@ -72,7 +72,7 @@ class Feeder:
                 is kept; None: the settings' where only the head learns, else new ones.
         """
         self._net = net
-        self._head = layout.head
+        self._layout, self._head = layout, layout.head
         self._data = data
         self._preprocess = preprocess
         self._view = view or preprocess
@@ -85,11 +85,7 @@ class Feeder:
         self.cut = 0
         self.features_earlier = False
         chosen = knobs(settings.augment)
-        self._augment = None
-        if not isinstance(self._view, Tokens):
-            self._augment = build_augment(chosen, self._view.size_px)
-        elif settings.augment != type(settings.augment)():
-            raise ConfigError("finetune.augment: images are augmented, texts are not", hint="leave it out")
+        self._augment = None if isinstance(self._view, Tokens) else build_augment(chosen, self._view.size_px)
         self._mix = build_mix(chosen, len(data.classes))
         self.labels = _labels(data, "train")
 
@@ -106,6 +102,9 @@ class Feeder:
             return kept
         whole, seed = self._settings.batch * self._settings.accumulate, self._settings.seed
         if isinstance(self._train, Texts):
+            if self._accelerator.name == "cpu":
+                set_phase(self._net, self._layout, phase)
+                check_memory(self._net, self._train, self._settings.batch)
             feed = text_feed(self._train, whole, self._accelerator, seed=seed, share=self._settings.batch)
             return Feeds(feed, self._ordered(self._val))
         return Feeds(
@@ -143,12 +142,15 @@ class Feeder:
         samples = self._data.splits[split]
         if isinstance(preprocess, Tokens):
             found = read_tokens(self._data.root, samples, preprocess)
-            if found.cut:
+            if cut := sum(found.cut):
                 self._progress.line(
-                    f"{found.cut} of {len(samples)} {split} texts are longer than {preprocess.length} tokens and are "
-                    "cut (model.length)"
+                    f"{cut} of {len(samples)} {split} texts are longer than {preprocess.length} tokens and are cut "
+                    "(model.length)"
                 )
-            self.cut += found.cut if split == "train" else 0
+            self.cut += cut if split == "train" else 0
+            # What is computed of them is kept where what images are decoded into is.
+            with suppress(OSError), owned(self._cache):
+                pass
             return Texts(found.ids, _labels(self._data, split), preprocess.pad)
         pixels = decoded(self._cache, split, self._data.root, samples, preprocess, self._progress)
         self.decode_seconds += time.perf_counter() - began
@@ -194,12 +196,14 @@ class Feeder:
             [settings.augment.model_dump(mode="json"), settings.seed]
             if split == "train" and self._augment
             else [],
-            library_versions("edgetune", "torch", "torchvision", "pillow", "numpy", "timm", "transformers"),
+            library_versions(
+                "edgetune", "torch", "torchvision", "pillow", "numpy", "timm", "transformers", "tokenizers"
+            ),
         ]
 
         def earlier() -> None:
             self.features_earlier = True
-            self._progress.line(f"features of {split}: {feeds[0].images} images, computed earlier")
+            self._progress.line(f"features of {split}: {feeds[0].images} inputs, computed earlier")
 
         # Only in a folder that is ours.
         ours = ranks.leaders((self._cache / TAG_FILE).is_file())

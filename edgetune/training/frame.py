@@ -17,11 +17,12 @@ from safetensors.torch import save
 from torch import nn
 
 from edgetune.artifact import Artifact, How, Preprocess, Tokens, library_versions
-from edgetune.data.folders import Dataset, save_dataset
+from edgetune.data.folders import DATA_FILE, Dataset, save_dataset
 from edgetune.data.reader import example
 from edgetune.errors import ConfigError
+from edgetune.learning import HF
 from edgetune.models import build_model, model_row, preprocess_for
-from edgetune.models.rows import HF, TIMM
+from edgetune.models.rows import TIMM
 from edgetune.recipe import FinetuneSection, ModelSection
 from edgetune.training import ranks
 from edgetune.training.checkpoint import CONFIG_FILE, CUSTOM, MODEL_FILE, save_network
@@ -29,7 +30,6 @@ from edgetune.training.course import Course
 from edgetune.training.loop import Diverged, Task
 from edgetune.training.strategies import STRATEGIES, Layout, Phase, peak_rate
 
-DATA_FILE = "data.json"
 RESUME_FOLDER = ".resume"
 CACHE_FOLDER = ".decoded"
 
@@ -70,7 +70,7 @@ def begin_network(
     """
     for split in ("train", "val"):
         if not data.splits[split]:
-            raise ConfigError(f"{data.root}: no images in the {split} split")
+            raise ConfigError(f"{data.root}: no {data.noun}s in the {split} split")
     how: How
     if module is None:
         net, layout, how, model, settings = _known(model, data, settings, weights)
@@ -98,14 +98,11 @@ def _known(
     row = model_row(name)
     channels = model.channels or (1 if data.gray else 3)
     how = preprocess_for(name, channels, model.size_px, model.length)
-    if data.texts != isinstance(how, Tokens):
-        what = (
-            "texts, and the data holds images"
-            if isinstance(how, Tokens)
-            else "images, and the data holds texts"
-        )
+    noun = "text" if isinstance(how, Tokens) else "image"
+    if data.noun != noun:
         raise ConfigError(
-            f"model.name: {model.name} takes {what}", hint="data.task says which; texts take hf:NAME"
+            f"model.name: {model.name} takes {noun}s, and the data holds {data.noun}s",
+            hint="data.task says which; texts take hf:NAME",
         )
     # The leader's weights go to all processes: the others need no file and no download of their own.
     source: str | Path = "none" if ranks.rank() else given
@@ -221,6 +218,7 @@ def training_told(
     seconds: float,
     decode_seconds: float,
     features_earlier: bool = False,
+    texts_cut: int = 0,
 ) -> dict[str, Any]:
     """Say how the training went, for the report.
 
@@ -231,6 +229,7 @@ def training_told(
         seconds: that all of it took.
         decode_seconds: of these, until images were decoded.
         features_earlier: whether a frozen network's features were there already.
+        texts_cut: texts of the training split that are longer than what the network takes.
     """
     best = course.history[course.best_epoch - 1]
     kept = {id(parameter) for parameter in net.parameters()}
@@ -248,6 +247,7 @@ def training_told(
         "seconds": round(seconds, 2),
         "decode_seconds": round(decode_seconds, 2),
         "features_earlier": features_earlier,
+        **({"texts_cut": texts_cut} if texts_cut else {}),
         "stopped_early": len(course.history) < task.epochs,
         "best_epoch": course.best_epoch,
         "val_top1": best["val_top1"],

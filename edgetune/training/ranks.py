@@ -190,7 +190,7 @@ def check_enough(images: int, batch: int) -> None:
     """
     if size() > images:
         raise ConfigError(
-            f"{size()} processes for {images} training images: some would have nothing to do",
+            f"{size()} processes for {images} training inputs: some would have nothing to do",
             hint=f"torchrun --nproc-per-node {images} or less",
         )
     if size() > batch:

@@ -128,7 +128,7 @@ class Stepper:
         if self._accelerator.name == "cuda":
             torch.cuda.empty_cache()
         self._progress.line(
-            f"the GPU's memory does not do for {images} images at once: they go through in parts of {self.most}, "
+            f"the GPU's memory does not do for {images} inputs at once: they go through in parts of {self.most}, "
             "and the weights are updated once for all of them (BatchNorm sees the parts)"
         )
 
@@ -177,13 +177,13 @@ class Stepper:
                 if "more than 1 value per channel" not in str(error):
                     raise
                 raise ConfigError(
-                    "finetune.batch: 1 image at once is too few for BatchNorm", hint="2 or more"
+                    "finetune.batch: 1 input at once is too few for BatchNorm", hint="2 or more"
                 ) from error
             except RuntimeError as error:
                 if len(part.inputs) or "0 elements" not in str(error):
                     raise
                 raise ConfigError(
-                    f"finetune.batch: the last batch has fewer images than there are processes ({ranks.size()}), "
+                    f"finetune.batch: the last batch has fewer inputs than there are processes ({ranks.size()}), "
                     "and the network takes no empty one",
                     hint="another finetune.batch, or fewer processes",
                 ) from error

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from edgetune.artifact import How, Preprocess, Tokens
 from edgetune.data.reader import example
+from edgetune.data.tokens import MASK
 from edgetune.errors import ConfigError, nearest
 from edgetune.training.strategies import Layout
 
@@ -104,6 +105,8 @@ class Catcher:
             ConfigError: the network has no such layer; the hint names the closest.
         """
         self.caught: dict[str, Tensor] = {}
+        self._mask: Tensor | None = None
+        net.register_forward_pre_hook(self._look)
         known = dict(net.named_modules())
         for layer in layers:
             if not layer or layer not in known:
@@ -114,8 +117,16 @@ class Catcher:
             known[layer].register_forward_hook(partial(self._catch, layer))
 
     def _catch(self, layer: str, module: nn.Module, given: Any, made: Any) -> None:  # noqa: ARG002
-        # Of texts, what stands for all of them: the first token, which no filling reaches.
-        self.caught[layer] = made[:, 0] if isinstance(made, Tensor) and made.ndim == 3 else made
+        if self._mask is not None:
+            made = made[0] if isinstance(made, tuple) else made
+            if isinstance(made, Tensor) and made.ndim == 3:
+                made = (made * self._mask).sum(1) / self._mask.sum(1)
+        self.caught[layer] = made
+
+    def _look(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:  # noqa: ARG002
+        """Of texts, remember which tokens are text: of what is caught of a text, their mean is kept."""
+        tokens = given[0]
+        self._mask = tokens[:, MASK, :, None].float() if tokens.ndim == 3 else None
 
     def shapes(self, whose: str) -> dict[str, tuple[int, ...]]:
         """Return the shapes of what was caught.

@@ -12,9 +12,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from edgetune.artifact import Artifact, How, Preprocess, Tokens
+from edgetune.artifact import Artifact, How, Tokens
 from edgetune.data.folders import Dataset, list_some
-from edgetune.data.reader import batches, example
+from edgetune.data.reader import batches, example, for_file
+from edgetune.data.tokens import IDS, MASK, bucket, filled
 from edgetune.engines.onnxruntime import Session
 from edgetune.errors import ArtifactError, ConfigError, nearest
 from edgetune.latency.statistics import wilson
@@ -87,11 +88,6 @@ def load_teacher(
         )
     net = None
     if artifact.kind == "onnx":
-        if isinstance(preprocess, Tokens):
-            raise ConfigError(
-                f"{artifact.path}: an ONNX file of texts cannot teach",
-                hint="name the checkpoint it was exported from",
-            )
         answer, parameters = _onnx(artifact, preprocess, layers)
     else:
         net = load_network(artifact, module)
@@ -101,7 +97,7 @@ def load_teacher(
         answers = answer(accelerator.move(noise))
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"{artifact.path}: the teacher does not take images {list(noise.shape)}: {error}"
+            f"{artifact.path}: the teacher does not take inputs {list(noise.shape)}: {error}"
         ) from error
     _check_logits(artifact, answers[LOGITS])
     shapes = {name: tuple(found.shape) for name, found in answers.items()}
@@ -131,7 +127,7 @@ def _torch(net: nn.Module, accelerator: Accelerator, layers: Sequence[str]) -> C
 
 
 def _onnx(
-    artifact: Artifact, preprocess: Preprocess, layers: Sequence[str]
+    artifact: Artifact, preprocess: How, layers: Sequence[str]
 ) -> tuple[Callable[[Tensor], Answers], int]:
     if layers:
         raise ConfigError(
@@ -144,6 +140,8 @@ def _onnx(
     session = Session(path)
     graph = onnx.load(path, load_external_data=False).graph
     weights = sum(int(np.prod(tensor.dims)) for tensor in graph.initializer)
+    if isinstance(preprocess, Tokens):
+        return _reading(session, preprocess), weights
     spec = session.inputs[0]
     last = len(spec.shape) == 4 and spec.shape[1] != preprocess.channels
     scale = torch.tensor(preprocess.std).view(-1, 1, 1), torch.tensor(preprocess.mean).view(-1, 1, 1)
@@ -158,12 +156,23 @@ def _onnx(
     return answer, weights
 
 
+def _reading(session: Session, how: Tokens) -> Callable[[Tensor], Answers]:
+    """Return what an ONNX file says of tokens, filled up to a length that it takes."""
+
+    def answer(tokens: Tensor) -> Answers:
+        ids = [text[IDS, text[MASK] > 0] for text in tokens.cpu().numpy()]
+        given = for_file(filled(ids, how.pad, bucket(tokens.shape[2], how)), how, session.inputs)
+        return {LOGITS: torch.from_numpy(session.run(given)[0]).to(tokens.device)}
+
+    return answer
+
+
 def _check_logits(artifact: Artifact, logits: object) -> None:
     """Refuse what cannot be a classifier's logits [N, K]."""
     what = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
         raise ConfigError(
-            f"{artifact.path}: the teacher gives no logits: {what} for two images, not [2, K]",
+            f"{artifact.path}: the teacher gives no logits: {what} for two inputs, not [2, K]",
             hint="a teacher is a classifier with one value per class",
         )
     if not logits.is_floating_point() or not bool(torch.isfinite(logits).all()):
@@ -253,7 +262,7 @@ def _proven(teacher: Teacher, data: Dataset, progress: Progress) -> str:
     np.add.at(counts, (truth, said), 1)
     rows, best = linear_sum_assignment(counts, maximize=True)
     right = int(counts.trace())
-    share = f"{right} of {truth.size} validation images"
+    share = f"{right} of {truth.size} validation {data.noun}s"
     hint = "name its logits in their order: distill.teacher.classes: [...]"
     if int(counts[rows, best].sum()) > right:
         moved = [

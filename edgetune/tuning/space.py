@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgetune.errors import ConfigError
+from edgetune.learning import moved
 from edgetune.recipe import Axis, Recipe, Span
 from edgetune.yaml import Document, load_yaml, validate
 
@@ -18,8 +19,8 @@ CLOSED = {
     "schema_version": "it is no setting",
     "name": "it changes nothing",
     "profile": "choose it with --profile",
-    "data": "trials are compared on the same images",
-    "check": "trials are judged on validation images",
+    "data": "trials are compared on the same inputs",
+    "check": "trials are judged on validation inputs",
     "bench": "it changes nothing that is trained",
     "gates": "they are limits, not settings",
     "tune": "it is the search itself",
@@ -97,12 +98,14 @@ def space_of(draft: Draft) -> Space:
 
 def default_axes(recipe: Recipe) -> dict[str, Axis]:
     """Return what is worth searching: around the optimizer's defaults, and what decides most."""
-    adam = recipe.finetune.optimizer == "adamw"
+    adam, texts = recipe.finetune.optimizer == "adamw", recipe.data.noun == "text"
+    # Encoders of texts take a tenth of the others' rates (models.text).
+    low = (1e-4 if adam else 2e-3) * (0.1 if texts else 1)
     axes: dict[str, Axis] = {
         # A tenth to ten times the default rates (training.strategies).
-        "finetune.learning_rate": Span(low=1e-4 if adam else 2e-3, high=3e-2 if adam else 0.2, log=True),
+        "finetune.learning_rate": Span(low=low, high=3e-2 if adam else 0.2, log=True),
         "finetune.strategy": ("feature-extractor", "partial", "full", "gradual"),
-        "finetune.augment.preset": ("none", "light", "standard"),
+        **({} if texts else {"finetune.augment.preset": ("none", "light", "standard")}),
         "finetune.weight_decay": Span(low=1e-4 if adam else 1e-6, high=0.3 if adam else 1e-2, log=True),
     }
     distil = getattr(recipe, "distill", None)
@@ -125,16 +128,18 @@ def as_it_is(recipe: Recipe, space: Space) -> dict[str, Any] | None:
 
 def own_values(recipe: Recipe, space: Space) -> dict[str, Any]:
     """Return the recipe's own values of what is searched: what a default stands for, not what stands for it."""
+    from edgetune.learned import model_name
     from edgetune.models import model_row
     from edgetune.models.build import skeleton
     from edgetune.training.distil import TEMPERATURES
     from edgetune.training.strategies import decay, peak_rate
 
     found = {key: value_at(recipe, key) for key in space.axes}
+    name = model_name(recipe)
     if not found.get("model.size_px", 1):
-        found["model.size_px"] = getattr(model_row(recipe.model.name).preprocess, "size_px", 0)
+        found["model.size_px"] = getattr(model_row(name).preprocess, "size_px", 0)
     if not found.get("finetune.learning_rate", 1.0):
-        row = model_row(recipe.model.name)
+        row = model_row(name)
         found["finetune.learning_rate"] = peak_rate(recipe.finetune, skeleton(row), row.rate)
     if found.get("finetune.weight_decay", 0.0) is None:
         found["finetune.weight_decay"] = decay(recipe.finetune)
@@ -212,6 +217,10 @@ def _moved(recipe: Recipe, old: Path, new: Path) -> dict[str, str]:
         value = value_at(recipe, key)
         if value not in (None, *NO_PATH) and not Path(value).expanduser().is_absolute():
             found[key] = os.path.relpath((old / value).absolute(), new.absolute())
+    for key in ("model.name", "distill.teacher.name"):
+        name = value_at(recipe, key) or ""
+        if moved(name, old, new) != name:
+            found[key] = moved(name, old, new)
     return found
 
 

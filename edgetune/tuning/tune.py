@@ -143,7 +143,7 @@ def _winner(search: Search, study: optuna.Study, best: FrozenTrial, *, over: boo
         f"edgetune run {BEST}",
         "",
         f"The best of {told} trials of edgetune tune {search.draft.document.path.name}: trial {best.number},",
-        f"{100 * top1:.1f}% of {images} validation images.",
+        f"{100 * top1:.1f}% of {images} validation inputs.",
     ]
     write_recipe(search.draft, changed, head, search.out / BEST)
     return {

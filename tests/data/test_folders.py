@@ -159,10 +159,13 @@ def test_our_cut_separates_no_duplicates(class_folders: Path) -> None:
         (lambda root: root.mkdir(), "no image"),
         (lambda root: (root / "a").mkdir(parents=True), "no image"),
         (lambda root: fill(root, {"a": 9}), "one class only"),
-        (lambda root: fill(root, {"a": 9, "b": 1}), "class 'b' has 1 images for training"),
+        (
+            lambda root: fill(root, {"a": 9, "b": 1}),
+            r"2 images of each class are needed for training; fewer are there of: 'b' \(1\)",
+        ),
         (
             lambda root: fill(root, {"train/a": 9, "train/b": 9, "test/a": 2, "test/c": 2}),
-            "'c' has no training",
+            r"no training image of: 'c' \(test/c/0",
         ),
     ],
 )

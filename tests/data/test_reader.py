@@ -7,9 +7,9 @@ import pytest
 
 from edgetune.artifact import TensorSpec, Tokens
 from edgetune.data.folders import Dataset, scan
-from edgetune.data.reader import arranged, batches, example, for_file, frames, load
+from edgetune.data.reader import arranged, batches, example, for_file, frames
 from edgetune.data.tokens import bucket, encode, filled
-from edgetune.errors import ArtifactError, ConfigError
+from edgetune.errors import ArtifactError
 from edgetune.models import model_row
 from edgetune.recipe import DataSection
 
@@ -31,7 +31,7 @@ def data(reviews: Path) -> Dataset:
 def test_texts_are_cut_and_counted(how: Tokens) -> None:
     found = encode(["good food", " ".join(["very"] * 20), "unheard"], how)
     assert [own.tolist() for own in found.ids] == [[2, 4, 13, 3], [2, *[16] * 7, 3], [2, 1, 3]]
-    assert found.cut == 1
+    assert found.cut == [False, True, False]
     made = filled(found.ids[:1], how.pad, 6)
     assert made.tolist() == [[[2, 4, 13, 3, 0, 0], [1, 1, 1, 1, 0, 0]]]
     assert [bucket(count, how) for count in (1, 6, 7, 9, 30)] == [6, 6, 9, 9, 9]
@@ -63,12 +63,11 @@ def test_a_file_is_given_what_its_inputs_are_called(how: Tokens) -> None:
         for_file(tokens, how, [TAKES[0].model_copy(update={"name": "token_type_ids"})])
 
 
-def test_a_single_file_is_read_whole(how: Tokens, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("good food\n")
-    assert load(tmp_path / "a.txt", how)[0].tolist() == [2, 4, 13, 3, 0, 0, 0, 0, 0]
-    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match="UTF-16"):
-        load(tmp_path / "b.txt", how)
+def test_an_example_holds_numbers_that_every_vocabulary_has(how: Tokens) -> None:
+    for pad in (0, 1, 16):
+        found = example(how.model_copy(update={"pad": pad}), 4)
+        assert set(np.unique(found[:, 0])) == {0, 1, 2, 3} - {pad}
+        assert (found[:, 1] == 1).all()
 
 
 def test_another_tokenizer_than_the_network_s_is_refused(how: Tokens) -> None:

@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgetune.data.folders import Dataset, load_dataset, save_dataset, scan
+from edgetune.data.calibration import choose_samples, load_manifest, save_manifest
+from edgetune.data.folders import Dataset, load_dataset, save_dataset, scan, unchanged
 from edgetune.data.texts import text_of
-from edgetune.errors import ConfigError
+from edgetune.data.unlabelled import gather_texts
+from edgetune.errors import ArtifactError, ConfigError
+from edgetune.progress import Silent
 from edgetune.recipe import DataSection, recipe_from
 
 
@@ -43,7 +46,7 @@ def test_a_table_is_cut_like_images_are(tmp_path: Path, ending: str) -> None:
         table(path, rows())
     data = look(path)
     assert data.classes == ("no", "yes")
-    assert data.texts
+    assert data.noun == "text"
     assert texts_of(data) == dict(rows())
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 28, "val": 4, "test": 8}
     saved = tmp_path / "data.json"
@@ -142,10 +145,10 @@ def test_empty_texts_and_missing_labels_are_left_out_and_named(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        ([(text, "yes") for text, _ in rows()], r"one class only \(yes\)"),
+        ([(text, "yes") for text, _ in rows()], r"some.csv: one class only \('yes'\)"),
         (
             [*rows(), ("rare", "maybe")],
-            "class 'maybe' has (no|1) ",
+            r"2 texts of each class are needed.*fewer are there of: 'maybe' \(1\)",
         ),
     ],
 )
@@ -156,8 +159,11 @@ def test_labels_that_cannot_be_learned(tmp_path: Path, made: list[tuple[str, str
 
 def test_a_label_that_training_does_not_know_is_named(tmp_path: Path) -> None:
     table(tmp_path / "train.csv", rows(20))
-    table(tmp_path / "test.csv", [*rows(6), ("what is this", "unheard")])
-    with pytest.raises(ConfigError, match="class 'unheard' has no training text; test have some"):
+    strange = [("what is this", "unheard"), ("and this", "unheard"), ("hm", "unseen")]
+    table(tmp_path / "test.csv", [*rows(6), *strange])
+    with pytest.raises(
+        ConfigError, match=r"no training text of: 'unheard' \(test.csv:8\), 'unseen' \(test.csv:10\)"
+    ):
         look(tmp_path)
 
 
@@ -174,13 +180,23 @@ def test_tables_that_are_none(tmp_path: Path) -> None:
     lines.write_text(good + "{broken\n[1]\n")
     assert [path for path, _ in look(lines).broken] == ["lines.jsonl:41", "lines.jsonl:42"]
     assert look(lines).broken[1][1] == "not a JSON object"
+    lines.write_text(
+        good + '{"text": "half \\ud83d of it", "label": "yes"}\n{"text": ["a"], "label": "no"}\n'
+    )
+    assert look(lines).broken == (("lines.jsonl:41", "half a character"), ("lines.jsonl:42", "empty"))
+    apart = tmp_path / "apart.csv"
+    apart.write_text("text;label\na;yes\n")
+    with pytest.raises(ConfigError, match="none of the columns 'text;label'") as caught:
+        look(apart)
+    assert "not by ';'" in caught.value.hint
     for name, message in (
         ("empty.csv", "is empty"),
+        ("bare.csv", "bare.csv: no text"),
         ("notes.md", "no table of texts"),
         ("gone.csv", "no such"),
     ):
         if name != "gone.csv":
-            (tmp_path / name).write_text("")
+            (tmp_path / name).write_text("text,label\n" if name == "bare.csv" else "")
         with pytest.raises(ConfigError, match=message):
             look(tmp_path / name)
 
@@ -200,6 +216,59 @@ def test_a_quoted_text_of_several_lines_is_one_row(tmp_path: Path) -> None:
     path = tmp_path / "lines.csv"
     path.write_text(content.getvalue())
     assert "first\nsecond" in texts_of(look(path))
+
+
+def test_texts_are_pinned_and_chosen_as_images_are(tmp_path: Path) -> None:
+    path = table(tmp_path / "all.csv", [*rows(), *((f"zzz {text}", name) for text, name in rows())])
+    data = look(path)
+    diverse = choose_samples(data, 6, "diverse", 0)
+    assert sorted(sample.label for sample in diverse) == [0, 0, 0, 1, 1, 1]
+    # Half of the texts are like each other; two of each class alone would come of one half by chance.
+    begins = {text_of(data.root, s.path, s.sha256)[:3] for s in choose_samples(data, 4, "diverse", 0)}
+    assert begins == {"zzz", "tex"}
+    save_manifest(diverse, data, tmp_path / "pinned.json")
+    assert load_manifest(tmp_path / "pinned.json", data) == diverse
+    gone = text_of(data.root, diverse[0].path, diverse[0].sha256)
+    path.write_text(path.read_text().replace(f"{gone},", "another text,"))
+    assert [unchanged(data, sample) for sample in diverse] == [False, *[True] * 5]
+    with pytest.raises(ArtifactError, match="1 of 6 calibration texts are not there as pinned"):
+        load_manifest(tmp_path / "pinned.json", look(path))
+
+
+def test_texts_without_labels_are_gathered(tmp_path: Path) -> None:
+    bare = tmp_path / "more.csv"
+    bare.write_text("utterance\none\n\n  \ntwo\n")
+    found = gather_texts(bare, "", Silent())
+    assert [(s.path, s.label) for s in found.splits["train"]] == [("more.csv:2", 0), ("more.csv:5", 0)]
+    assert found.broken == (("more.csv:4", "empty"),)
+    (tmp_path / "loose" / "deeper").mkdir(parents=True)
+    (tmp_path / "loose" / "a.txt").write_text("one")
+    (tmp_path / "loose" / "deeper" / "b.txt").write_text("two")
+    assert len(gather_texts(tmp_path / "loose", "", Silent()).splits["train"]) == 2
+    (tmp_path / "none").mkdir()
+    for place, message in (
+        ("none", "no text that can be read"),
+        ("gone.csv", "No such file"),
+        ("a.md", "no table"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            gather_texts(tmp_path / place, "", Silent())
+
+
+def test_what_lies_beside_is_named(tmp_path: Path) -> None:
+    table(tmp_path / "train.csv", rows(20))
+    table(tmp_path / "test.csv", rows(6))
+    table(tmp_path / "notes.csv", rows(2))
+    assert "tables that are not used: notes.csv" in look(tmp_path).warnings
+    table(tmp_path / "train.tsv", rows(20))
+    with pytest.raises(ConfigError, match=r"train.csv and train.tsv are both train"):
+        look(tmp_path)
+    folders = tmp_path / "folders"
+    for index, (text, name) in enumerate(rows(24)):
+        (folders / name).mkdir(parents=True, exist_ok=True)
+        (folders / name / f"{index}.txt").write_text(text)
+    table(folders / "about.csv", rows(2))
+    assert texts_of(look(folders)) == dict(rows(24))
 
 
 def test_columns_go_with_texts() -> None:

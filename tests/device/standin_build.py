@@ -86,8 +86,34 @@ def build(kit: Any, network: Any, config: Any) -> Any:
     if not _told(kit, config.__dict__.get("_progress_monitor"), len(model.graph.node)):
         return None
     detailed = config._profiling_verbosity.name == "DETAILED"
-    head = {**kit.header(), "detailed": detailed, "half": "FP16" in flags}
+    profiles = config.__dict__.get("_profiles", [])
+    if not _bounded(kit, model, profiles):
+        return None
+    head = {**kit.header(), "detailed": detailed, "half": "FP16" in flags, "profiles": profiles}
     return kit.memory(kit.packed(head, model.SerializeToString()))
+
+
+def _bounded(kit: Any, model: Any, profiles: list[dict[str, list[list[int]]]]) -> bool:
+    """Whether each open input has shapes in each profile that fit it, and there is a profile where there is one."""
+    for info in inputs_of(model):
+        said = shape_of(info)
+        if min(said) > 0:
+            continue
+        fits = all(
+            name == info.name and all(s in (-1, g) for s, g in zip(said, shape, strict=True))
+            for profile in profiles
+            for name, ends in profile.items()
+            if name == info.name
+            for shape in ends
+        )
+        if not profiles or not fits or any(info.name not in profile for profile in profiles):
+            kit.say(
+                "ERROR",
+                "Error Code 4: API Usage Error (Network has dynamic or shape inputs, but no optimization profile has "
+                "been defined.)",
+            )
+            return False
+    return True
 
 
 def _calibrated(kit: Any, calibrator: Any, cache: bytes | None) -> bool:
@@ -175,10 +201,9 @@ def shape_of(info: Any) -> list[int]:
     return [dim.dim_value or -1 for dim in info.type.tensor_type.shape.dim]
 
 
-def view_of(info: Any, kind: str, address: int) -> np.ndarray:
+def view_of(shape: list[int], kind: str, address: int) -> np.ndarray:
     """What lies at an address, as an array."""
     number = next(key for key, name in TYPES.items() if name == kind)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(number))
-    shape = shape_of(info)
     block = (ctypes.c_char * (int(np.prod(shape)) * dtype.itemsize)).from_address(address)
     return np.frombuffer(block, dtype).reshape(shape)

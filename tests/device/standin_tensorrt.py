@@ -180,6 +180,9 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
         def create_builder_config(self) -> Any:
             return version.make("IBuilderConfig")
 
+        def create_optimization_profile(self) -> Any:
+            return version.make("IOptimizationProfile")
+
         def build_serialized_network(self, network: Any, config: Any) -> Any:
             return build(kit, network, config)
 
@@ -294,6 +297,17 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
         def get_timing_cache(self) -> Any:
             return self._cache
 
+        def add_optimization_profile(self, profile: Any) -> int:
+            self.__dict__.setdefault("_profiles", []).append(profile._shapes)
+            return len(self._profiles) - 1
+
+    class IOptimizationProfile:
+        def _init(self) -> None:
+            self._shapes: dict[str, list[list[int]]] = {}
+
+        def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+            self._shapes[input] = [list(min), list(opt), list(max)]
+
     class ITimingCache:
         def _init(self, head: dict[str, Any]) -> None:
             self._head = head
@@ -316,6 +330,7 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
 
     class ICudaEngine:
         num_io_tensors = property(lambda self: len(self._tensors))
+        num_optimization_profiles = property(lambda self: max(len(self._head["profiles"]), 1))
         device_memory_size = property(lambda self: 1 << 20)
         device_memory_size_v2 = property(lambda self: 1 << 20)
 
@@ -340,6 +355,9 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
         def get_tensor_shape(self, name: str) -> Any:
             return version.module.Dims(shape_of(self._tensors[name][0]))
 
+        def get_tensor_profile_shape(self, name: str, profile_index: int) -> Any:
+            return [version.module.Dims(shape) for shape in self._head["profiles"][profile_index][name]]
+
         def create_execution_context(self, **_: Any) -> Any:
             return None if kit.fails("create_execution_context") else version.make("IExecutionContext", self)
 
@@ -348,7 +366,8 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
 
     class IExecutionContext:
         def _init(self, engine: Any) -> None:
-            self._owner, self._addresses = engine, {}
+            self._owner, self._addresses, self._profile = engine, {}, 0
+            self._init_shapes()
             options = ort.SessionOptions()
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             options.intra_op_num_threads = 1
@@ -362,8 +381,35 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
             self._addresses[name] = memory
             return True
 
+        def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+            if profile_index >= self._owner.num_optimization_profiles:
+                kit.say("ERROR", "IExecutionContext::setOptimizationProfileAsync: no such profile")
+                return False
+            # Shapes are to be set anew for each.
+            self._init_shapes()
+            self._profile = profile_index
+            return True
+
+        def _init_shapes(self) -> None:
+            tensors = self._owner._tensors
+            self._shapes = {name: shape_of(info) for name, (info, _) in tensors.items()}
+
+        def set_input_shape(self, name: str, shape: Any) -> bool:
+            least, _, most = self._owner._head["profiles"][self._profile][name]
+            if not all(a <= b <= c for a, b, c in zip(least, shape, most, strict=True)):
+                kit.say("ERROR", f"IExecutionContext::setInputShape: {name} does not satisfy the profile")
+                return False
+            self._shapes[name] = list(shape)
+            return True
+
+        def get_tensor_shape(self, name: str) -> Any:
+            return version.module.Dims(self._shapes[name])
+
         def execute_async_v3(self, stream_handle: int) -> bool:
             missing = [name for name in self._owner._tensors if name not in self._addresses]
+            if any(min(shape) < 0 for shape in self._shapes.values()):
+                kit.say("ERROR", "IExecutionContext::enqueueV3: not all shapes are specified")
+                return False
             if missing:
                 kit.say("ERROR", f"IExecutionContext::enqueueV3: Address is not set for tensor {missing[0]}")
             if missing or kit.fails("execute_async_v3"):
@@ -374,7 +420,7 @@ def _behaviours(kit: _Kit) -> dict[str, type]:
         def _run(self) -> None:
             tensors = self._owner._tensors
             kinds = {name: self._owner.get_tensor_dtype(name).name for name in tensors}
-            views = {n: view_of(tensors[n][0], kinds[n], self._addresses[n]) for n in tensors}
+            views = {n: view_of(self._shapes[n], kinds[n], self._addresses[n]) for n in tensors}
             feed = {name: view for name, view in views.items() if tensors[name][1] == "INPUT"}
             names = [name for name in tensors if name not in feed]
             for name, value in zip(names, self._session.run(names, feed), strict=True):

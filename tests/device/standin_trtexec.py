@@ -258,7 +258,10 @@ class Trtexec:
         if "noplan" in self.faults:
             return
         major, minor = map(int, self.compute.split("."))
-        plan = _HEADER.pack(_TAG, 0, major, minor, len(network), *self.version, 9) + network
+        shapes = self._profile().encode()
+        plan = (
+            _HEADER.pack(_TAG, len(shapes), major, minor, len(network), *self.version, 9) + network + shapes
+        )
         half = plan[: len(plan) // 2]
         path = Path(self.given["--saveEngine"])
         if self.faults & {"killed", "exit137", "crash", "disk", "cut"}:
@@ -295,7 +298,7 @@ class Trtexec:
             )
         if len(plan) < _HEADER.size:
             raise Failed(*wrong)
-        _, _, major, minor, length, *of = _HEADER.unpack_from(plan)
+        _, more, major, minor, length, *of = _HEADER.unpack_from(plan)
         if tuple(of[:3]) != self.version:
             raise Failed(report.other_version(self.version, of), *wrong)
         if f"{major}.{minor}" != self.compute:
@@ -304,10 +307,32 @@ class Trtexec:
                 f"{self.compute} got compute {major}.{minor}, please rebuild.",
                 *wrong,
             )
-        if len(plan) != _HEADER.size + length:
+        if len(plan) != _HEADER.size + length + more:
             raise Failed(*wrong)
         _say("I", "Engine deserialized in 0.01 sec.")
-        return plan[_HEADER.size :]
+        self._shaped(plan[_HEADER.size + length :].decode())
+        return plan[_HEADER.size : _HEADER.size + length]
+
+    def _profile(self) -> str:
+        """The one profile of a build: of one shape, as is all that is asked for here."""
+        ends = {self.given.get(f"--{end}Shapes", "") for end in ("min", "opt", "max")}
+        if len(ends) > 1:
+            raise Failed("[TRT] 4: the profile's least and largest shapes differ", "Engine set up failed")
+        return ends.pop()
+
+    def _shaped(self, built_for: str) -> None:
+        given = self.given.get("--shapes", "")
+        if given and not built_for:
+            raise Failed(
+                "Static model does not take explicit shapes since the shape of inference tensors will be determined "
+                "by the model itself",
+                "Inference set up failed",
+            )
+        if given != built_for:
+            # Without any, open sizes become 1.
+            raise Failed(
+                f"[TRT] 3: {given or 'size 1'} does not satisfy the profile", "Inference set up failed"
+            )
 
     def _inferred(self, network: bytes) -> None:
         self.nodes = report.nodes_of(network)
@@ -335,14 +360,16 @@ class Trtexec:
         options.intra_op_num_threads = 1
         session = ort.InferenceSession(network, options, providers=["CPUExecutionProvider"])
         kinds = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8, "tensor(float16)": np.float16}
+        kinds |= {"tensor(int32)": np.int32, "tensor(int64)": np.int64}
+        asked = (pair.split(":") for pair in self.given.get("--shapes", "").split(",") if pair)
+        shapes = {name: [int(size) for size in shape.split("x")] for name, shape in asked}
         paths = dict(self._pairs(self.given.get("--loadInputs", "")))
         feed = {}
         for entry in session.get_inputs():
-            size = int(np.prod(entry.shape)) * np.dtype(kinds[entry.type]).itemsize
+            shape = shapes.get(entry.name, entry.shape)
+            size = int(np.prod(shape)) * np.dtype(kinds[entry.type]).itemsize
             if entry.name not in paths:
-                feed[entry.name] = (
-                    np.random.default_rng(0).uniform(-1, 1, entry.shape).astype(kinds[entry.type])
-                )
+                feed[entry.name] = np.random.default_rng(0).uniform(-1, 1, shape).astype(kinds[entry.type])
                 continue
             raw = Path(paths.pop(entry.name)).read_bytes()
             if len(raw) != size:
@@ -351,7 +378,7 @@ class Trtexec:
                     f"binding size is: {size} bytes but the file size is {len(raw)} bytes. Double check the size and "
                     "datatype of the provided data."
                 )
-            feed[entry.name] = np.frombuffer(raw, kinds[entry.type]).reshape(entry.shape)
+            feed[entry.name] = np.frombuffer(raw, kinds[entry.type]).reshape(shape)
         if paths:
             raise Failed(
                 *(

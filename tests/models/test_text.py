@@ -1,6 +1,7 @@
 """Networks that read texts: their families, what is refused, and that filling changes nothing."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,7 +80,7 @@ def test_weights_of_a_network_with_another_head_are_taken(tmp_path: Path, bert: 
         for name, t in nested.items()
     }
     plain = encoder_state(state, "bert")
-    for other in (nested, old):
+    for other in (nested, old, plain):
         assert encoder_state(other, "bert").keys() == plain.keys()
     net = build_model(f"hf:{bert}", 2)
     own = net.state_dict()
@@ -88,12 +89,23 @@ def test_weights_of_a_network_with_another_head_are_taken(tmp_path: Path, bert: 
     del tmp_path
 
 
-def test_pickled_weights_alone_are_refused_with_the_way(bert: Path) -> None:
-    (bert / "model.safetensors").rename(bert / "pytorch_model.bin")
-    with pytest.raises(ArtifactError, match=r"pytorch_model.bin alone: refused") as caught:
+def test_pickled_weights_alone_are_refused_with_a_way_that_works(bert: Path) -> None:
+    wanted = build_model(f"hf:{bert}", 2).state_dict()
+    torch.save(read_state(bert / "model.safetensors"), bert / "pytorch_model.bin")
+    (bert / "model.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"\(pytorch_model.bin\) are refused") as caught:
         build_model(f"hf:{bert}", 2)
-    assert "save_pretrained" in caught.value.hint
     assert isinstance(build_model(f"hf:{bert}", 2, weights="none"), TextNet)
+    # What the hint says, word by word.
+    code = re.search(r'python -c "(.*)"', caught.value.hint)
+    assert code
+    exec(code[1], {})
+    found = build_model(f"hf:{bert}", 2).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    for left in ("model.safetensors", "pytorch_model.bin"):
+        (bert / left).unlink()
+    with pytest.raises(ArtifactError, match=r"no model\.safetensors$"):
+        build_model(f"hf:{bert}", 2)
 
 
 def test_a_tokenizer_of_another_network_is_refused(bert: Path) -> None:
@@ -113,6 +125,14 @@ def test_other_networks_and_folders_are_refused(tmp_path: Path, bert: Path) -> N
     assert "distilbert" in caught.value.hint
     (bert / "config.json").write_text("{}")
     with pytest.raises(ConfigError):
+        model_row(f"hf:{bert}")
+    (bert / "config.json").write_text(json.dumps(config | {"num_attention_heads": 3}))
+    with pytest.raises(ArtifactError, match="not a multiple of the number of attention heads"):
+        build_model(f"hf:{bert}", 2)
+    (bert / "tokenizer.json").unlink()
+    with pytest.raises(
+        ArtifactError, match=r"no tokenizer.json, and none can be made of .*: there is no vocab"
+    ):
         model_row(f"hf:{bert}")
 
 

@@ -15,7 +15,8 @@ from edgetune.errors import ConfigError, StageError
 from edgetune.quant import ladder, qat
 from edgetune.quant.compare import compare
 from edgetune.quant.draft import RENDERINGS, Draft, draft
-from edgetune.quant.ladder import RUNGS, Climb, Limits, climb, split, tensors
+from edgetune.quant.held import split, tensors
+from edgetune.quant.ladder import RUNGS, Climb, Limits, climb
 from edgetune.quant.prepare import prepare
 from edgetune.quant.quantizer import quantize_model
 from edgetune.quant.sensitivity import noise_by_layer, sqnr_of

@@ -47,9 +47,9 @@ def test_of_many_layers_left_in_float_the_first_are_named() -> None:
 
 
 def test_every_rung_of_the_ladder_has_words() -> None:
-    from edgetune.quant.ladder import RUNGS
+    from edgetune.quant.ladder import ATTENTION, RUNGS
 
-    assert {"ranges", *RUNGS} == set(view_int8.RUNGS)
+    assert {"ranges", ATTENTION, *RUNGS} == set(view_int8.RUNGS)
 
 
 @pytest.mark.parametrize(("made", "said"), [

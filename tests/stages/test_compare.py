@@ -128,7 +128,7 @@ def test_one_seed_against_several_has_an_interval_over_images_only() -> None:
 def test_the_same_seed_twice_is_counted_once_and_said() -> None:
     found = compare([made("one"), made("two"), made("three", seed=1)], [right(1), right(1), right(2)])
     assert by_label(found)["full"]["runs"] == ["one", "three"]
-    assert any(w.startswith("two: the same settings, images and seed as one") for w in found["warnings"])
+    assert any(w.startswith("two: the same settings, inputs and seed as one") for w in found["warnings"])
     assert any("one kind of training only" in w for w in found["warnings"])
 
 
@@ -137,9 +137,9 @@ def test_groups_of_one_kind_are_named_by_what_they_differ_in() -> None:
     assert list(by_label(found)) == ["full, learning_rate 0.01", "full, learning_rate 0.1", "gradual"]
     fewer = replace(DATA, splits={**DATA.splits, "train": images("train", 20)})
     found = compare([made(), made(data=fewer)], [right(1), right(2)])
-    assert list(by_label(found)) == ["full, 40 images", "full, 20 images"]
-    assert any("not the same train images (20 and 40)" in warning for warning in found["warnings"])
-    assert by_label(found)["full, 20 images"]["against"]["points"] == pytest.approx(-5)
+    assert list(by_label(found)) == ["full, 40 inputs", "full, 20 inputs"]
+    assert any("not the same train inputs (20 and 40)" in warning for warning in found["warnings"])
+    assert by_label(found)["full, 20 inputs"]["against"]["points"] == pytest.approx(-5)
 
 
 def test_other_test_images_are_not_paired_and_that_is_said() -> None:
@@ -147,8 +147,8 @@ def test_other_test_images_are_not_paired_and_that_is_said() -> None:
     found = compare([made(), made(strategy="gradual", data=other)], [right(2), right(5, other)])
     assert by_label(found)["gradual"]["against"] is None
     said = "\n".join(found["warnings"])
-    assert "not the same test images (20 each): final accuracies are shown without" in said
-    assert "not the same val images (10 and 12): the curves are of different images" in said
+    assert "not the same test inputs (20 each): final accuracies are shown without" in said
+    assert "not the same val inputs (10 and 12): the curves are of different inputs" in said
     assert "train images" not in said
 
 

@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 
+import onnx
 import pytest
 from small_networks import network, node, residual, saved
 
@@ -125,3 +126,47 @@ def test_a_network_without_a_figure_gives_none(tmp_path: Path) -> None:
     path = saved(network([node("NonZero", "x", "y")], {"x": (1, 3)}, ["y"]), tmp_path)
     with pytest.raises(ArtifactError, match="1 NonZero"):
         edgetune.estimate(path)
+
+
+def texts(lengths: list[int], length: int | str = "L") -> onnx.ModelProto:
+    """An embedding of a large table, an attention's scores, a mean and a head, as edgetune exports them."""
+    made = network(
+        [
+            node("Gather", "table ids", "looked"),
+            node("Transpose", "looked", "turned", perm=[0, 2, 1]),
+            node("MatMul", "looked turned", "scores"),
+            node("Softmax", "scores", "shares"),
+            node("MatMul", "shares looked", "seen"),
+            node("ReduceMean", "seen", "mean", axes=[1], keepdims=0),
+            node("MatMul", "mean head", "logits"),
+        ],
+        {"ids": [1, length]},
+        ["logits"],
+        {"table": [30_000, 64], "head": [64, 4]},
+    )
+    made.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT32
+    onnx.helper.set_model_props(made, {"preprocess": json.dumps({"kind": "text", "lengths": lengths})})
+    return made
+
+
+def test_a_network_that_takes_texts_of_several_lengths_has_estimates_for_each() -> None:
+    found = edgetune.estimate(texts([32, 64]), "jetson-orin-nano-8gb")
+    short, long = found["lengths"]
+    assert (short["length"], long["length"]) == (32, 64)
+    assert short["operations"] < long["operations"] == found["operations"]
+    assert long["estimates"] == found["estimates"]
+    for row in found["estimates"]:
+        assert row["high_ms"] / row["ms"] == pytest.approx(2.0, rel=0.01)
+        assert any("no network that reads texts" in note for note in row["notes"])
+    # Of a table what is looked up is read, and all of it is kept.
+    (fp16,) = (row for row in found["estimates"] if row["precision"] == "fp16")
+    assert fp16["engine_mb"] == pytest.approx(2 * (30_000 * 64 + 64 * 4) / 1e6, rel=0.01)
+    gather = next(kernel for kernel in fp16["kernels"] if kernel["name"] == "gather_looked")
+    assert gather["weight_bytes"] == 2 * 64 * 64
+
+
+def test_one_length_may_be_chosen_and_other_open_sizes_are_refused() -> None:
+    chosen = edgetune.estimate(texts([32, 64]), "jetson-orin-nano-8gb", shapes={"ids": (1, 48)})
+    assert "lengths" not in chosen
+    with pytest.raises(ConfigError, match="has no fixed size: 1xL"):
+        edgetune.estimate(texts([]), "jetson-orin-nano-8gb")

@@ -191,10 +191,13 @@ def test_features_of_augmented_views(data: Dataset, tmp_path: Path, preset: str)
     assert [entry["phase"] for entry in training["epochs"]] == ["head"] * 3
 
 
-@pytest.mark.parametrize("preset", ["light", "strong"])
 @pytest.mark.parametrize(
-    ("name", "strategy"),
-    [("custom", "feature-extractor"), (SMALL.name, "feature-extractor"), (SMALL.name, "gradual")],
+    ("name", "strategy", "preset"),
+    [
+        ("custom", "feature-extractor", "light"),
+        (SMALL.name, "feature-extractor", "strong"),
+        (SMALL.name, "gradual", "light"),
+    ],
 )
 @pytest.mark.slow
 def test_features_too_large_to_keep_change_nothing(

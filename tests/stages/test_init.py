@@ -69,4 +69,6 @@ def test_odd_folder_names_survive(tmp_path: Path, name: str) -> None:
 
 
 def test_more_images_let_more_layers_learn() -> None:
-    assert [_advice(count)[0] for count in (20, 500, 5000)] == ["feature-extractor", "partial", "full"]
+    advised = [_advice("image", count).strategy for count in (20, 500, 5000)]
+    assert advised == ["feature-extractor", "partial", "full"]
+    assert [_advice("text", count).strategy for count in (20, 500, 5000)][1:] == ["partial", "partial"]

@@ -14,8 +14,8 @@ from edgetune.recipe import recipe_from
 from edgetune.stages.predict import predict
 
 
-@pytest.fixture(scope="module", params=["float32_nchw", "uint8_nhwc"])
-def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("predict")
     noise = np.random.default_rng(0)
     for label, name in enumerate(("blue", "red")):
@@ -24,6 +24,12 @@ def made(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
             pixels = noise.integers(0, 60, (32, 32, 3), dtype=np.uint8)
             pixels[..., 2 - 2 * label] += 180
             Image.fromarray(pixels).save(root / "images" / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module", params=["float32_nchw", "uint8_nhwc"])
+def made(root: Path, request: pytest.FixtureRequest) -> Path:
+    """A run; the second one finds the first one's checkpoint."""
     recipe = recipe_from({
         "data": {"path": str(root / "images")},
         "model": {"name": "mobilenet_v2_035_cifar10", "weights": "none"},

@@ -81,7 +81,7 @@ def test_they_are_kept_in_half_precision_and_not_asked_for_again(keep: Callable,
     _, there = keep(again, progress=said)
     assert there
     assert again.images == 0
-    assert said.lines == ["teacher: 31 images in 2 views, answered earlier"]
+    assert said.lines == ["teacher: 31 inputs in 2 views, answered earlier"]
     other = Asked()
     keep(other, key="f" + KEY)
     assert other.images == 62, "another key, other answers"

@@ -85,7 +85,7 @@ def test_sums_and_the_leaders_values() -> None:
 
 @pytest.mark.parametrize(
     ("size", "images", "batch", "message"),
-    [(3, 2, 8, "3 processes for 2 training images"), (3, 9, 2, r"finetune\.batch: 2, which 3 processes")],
+    [(3, 2, 8, "3 processes for 2 training inputs"), (3, 9, 2, r"finetune\.batch: 2, which 3 processes")],
 )
 def test_more_processes_than_images_are_refused(size: int, images: int, batch: int, message: str) -> None:
     with as_one_of(size, 0), pytest.raises(ConfigError, match=message) as caught:

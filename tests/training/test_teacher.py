@@ -144,7 +144,7 @@ def test_without_names_as_many_are_needed(teach: Callable[..., Teacher], dataset
 @pytest.mark.parametrize(
     ("net", "words"),
     [
-        (Colours(shape=(3, 1, 1)), r"gives no logits: \[2, 3, 1, 1\] for two images"),
+        (Colours(shape=(3, 1, 1)), r"gives no logits: \[2, 3, 1, 1\] for two inputs"),
         (Colours((0,)), r"gives no logits: \[2, 1\]"),
         (Colours(soft=True), "no logits but probabilities"),
     ],
@@ -178,7 +178,7 @@ def test_sizes_that_do_not_fit_are_refused(teach: Callable[..., Teacher]) -> Non
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return self.head(images.flatten(1))
 
-    with pytest.raises(ConfigError, match=r"does not take images \[2, 3, 16, 16\]"):
+    with pytest.raises(ConfigError, match=r"does not take inputs \[2, 3, 16, 16\]"):
         teach(Wide())
 
 

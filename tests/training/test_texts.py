@@ -8,10 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgetune.errors import StageError
+from edgetune.models import build_model
 from edgetune.progress import Silent
 from edgetune.training.accelerator import choose_accelerator
 from edgetune.training.frozen import compute_features
-from edgetune.training.texts import Texts, bucketed, text_feed
+from edgetune.training.texts import Texts, bucketed, check_memory, step_bytes, text_feed
 
 
 @given(st.lists(st.integers(1, 60), min_size=2, max_size=300), st.integers(1, 16), st.integers(1, 3))
@@ -39,9 +41,10 @@ def test_like_lengths_meet_and_epochs_differ() -> None:
     assert filled(one) < 1.1 * int(lengths.sum()) < 0.7 * filled(shuffled)
     assert [pick.tolist() for pick in one] != [pick.tolist() for pick in other]
     assert [pick.tolist() for pick in one] == [pick.tolist() for pick in bucketed(lengths, 16, 0, 1)]
-    # Not the shortest first: a batch's place says nothing of its length.
+    # The largest first, for memory's sake; for the rest a batch's place says nothing of its length.
     means = [float(lengths[pick].float().mean()) for pick in one]
-    assert means != sorted(means)
+    assert int(lengths[one[0]].max()) == int(lengths.max())
+    assert means[1:] not in (sorted(means[1:]), sorted(means[1:], reverse=True))
 
 
 def test_batches_are_filled_up_to_their_longest() -> None:
@@ -54,6 +57,27 @@ def test_batches_are_filled_up_to_their_longest() -> None:
     assert first.targets.tolist() == [1, 1]
     assert first.inputs.tolist()[1] == [[1, 2, 3, 4, 5, 9, 9], [1, 1, 1, 1, 1, 0, 0]]
     assert second.inputs.shape == (2, 2, 3)
+
+
+def test_a_batch_that_memory_cannot_hold_is_refused(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = build_model(f"hf:{bert}", 2)
+    small, large = step_bytes(net, (4, 2, 10)), step_bytes(net, (8, 2, 40))
+    # Of two layers of 32 the products' inputs alone, and more where more is kept; parameters three times.
+    fixed = 3 * sum(p.nbytes for p in net.parameters())
+    assert fixed + 4 * 2 * 8 * 40 * 6 * 32 < large < fixed + 4 * 2 * 8 * 40 * 60 * 32
+    assert large > small
+    for parameter in net.get_submodule("encoder").parameters():
+        parameter.requires_grad_(False)
+    assert step_bytes(net, (8, 2, 40)) < (large - fixed) / 4
+    texts = Texts([np.ones(40, np.int32), np.ones(3, np.int32)], torch.zeros(2), 0)
+    check_memory(net, texts, 32)
+    monkeypatch.setattr("edgetune.training.texts.free_bytes", lambda: 1000)
+    with pytest.raises(
+        StageError, match=r"a batch of 2 texts of up to 40 tokens takes .* GB of memory"
+    ) as caught:
+        check_memory(net, texts, 32)
+    assert "finetune.batch" in caught.value.hint
+    assert "model.length" in caught.value.hint
 
 
 class Sums(torch.nn.Module):

@@ -93,6 +93,7 @@ def build(
     _parse(trt, log, network, job)
     config = engine.given(log, "a builder configuration", builder.create_builder_config())
     _configure(trt, config, job, strong, note)
+    _add_profiles(log, builder, config, job)
     found: dict[str, Any] = {"timing_cache": "none"}
     # Both are held until the build is over: the configuration does not keep Python's objects alive.
     calibrator = dla.configure(trt, builder, network, config, job, scales, found)
@@ -173,10 +174,25 @@ def _parse(trt: Any, log: Any, network: Any, job: Build) -> None:
         )
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
     free = [tensor.name for tensor in inputs if any(size < 0 for size in tuple(tensor.shape))]
-    if free:
+    if free and not job.lengths:
         raise Problem(
             f"{job.onnx}: input {free[0]!r} has no fixed shape", "export with a fixed batch size", 5
         )
+
+
+def _add_profiles(log: Any, builder: Any, config: Any, job: Build) -> None:
+    """Add an optimization profile for each length of texts, of that length alone: TensorRT tunes kernels for each.
+
+    One engine then serves all lengths and holds the weights once.
+    """
+    for length in job.lengths:
+        profile = engine.given(log, "an optimization profile", builder.create_optimization_profile())
+        for name, shape in job.shapes(length).items():
+            profile.set_shape(name, shape, shape, shape)
+        if config.add_optimization_profile(profile) < 0:
+            raise Problem(
+                f"{job.name}: TensorRT takes no profile of {length} tokens: {messages.reasons(log)}", code=5
+            )
 
 
 def _described(error: Any) -> str:

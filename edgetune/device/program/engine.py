@@ -2,7 +2,7 @@
 
 A plan is refused by TensorRT with None and a message to the logger; the message is put into words that name
 both sides. Memory is page-locked on the host and allocated once. It knows nothing of building, samples or
-statistics. It may import messages, plan, problem and sidecar.
+statistics. It may import lengths, messages, plan, problem and sidecar.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from . import messages, sidecar
+from .lengths import profiles_of
 from .plan import Tensor
 from .problem import Problem
 
@@ -86,7 +87,7 @@ class Engine:
     Use it in a `with` statement, or call `close`.
 
     Attributes:
-        inputs: what goes in.
+        inputs: what goes in; of several lengths of texts, at the one that was chosen, the longest at first.
         outputs: what comes out.
         device_memory: bytes that running takes beside weights and inputs, None where the library does not tell.
     """
@@ -130,7 +131,9 @@ class Engine:
         self._runtime = _runtime(trt, log, dla_core)
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
-            raise _refusal(trt, log, self._plan, content, cuda.compute_capability)
+            raise sidecar.refusal(
+                self._plan, content, messages.reasons(log), str(trt.__version__), cuda.compute_capability
+            )
         self.inputs, self.outputs = _tensors(trt, self._engine, self._plan)
         self.device_memory = device_memory(self._engine)
         self._context = self._engine.create_execution_context()
@@ -140,6 +143,14 @@ class Engine:
                 "memory is short: close other programs, or add swap",
             )
         self._stream = self._kept(cuda.stream(), cuda.end_stream)
+        self._lengths = profiles_of(self._engine, self.inputs, self._plan)
+        self.choose(max(self._lengths, default=0))
+        for tensor in self.inputs + self.outputs:
+            if any(size < 0 for size in tensor.shape):
+                raise Problem(
+                    f"{self._plan}: {tensor.name!r} is of open size {list(tensor.shape)}, which is not run here",
+                    code=5,
+                )
         self._marks = [self._kept(cuda.event(), cuda.end_event) for _ in range(2)]
         self._host: dict[str, int] = {}
         self._device: dict[str, int] = {}
@@ -150,6 +161,26 @@ class Engine:
             self._device[tensor.name] = self._kept(cuda.malloc(size), cuda.free)
             if not self._context.set_tensor_address(tensor.name, self._device[tensor.name]):
                 raise self._failed(f"takes no memory for {tensor.name!r}")
+
+    def choose(self, length: int) -> None:
+        """Take texts of one length from here on; 0: its sizes are fixed.
+
+        Raises:
+            Problem: it has no profile of that length, or does not take it.
+        """
+        if not length:
+            return
+        if length not in self._lengths:
+            raise Problem(f"{self._plan}: takes no texts of {length} tokens", "build it again", 5)
+        index, shapes, context = list(self._lengths).index(length), self._lengths[length], self._context
+        taken = context.set_optimization_profile_async(index, self._stream)
+        if not (taken and all(context.set_input_shape(name, shape) for name, shape in shapes.items())):
+            raise self._failed(f"takes no profile of {length} tokens")
+        self._cuda.wait(self._stream)
+        self.inputs, self.outputs = (
+            [tensor._replace(shape=tuple(context.get_tensor_shape(tensor.name))) for tensor in side]
+            for side in (self.inputs, self.outputs)
+        )
 
     def _kept(self, made: int, end: Callable[[int], None]) -> int:
         self._close.append(lambda: end(made))
@@ -355,33 +386,8 @@ def _tensors(trt: Any, engine: Any, plan: str) -> tuple[list[Tensor], list[Tenso
         name = engine.get_tensor_name(index)
         kind = engine.get_tensor_dtype(name).name
         shape = tuple(engine.get_tensor_shape(name))
-        if kind not in _DTYPES or any(size < 0 for size in shape):
+        if kind not in _DTYPES:
             raise Problem(f"{plan}: {name!r} is {kind} {list(shape)}, which is not run here", code=5)
         tensor = Tensor(name, _DTYPES[kind], shape)
         (inputs if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT else outputs).append(tensor)
     return inputs, outputs
-
-
-def _refusal(trt: Any, log: Any, plan: str, content: bytes, here: str) -> Problem:
-    """Put into words why TensorRT did not take a plan."""
-    said = messages.reasons(log)
-    versions = re.search(r"expecting library version (\S+) got (\S+?),", said)
-    compute = re.search(r"expecting compute (\S+) got compute (\S+?),", said)
-    hint = "engines are built on the device that runs them: build it here"
-    if versions:
-        own = str(trt.__version__)
-        built = next((v for v in versions.groups() if not sidecar.same_version(v, own)), versions.group(2))
-        why = f"it was built by TensorRT {built}, here is {own}"
-    elif "Version tag does not match" in said:
-        why = f"it was built by another TensorRT than {trt.__version__}, which is here"
-    elif compute:
-        built = next((c for c in compute.groups() if c != here), compute.group(2))
-        why = f"it was built on a GPU of compute capability {built}, here is {here}"
-    elif "MAGIC_TAG" in said.upper():
-        why = "it is no plain plan"
-        if content[4:5] == b"{":
-            why += ": a description stands before the engine, as Ultralytics writes it"
-            hint = "export the ONNX and build it here"
-    else:
-        why = "TensorRT does not take it"
-    return Problem(f"{plan}: the engine cannot be loaded: {why} ({said})", hint, 5)

@@ -215,7 +215,9 @@ def _summary(result: dict[str, Any], work: plan.Work) -> list[str]:
         )
         if built.get("fallback_layers"):
             rows.append(f"  {name}: {fell_back(built)}: {', '.join(built['fallback_names'][:NAMED])}")
-    for what, timed in result["timing"].items():
+    for name, timed in result["timing"].items():
+        kind, _, length = name.partition("-")
+        what = f"{kind}, {length} tokens" if length else kind
         for name in result["engines"]:
             times = sorted(ms for block in timed["blocks"] if block["name"] == name for ms in block["ms"])
             if times:

@@ -25,6 +25,10 @@ class Tensor(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
 
+    def at(self, length: int) -> tuple[int, ...]:
+        """Return its shape for texts of another length, which is the last size."""
+        return (*self.shape[:-1], length)
+
 
 class Build(NamedTuple):
     """An engine to build.
@@ -40,6 +44,8 @@ class Build(NamedTuple):
         dla_core: None: the GPU.
         scales: path of the scales of a graph without Q/DQ, for INT8 on a DLA up to TensorRT 10.7; empty: none.
         timing_cache: path of this device's cache of timings; empty: none.
+        lengths: of texts, where the network leaves them open, the longest last; empty: its inputs are of fixed size.
+        inputs: of the network, at the longest; empty without `lengths`.
     """
 
     name: str
@@ -52,6 +58,12 @@ class Build(NamedTuple):
     dla_core: int | None = None
     timing_cache: str = ""
     scales: str = ""
+    lengths: tuple[int, ...] = ()
+    inputs: tuple[Tensor, ...] = ()
+
+    def shapes(self, length: int) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the inputs for texts of one length, by name."""
+        return {tensor.name: tensor.at(length) for tensor in self.inputs}
 
 
 def refuse_typing(job: Build, version: tuple[int, ...]) -> None:
@@ -84,6 +96,7 @@ class Samples(NamedTuple):
         table: path of what the values become as float32, `[C, 256]`; empty: the network takes uint8.
         expected: paths of the outputs that ONNX Runtime gave, float32 `[number, K]`, by engine.
         labels: of the class, or None where it is not known.
+        lengths: of each sample, where the plan has several; empty: all have the inputs' own.
     """
 
     number: int
@@ -91,6 +104,7 @@ class Samples(NamedTuple):
     table: str
     expected: dict[str, str]
     labels: list[int | None]
+    lengths: tuple[int, ...] = ()
 
 
 class Work(NamedTuple):
@@ -102,7 +116,7 @@ class Work(NamedTuple):
         name: of the run.
         wanted: what it was made for: `profile`, `module`, `jetpack`, `tensorrt`, `no_int8` (why none is built),
             `power_mode`, `compute_capability`, `memory_gb`.
-        input: of the networks.
+        input: of the networks, of texts at the longest.
         outputs: of the networks.
         classes: names, for the user's own code.
         builds: engines, the baseline first.
@@ -111,6 +125,7 @@ class Work(NamedTuple):
         trtexec_samples: how many samples are compared where each takes a process of its own.
         int8_nodes: names of the nodes that the INT8 network has quantized.
         more_inputs: of networks that take several, those behind `input`; a sample holds one behind the other.
+        lengths: of texts that come in several, growing; empty: one.
     """
 
     folder: Path
@@ -126,6 +141,16 @@ class Work(NamedTuple):
     trtexec_samples: int
     int8_nodes: tuple[str, ...] = ()
     more_inputs: tuple[Tensor, ...] = ()
+    lengths: tuple[int, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """All inputs, in the order in which a sample holds them."""
+        return (self.input, *self.more_inputs)
+
+    def timed(self, kind: str, length: int = 0) -> str:
+        """Return what a timing is called: the longest texts have the plain name, as what has one length."""
+        return kind if length in (0, *self.lengths[-1:]) else f"{kind}-{length}"
 
     @property
     def results(self) -> Path:
@@ -190,6 +215,8 @@ def _tensor(entry: dict[str, Any]) -> Tensor:
 def _work(folder: Path, digest: str, content: dict[str, Any]) -> Work:
     results = folder / RESULTS
     samples = content["samples"]
+    first, more = _tensor(content["input"]), tuple(_tensor(entry) for entry in content.get("more_inputs", []))
+    lengths = tuple(int(length) for length in content.get("lengths", []))
     builds = [
         Build(
             name=_plain(entry["name"]),
@@ -202,6 +229,8 @@ def _work(folder: Path, digest: str, content: dict[str, Any]) -> Work:
             dla_core=entry.get("dla_core"),
             timing_cache=str(results / "timing.cache"),
             scales=str(folder / _plain(entry["scales"])) if entry.get("scales") else "",
+            lengths=lengths,
+            inputs=(first, *more) if lengths else (),
         )
         for entry in content["engines"]
     ]
@@ -210,7 +239,7 @@ def _work(folder: Path, digest: str, content: dict[str, Any]) -> Work:
         digest=digest,
         name=str(content["name"]),
         wanted=dict(content["wanted"]),
-        input=_tensor(content["input"]),
+        input=first,
         outputs=tuple(_tensor(entry) for entry in content["outputs"]),
         classes=tuple(content["classes"]),
         builds=tuple(builds),
@@ -220,9 +249,11 @@ def _work(folder: Path, digest: str, content: dict[str, Any]) -> Work:
             table=str(folder / _plain(samples["table"])) if samples["table"] else "",
             expected={name: str(folder / _plain(file)) for name, file in samples["expected"].items()},
             labels=list(samples["labels"]),
+            lengths=tuple(int(length) for length in samples.get("lengths", [])),
         ),
         timing=dict(content["timing"]),
         trtexec_samples=int(content["trtexec_samples"]),
         int8_nodes=tuple(str(name) for name in content.get("int8_nodes", [])),
-        more_inputs=tuple(_tensor(entry) for entry in content.get("more_inputs", [])),
+        more_inputs=more,
+        lengths=lengths,
     )

@@ -8,6 +8,7 @@ It knows nothing of TensorRT's objects. It may import files and problem.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,34 @@ def same_version(one: str, other: str) -> bool:
     """Whether two versions agree as far as both go: the bindings say 10.3.0, the library 10.3.0.30."""
     pairs = zip(one.split("-")[0].split("+")[0].split("."), other.split("-")[0].split("+")[0].split("."))
     return all(a == b for a, b in pairs)
+
+
+def refusal(plan: str, content: bytes, said: str, own: str, here: str) -> Problem:
+    """Put into words why TensorRT did not take a plan.
+
+    Args:
+        plan: its path.
+        content: its bytes.
+        said: what TensorRT said.
+        own: version of the TensorRT that is here.
+        here: compute capability of the GPU.
+    """
+    versions = re.search(r"expecting library version (\S+) got (\S+?),", said)
+    compute = re.search(r"expecting compute (\S+) got compute (\S+?),", said)
+    hint = "engines are built on the device that runs them: build it here"
+    if versions:
+        built = next((v for v in versions.groups() if not same_version(v, own)), versions.group(2))
+        why = f"it was built by TensorRT {built}, here is {own}"
+    elif "Version tag does not match" in said:
+        why = f"it was built by another TensorRT than {own}, which is here"
+    elif compute:
+        built = next((c for c in compute.groups() if c != here), compute.group(2))
+        why = f"it was built on a GPU of compute capability {built}, here is {here}"
+    elif "MAGIC_TAG" in said.upper():
+        why = "it is no plain plan"
+        if content[4:5] == b"{":
+            why += ": a description stands before the engine, as Ultralytics writes it"
+            hint = "export the ONNX and build it here"
+    else:
+        why = "TensorRT does not take it"
+    return Problem(f"{plan}: the engine cannot be loaded: {why} ({said})", hint, 5)

@@ -22,7 +22,8 @@ from . import bindings, layers, sidecar, timing, trtexec
 from .children import end_with_parent
 from .engine import Engine
 from .files import read_json, sha256_of, write_json
-from .inputs import feeds, split
+from .inputs import first, length_of, split
+from .lengths import apart, plan_at
 from .plan import Build, Tensor, Work
 from .problem import OutOfMemory, Problem
 from .trtexec_failures import smaller
@@ -85,19 +86,21 @@ class Bindings(Tool):
         plan = _ready(job, self.version, self._cuda.compute_capability)
         with Engine(self._trt, self._cuda, plan, self._say, job.dla_core) as engine:
             for one in inputs:
+                engine.choose(length_of(work, one))
                 found = engine.run(_named(engine.inputs, job, work, one))
                 yield {spec.name: as_float32(found[spec.name], spec.dtype) for spec in engine.outputs}
 
-    def times(self, jobs: list[Build], work: Work, copies: bool) -> dict[str, Any]:
+    def times(self, jobs: list[Build], work: Work, copies: bool, length: int = 0) -> dict[str, Any]:
         """Time in rounds of a few queries each, all engines loaded."""
         settings = work.timing
-        first = next(feeds(work, 1))
+        one = first(work, length)
         with ExitStack() as stack:
             queries, graphs = {}, {}
             for job in jobs:
                 plan = _ready(job, self.version, self._cuda.compute_capability)
                 engine = stack.enter_context(Engine(self._trt, self._cuda, plan, self._say, job.dla_core))
-                engine.run(_named(engine.inputs, job, work, first))
+                engine.choose(length)
+                engine.run(_named(engine.inputs, job, work, one))
                 queries[job.name], graphs[job.name] = _query(engine, copies, job.dla_core is None)
             timed = timing.interleave(
                 queries, settings["warmup_s"], settings["seconds"], int(settings["queries"]),
@@ -109,7 +112,7 @@ class Bindings(Tool):
         """Time every layer, by TensorRT's profiler."""
         plan = _ready(job, self.version, self._cuda.compute_capability)
         with Engine(self._trt, self._cuda, plan, self._say, job.dla_core) as engine:
-            engine.run(_named(engine.inputs, job, work, next(feeds(work, 1))))
+            engine.run(_named(engine.inputs, job, work, first(work, max(work.lengths, default=0))))
             return {"count": PROFILED_RUNS, "layers": engine.profile(PROFILED_RUNS)}
 
 
@@ -125,29 +128,35 @@ class Trtexec(Tool):
         self._path, self._say = path, say
 
     def build(self, job: Build, found: dict[str, Any], work: Work) -> dict[str, Any]:
-        """Build, with smaller settings where memory does not suffice."""
-        built = _with_less(
-            job,
-            lambda job: trtexec.build(self._path, job, self.version, _scales(job)),
-            self.version,
-            self._say,
-        )
-        return _kept(*built, found, work, self.version)
+        """Build, with smaller settings where memory does not suffice; of several lengths, an engine each."""
+        made = []
+        for one in apart(job):
+            built = _with_less(
+                one,
+                lambda job: trtexec.build(self._path, job, self.version, _scales(job)),
+                self.version,
+                self._say,
+            )
+            made.append(_kept(*built, found, work, self.version))
+        together = {name: sum(each[name] for each in made) for name in ("seconds", "plan_bytes")}
+        return {**made[-1], **together, "files": [file for each in made for file in each["files"]]}
 
     def outputs(self, job: Build, work: Work, inputs: Iterable[bytes]) -> Iterator[dict[str, bytes]]:
         """Run one input after another, each in a process of its own."""
-        plan = _ready(job, self.version)
         folder = _scratch(work)
         for one in inputs:
-            given = {}
+            length, given = length_of(work, one), {}
+            plan = _ready(job, self.version, length=length)
             for index, (name, content) in enumerate(split(work, one).items()):
                 raw = Path(folder) / f"input{index or ''}.bin"
                 raw.write_bytes(content)
                 given[name] = raw.name
-            found = trtexec.outputs(self._path, plan, self.version, given, folder, job.dla_core)
+            found = trtexec.outputs(
+                self._path, plan, self.version, given, folder, job.dla_core, shapes=job.shapes(length)
+            )
             yield {name: array("f", values).tobytes() for name, values in found.items()}
 
-    def times(self, jobs: list[Build], work: Work, copies: bool) -> dict[str, Any]:
+    def times(self, jobs: list[Build], work: Work, copies: bool, length: int = 0) -> dict[str, Any]:
         """Time in a few rounds of runs, each loading the engine anew."""
         settings, key = work.timing, "latency_ms" if copies else "compute_ms"
         rounds = max(1, min(TRTEXEC_ROUNDS, int(settings["rounds"])))
@@ -159,9 +168,9 @@ class Trtexec(Tool):
             for job in order.sample(jobs, len(jobs)):
                 begun = time.monotonic()
                 taken = trtexec.times(
-                    self._path, _ready(job, self.version), self.version, settings["seconds"] / rounds,
-                    1000 * settings["warmup_s"], copies, folder, -(-int(settings["queries"]) // rounds),
-                    job.dla_core,
+                    self._path, _ready(job, self.version, length=length), self.version,
+                    settings["seconds"] / rounds, 1000 * settings["warmup_s"], copies, folder,
+                    -(-int(settings["queries"]) // rounds), job.dla_core, shapes=job.shapes(length),
                 )  # fmt: skip
                 # Loading and warming up are in it as well.
                 block = {"name": job.name, "round": index, "start_s": begun, "end_s": time.monotonic()}
@@ -172,8 +181,11 @@ class Trtexec(Tool):
 
     def profile(self, job: Build, work: Work) -> dict[str, Any]:
         """Time every layer, in a run of its own."""
-        plan = _ready(job, self.version)
-        return trtexec.profile(self._path, plan, self.version, PROFILED_S, _scratch(work), job.dla_core)
+        shapes = job.shapes(max(work.lengths, default=0))
+        return trtexec.profile(
+            self._path, _ready(job, self.version), self.version, PROFILED_S, _scratch(work), job.dla_core,
+            shapes=shapes,
+        )  # fmt: skip
 
 
 _ADVICE = "close the desktop and other programs, or add swap; then run again"
@@ -288,16 +300,19 @@ def _kept(
     }
 
 
-def _ready(job: Build, version: tuple[int, ...], capability: str | None = None) -> str:
+def _ready(job: Build, version: tuple[int, ...], capability: str | None = None, length: int = 0) -> str:
     """Return the path of an engine that this TensorRT can load on this GPU, where that is known.
+
+    With a length, of the engine that is built for it alone.
 
     Raises:
         Problem: it was built by or on another; both are named.
     """
-    facts = sidecar.read(job.plan)
+    plan = plan_at(job, length)
+    facts = sidecar.read(plan)
     if facts:
         sidecar.preflight(facts, {"tensorrt": ".".join(map(str, version)), "compute_capability": capability})
-    return job.plan
+    return plan
 
 
 def _named(inputs: list[Tensor], job: Build, work: Work, one: bytes) -> dict[str, bytes]:

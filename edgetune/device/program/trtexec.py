@@ -21,6 +21,7 @@ from .dla import calibration_cache
 from .plan import Build
 from .problem import Problem
 from .trtexec_commands import (
+    Shapes,
     build_command,
     check,
     dotted,
@@ -149,6 +150,7 @@ def times(
     queries: int = 10,
     dla_core: int | None = None,
     limit_s: float | None = None,
+    shapes: Shapes | None = None,
 ) -> dict[str, Any]:
     """Time an engine; the arguments are `time_command`'s, with a folder for the log.
 
@@ -159,7 +161,7 @@ def times(
         Problem: the engine cannot be used here, or the run failed.
     """
     out = f"{folder}/times.json"
-    command = time_command(path, plan, version, seconds, warmup_ms, copies, out, queries, dla_core)
+    command = time_command(path, plan, version, seconds, warmup_ms, copies, out, queries, dla_core, shapes)
     read, ended = _told(command, out, read_times, version, plan, "time", limit_s)
     return {**read, "messages": warnings(ended.text)}
 
@@ -172,6 +174,7 @@ def outputs(
     folder: str,
     dla_core: int | None = None,
     limit_s: float | None = None,
+    shapes: Shapes | None = None,
 ) -> dict[str, list[float]]:
     """Run an engine once; `inputs` are files in `folder`, raw values, by input. Values come back with six digits.
 
@@ -181,7 +184,7 @@ def outputs(
         Problem: the engine cannot be used here, or the run failed.
     """
     plan, out = str(Path(plan).absolute()), str(Path(folder, "outputs.json").absolute())
-    command = output_command(path, plan, version, inputs, out, dla_core)
+    command = output_command(path, plan, version, inputs, out, dla_core, shapes)
     return _told(command, out, read_outputs, version, plan, "run", limit_s, folder)[0]
 
 
@@ -193,6 +196,7 @@ def profile(
     folder: str,
     dla_core: int | None = None,
     limit_s: float | None = None,
+    shapes: Shapes | None = None,
     layers: str = "",
 ) -> dict[str, Any]:
     """Time every layer of an engine: `count` of inferences, and `layers` as `trtexec_files.read_profile` gives them.
@@ -203,7 +207,7 @@ def profile(
         Problem: the engine cannot be used here, or the run failed.
     """
     out = f"{folder}/profile.json"
-    command = profile_command(path, plan, version, seconds, out, dla_core, layers)
+    command = profile_command(path, plan, version, seconds, out, dla_core, shapes, layers)
     return _told(command, out, read_profile, version, plan, "profile", limit_s)[0]
 
 

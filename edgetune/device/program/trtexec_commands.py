@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 import shlex
-from typing import Mapping
+from typing import Mapping, Tuple
 
 from .plan import Build, refuse_typing
 from .problem import Problem
+
+# Of inputs that the engine leaves open, by name.
+Shapes = Mapping[str, Tuple[int, ...]]
 
 
 def dotted(version: tuple[int, ...]) -> str:
@@ -94,6 +97,10 @@ def build_command(
         command += [f"--memPoolSize=workspace:{job.workspace_mb}", "--profilingVerbosity=detailed"]
     if job.optimization_level is not None and version >= (8, 6):
         command.append(f"--builderOptimizationLevel={job.optimization_level}")
+    if job.lengths:
+        # One profile, of one shape.
+        given = _shapes(job.shapes(job.lengths[-1]))
+        command += [f"--{end}Shapes={given}" for end in ("min", "opt", "max")]
     if job.timing_cache:
         command.append(f"--timingCacheFile={job.timing_cache}")
     if job.dla_core is not None:
@@ -121,6 +128,7 @@ def time_command(
     out: str,
     queries: int = 10,
     dla_core: int | None = None,
+    shapes: Shapes | None = None,
 ) -> list[str]:
     """Give the command that times an engine: CUDA graph and spinning wait on every version, copies if wanted.
 
@@ -134,10 +142,11 @@ def time_command(
         out: JSON file for the times of every query.
         queries: to measure at least.
         dla_core: of an engine that was built for a DLA, which runs without a CUDA graph.
+        shapes: of the inputs, where the network leaves them open.
     """
     command = [path, f"--loadEngine={plan}", f"--warmUp={math.ceil(warmup_ms)}"]
     command += [f"--duration={math.ceil(seconds)}", f"--iterations={queries}"]
-    command += _dla(dla_core)
+    command += [*_dla(dla_core), *_given(shapes)]
     if version >= (11,):
         # What had to be asked for is now the rule, and asking for it is warned of.
         command += ["--includeDataTransfers"] if copies else []
@@ -155,6 +164,7 @@ def output_command(
     inputs: Mapping[str, str],
     out: str,
     dla_core: int | None = None,
+    shapes: Shapes | None = None,
 ) -> list[str]:
     """Give the command that runs an engine once on given inputs and writes its outputs.
 
@@ -165,6 +175,7 @@ def output_command(
         inputs: a file with the raw values of each input, by the input's name.
         out: JSON file for the outputs.
         dla_core: of an engine that was built for a DLA.
+        shapes: of the inputs, where the network leaves them open.
 
     Raises:
         Problem: a name or path holds a character that `trtexec` splits its list at.
@@ -181,7 +192,7 @@ def output_command(
             )
         pairs.append(f"{quote}{name}{quote}:{file}")
     command = [path, f"--loadEngine={plan}", f"--loadInputs={','.join(pairs)}"]
-    command += ["--warmUp=0", "--duration=0", "--iterations=1", *_dla(dla_core)]
+    command += ["--warmUp=0", "--duration=0", "--iterations=1", *_dla(dla_core), *_given(shapes)]
     if version >= (11,):
         command.append("--includeDataTransfers")
     return [*command, f"--exportOutput={out}"]
@@ -194,6 +205,7 @@ def profile_command(
     seconds: float,
     out: str,
     dla_core: int | None = None,
+    shapes: Shapes | None = None,
     layers: str = "",
 ) -> list[str]:
     """Give the command that times every layer of an engine, in a run of its own.
@@ -205,9 +217,16 @@ def profile_command(
         seconds: to measure for at least.
         out: JSON file for the times by layer.
         dla_core: of an engine that was built for a DLA.
+        shapes: of the inputs, where the network leaves them open.
         layers: file for what the engine tells of its layers; empty: none. Ignored before 8.4.
     """
-    command = [path, f"--loadEngine={plan}", f"--duration={math.ceil(seconds)}", *_dla(dla_core)]
+    command = [
+        path,
+        f"--loadEngine={plan}",
+        f"--duration={math.ceil(seconds)}",
+        *_dla(dla_core),
+        *_given(shapes),
+    ]
     if version < (11,):
         command += ["--useSpinWait", "--noDataTransfers", "--separateProfileRun"]
     if layers and version >= (8, 4):
@@ -217,3 +236,11 @@ def profile_command(
 
 def _dla(core: int | None) -> list[str]:
     return [] if core is None else [f"--useDLACore={core}"]
+
+
+def _given(shapes: Shapes | None) -> list[str]:
+    return [f"--shapes={_shapes(shapes)}"] if shapes else []
+
+
+def _shapes(shapes: Shapes) -> str:
+    return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in shapes.items())

@@ -46,8 +46,11 @@ class Tool(Protocol):
     def outputs(self, job: Build, work: Work, inputs: Iterable[bytes]) -> Iterator[dict[str, bytes]]:
         """Give float32 outputs by name for one input after another."""
 
-    def times(self, jobs: list[Build], work: Work, copies: bool) -> dict[str, Any]:
-        """Time engines against each other: raw milliseconds by engine and round."""
+    def times(self, jobs: list[Build], work: Work, copies: bool, length: int = 0) -> dict[str, Any]:
+        """Time engines against each other, on texts of one length where there are several.
+
+        Gives raw milliseconds by engine and round.
+        """
 
     def profile(self, job: Build, work: Work) -> dict[str, Any]:
         """Time an engine's layers: `count` of inferences and `layers`, each with name and milliseconds."""
@@ -142,15 +145,13 @@ def do(
         make = partial(_compare, job, work, tool, say)
         attempt(f"compare-{job.name}", engine, "outputs", make, ready[job])
     state = list(ready.values()), work.timing, _locked(found)
-    for name, copies in (("compute", False), ("copies", True)):
-        if ready:
-            attempt(
-                f"time-{name}",
-                result["timing"],
-                name,
-                partial(_timed, list(ready), work, tool, copies, sampler),
-                json.dumps(state),
-            )
+    # The longest texts first: where time or patience ends, they are what there is.
+    for length in reversed(work.lengths or (0,)):
+        for kind, copies in (("compute", False), ("copies", True)):
+            name = work.timed(kind, length)
+            make = partial(_timed, list(ready), work, tool, copies, length, sampler)
+            if ready:
+                attempt(f"time-{name}", result["timing"], name, make, json.dumps(state))
     for job in ready:
         # Beside the timing, which it would disturb: after it.
         make = partial(_profiled, job, work, tool)
@@ -208,10 +209,15 @@ def _locked(found: dict[str, Any]) -> bool:
 
 
 def _timed(
-    jobs: list[Build], work: Work, tool: Tool, copies: bool, sampler: Callable[[], ContextManager[Any]]
+    jobs: list[Build],
+    work: Work,
+    tool: Tool,
+    copies: bool,
+    length: int,
+    sampler: Callable[[], ContextManager[Any]],
 ) -> dict[str, Any]:
     with sampler() as beside:
-        found = tool.times(jobs, work, copies)
+        found = tool.times(jobs, work, copies, length)
     samples = [list(sample) for sample in getattr(beside, "samples", [])]
     # By the clock of the blocks: seconds, mW by rail, °C by zone.
     return {**found, "beside": [sample for sample in samples if sample[1] or sample[2]]}

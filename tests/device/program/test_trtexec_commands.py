@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgetune.device.program.plan import Build
+from edgetune.device.program.plan import Build, Tensor
 from edgetune.device.program.problem import Problem
 from edgetune.device.program.trtexec_commands import (
     build_command,
@@ -33,6 +33,16 @@ JOBS = {
     "fp16-weak": Build("fp16", "fp16.onnx", "fp16.plan", "fp16", "weak", 1024),
     "fp16-strong": Build("fp16", "fp16.onnx", "fp16.plan", "fp16", "strong", 1024),
     "fp32-weak": Build("fp32", "fp32.onnx", "fp32.plan", "fp32", "weak", 256),
+    "texts-weak": Build(
+        "fp16",
+        "fp16.onnx",
+        "fp16.plan",
+        "fp16",
+        "weak",
+        512,
+        lengths=(64,),
+        inputs=(Tensor("input_ids", "int32", (1, 64)), Tensor("attention_mask", "int32", (1, 64))),
+    ),
     "dla-weak": Build("dla", "plain.onnx", "dla.plan", "int8", "weak", 512, None, 1),
     "dla-strong": Build("dla", "int8.onnx", "dla.plan", "int8", "strong", 512, None, 1),
 }
@@ -46,12 +56,15 @@ def commands(job: Build, version: tuple[int, ...]) -> dict[str, list[str]]:
     scales = "scales.calibration" if needs_calibration(job, version) else ""
     core = job.dla_core
     time = (PROGRAM, job.plan, version, 30, 2000)
+    shapes = job.shapes(64) if job.lengths else None
     return {
         "build": build_command(PROGRAM, job, version, "layers.json", scales),
-        "time, computation alone": time_command(*time, False, "times.json", 1000, core),
-        "time, with copies": time_command(*time, True, "times.json", 1000, core),
-        "outputs": output_command(PROGRAM, job.plan, version, {"input": "input.bin"}, "outputs.json", core),
-        "profile": profile_command(PROGRAM, job.plan, version, 3, "profile.json", core),
+        "time, computation alone": time_command(*time, False, "times.json", 1000, core, shapes),
+        "time, with copies": time_command(*time, True, "times.json", 1000, core, shapes),
+        "outputs": output_command(
+            PROGRAM, job.plan, version, {"input": "input.bin"}, "outputs.json", core, shapes
+        ),
+        "profile": profile_command(PROGRAM, job.plan, version, 3, "profile.json", core, shapes),
     }
 
 
