@@ -144,7 +144,7 @@ def show_bench(found: dict[str, Any], folder: Path) -> None:
         early = latency["models"][name]["p90_early_ms"]
         console.print(
             f"{name}, MLPerf: SingleStream {f'{early:.4g} ms' if early else 'too few queries'}, Offline "
-            f"{off['samples_per_second']:.4g} samples/s ({off['samples']} in {off['seconds']:.0f} s)"
+            f"{off['samples_per_second']:,.0f} samples/s ({off['samples']:,} in {off['seconds']:.0f} s)"
         )
     for name, layers in latency["layers"].items():
         _show_layers(name, layers, console)
