@@ -126,6 +126,8 @@ def show_measures(measures: dict[str, Any]) -> None:
 
 def show_bench(found: dict[str, Any], folder: Path) -> None:
     """Show latencies as a table and a plot, who is faster, what else was measured, and the profile's limits."""
+    from edgetune.report.wording import number
+
     latency, console = found["latency"], _console()
     _show_latency(latency, console)
     _plot(latency["models"], console)
@@ -144,7 +146,7 @@ def show_bench(found: dict[str, Any], folder: Path) -> None:
         early = latency["models"][name]["p90_early_ms"]
         console.print(
             f"{name}, MLPerf: SingleStream {f'{early:.4g} ms' if early else 'too few queries'}, Offline "
-            f"{off['samples_per_second']:,.0f} samples/s ({off['samples']:,} in {off['seconds']:.0f} s)"
+            f"{number(off['samples_per_second'])} samples/s ({off['samples']:,} in {off['seconds']:.0f} s)"
         )
     for name, layers in latency["layers"].items():
         _show_layers(name, layers, console)
