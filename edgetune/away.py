@@ -42,7 +42,7 @@ def bundle_run(
     return bundle(
         network, int8, find_data(network, data, progress), target,
         name=report["name"], samples=samples, into=out or run / "bundle", dla_core=dla_core,
-        progress=progress,
+        preset=report["recipe"]["bench"]["preset"], progress=progress,
     )  # fmt: skip
 
 

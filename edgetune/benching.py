@@ -4,6 +4,7 @@ It may import everything but the cli.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from edgetune.stages.bench import bench_models
 from edgetune.steps import roles_of
 
 # Of a profile's limits, those that a measurement of any network meets or does not.
-JUDGED = ("latency_p50_ms", "latency_p99_ms", "memory_mb")
+TITLES = {"latency_p50_ms": "latency, median", "latency_p99_ms": "latency, p99", "memory_mb": "peak memory"}
 
 
 def bench_alone(
@@ -63,6 +64,7 @@ def bench_alone(
     target = load_target(profile)
     _refuse_elsewhere(target, paths)
     settings = section_from("bench", {"preset": preset})
+    asked = replace(asked or Asked(), profile=profile)
     latency = bench_models(
         paths, settings.preset, threads or cores(), provider, asked=asked, progress=progress
     )
@@ -84,7 +86,7 @@ def bench_alone(
 def is_judged(profile: str) -> bool:
     """Whether a profile limits anything that is measured here."""
     gates = load_target(profile).profile.gates
-    return any(getattr(gates, name) is not None for name in JUDGED)
+    return any(getattr(gates, name) is not None for name in TITLES)
 
 
 def as_report(found: dict[str, Any]) -> dict[str, Any]:
@@ -97,13 +99,17 @@ def as_report(found: dict[str, Any]) -> dict[str, Any]:
 
 def _judged(target: Target, latency: dict[str, Any]) -> dict[str, Any]:
     """Hold every model against those of the profile's limits that speak of latency and memory."""
-    limits = {name: getattr(target.profile.gates, name) for name in JUDGED}
-    others = dict.fromkeys(set(Gates.model_fields) - set(JUDGED))
+    limits = {name: getattr(target.profile.gates, name) for name in TITLES}
+    others = dict.fromkeys(set(Gates.model_fields) - set(TITLES))
     wanted = Gates(**{**others, **limits})
-    # Gates read the network that they judge under this name.
-    return {
+    # Gates read the network that they judge under this name; here it may be any.
+    judged = {
         name: judge(wanted, {"latency": {**latency, "models": {"int8": model}, "speedup": None}})
         for name, model in latency["models"].items()
+    }
+    return {
+        name: [gate.model_copy(update={"title": TITLES[gate.name]}) for gate in own]
+        for name, own in judged.items()
     }
 
 

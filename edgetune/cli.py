@@ -28,6 +28,7 @@ from edgetune.lookup import (
     profiles_app,
     progress_for,
     show_judged,
+    typed,
 )
 from edgetune.searches import compare, tune
 from edgetune.single import bench, check, distill, export, finetune, quantize
@@ -73,9 +74,9 @@ def quickstart(
     from edgetune.pipeline import quickstart as quickstart_run
 
     made = quickstart_run(
-        out, accelerator=accelerator, strict=strict, command=_typed(), progress=progress_for(quiet)
+        out, accelerator=accelerator, strict=strict, command=typed(), progress=progress_for(quiet)
     )
-    show_judged(made.report, made.out / PAGE, as_json, junit, strict=strict, note=_reused(made.made))
+    show_judged(made.report, made.out / PAGE, as_json, junit, note=_reused(made.made))
 
 
 @app.command(rich_help_panel=ONE_GO)
@@ -110,10 +111,10 @@ def run(
         look_at_device(target, on, progress)
     made = run_recipe(
         loaded, target, out or Path("runs") / loaded.name,
-        accelerator=accelerator, strict=strict, command=_typed(), progress=progress,
+        accelerator=accelerator, strict=strict, command=typed(), progress=progress,
     )  # fmt: skip
     report = run_on_device(made.out, on, strict, progress)[0] if on else made.report
-    show_judged(report, made.out / PAGE, as_json, junit, strict=strict, note="" if on else _reused(made.made))
+    show_judged(report, made.out / PAGE, as_json, junit, note="" if on else _reused(made.made))
 
 
 @app.command(rich_help_panel=ONE_GO)
@@ -202,7 +203,7 @@ def report(
 
     loaded = current_report(run_folder)
     write_report(loaded, run_folder)
-    show_judged(loaded, run_folder / PAGE, as_json, junit, strict=False)
+    show_judged(loaded, run_folder / PAGE, as_json, junit)
 
 
 app.command(rich_help_panel=AWAY)(bundle)
@@ -229,10 +230,6 @@ def doctor(as_json: AsJson = False) -> None:
         show_findings(findings)
     if any(finding["status"] == "missing" for finding in findings):
         raise typer.Exit(4)
-
-
-def _typed() -> str:
-    return shlex.join(["edgetune", *sys.argv[1:]])
 
 
 def _reused(made: tuple[str, ...] | None) -> str:

@@ -56,6 +56,14 @@ CHIPS = {
     "8.9": Chip(2048, 1024),
     "11.0": Chip(16384, 8192, 20),
 }
+# What no Jetson and no GPU lies outside of by far: beyond it a figure is in another unit.
+UNITS = {
+    "memory_gb": (0.5, 1024, "GB"),
+    "l2_mb": (0.05, 200, "MiB"),
+    "gpu_mhz": (50, 5000, "MHz"),
+    "bandwidth_gb_s": (2, 20_000, "GB/s"),
+    "power_w": (1, 2000, "W"),
+}
 PEAKS = {"int8_dense_tops": "int8", "fp16_dense_tflops": "fp16"}
 
 
@@ -79,13 +87,24 @@ def contradictions(values: Values) -> Found:
         values: of a profile, as its file has them, with what it inherits.
     """
     modes, jetpacks = _entries(values, "modes"), _entries(values, "jetpacks")
+    yield from (((key,), said) for key, said in _units(values))
     yield from _whole(values, modes, jetpacks)
     yield from _accelerators(values)
     for name, mode in modes.items():
-        yield from (((("modes", name, key), said)) for key, said in _mode(values, mode))
+        yield from (((("modes", name, key), said)) for key, said in [*_units(mode), *_mode(values, mode)])
     yield from _order(modes)
     for name, jetpack in jetpacks.items():
         yield from (((("jetpacks", name, key), said)) for key, said in _jetpack(values, name, jetpack, modes))
+
+
+def _units(values: Values) -> Iterator[tuple[str, str]]:
+    for key, (least, most, unit) in UNITS.items():
+        value = _number(values, key)
+        if value and not least <= value <= most:
+            yield (
+                key,
+                f"{value:g} {unit} is none that there is ({least:g} to {most:g}): is it in another unit?",
+            )
 
 
 def _whole(values: Values, modes: Mapping[str, Values], jetpacks: Mapping[str, Values]) -> Found:
@@ -134,6 +153,8 @@ def _mode(values: Values, mode: Values) -> Iterator[tuple[str, str]]:
     capability = str(values.get("compute_capability") or "")
     chip = CHIPS.get(capability)
     sms, mhz = _number(mode, "sms"), _number(mode, "gpu_mhz")
+    # What a clock in another unit makes of the peaks would hide where the mistake is.
+    mhz = None if any(key == "gpu_mhz" for key, _ in _units(mode)) else mhz
     int8, fp16 = _number(mode, "int8_dense_tops"), _number(mode, "fp16_dense_tflops")
     if sms and chip and chip.sms and values.get("kind") == "jetson" and sms > chip.sms:
         yield "sms", f"{sms:g}, but no Jetson of compute capability {capability} has more than {chip.sms}"

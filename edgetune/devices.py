@@ -103,12 +103,13 @@ def judged_on_device(
     """
     for option in (name for name, value in here.items() if value):
         raise typer.BadParameter(
-            "is for this machine; on a device the bundle says how", param_hint=f"--{option} with --on"
+            "is for this machine; on a device the run's recipe and bundle say how",
+            param_hint=f"--{option} with --on",
         )
     from edgetune.away import one_run, run_on_device
 
     judged, page = run_on_device(one_run(folders), url, strict=False, progress=progress_for(quiet), only=only)
-    show_judged(judged, page, as_json, junit, strict=False)
+    show_judged(judged, page, as_json, junit)
 
 
 def verify(
@@ -126,7 +127,7 @@ def verify(
     """Judge what a device measured: agreement, accuracy, latency, energy (exit 7: a gate failed)."""
     from edgetune.away import verify_bundle
 
-    show_judged(*verify_bundle(folder, run, strict=strict), as_json, junit, strict=strict)
+    show_judged(*verify_bundle(folder, run, strict=strict), as_json, junit)
 
 
 @device_app.command("probe")

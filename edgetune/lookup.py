@@ -4,6 +4,8 @@ Everything heavy is imported inside the verbs, so that --help answers at once.
 """
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,8 +32,13 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
 
 
+def typed() -> str:
+    """Return what the user typed, as a shell takes it."""
+    return shlex.join(["edgetune", *sys.argv[1:]])
+
+
 def show_judged(
-    report: dict[str, Any], page: Path, as_json: bool, junit: Path | None, *, strict: bool, note: str = ""
+    report: dict[str, Any], page: Path, as_json: bool, junit: Path | None, *, note: str = ""
 ) -> None:
     """Print a judged report, write its gates for CI where that is asked for, and end with its exit code.
 
@@ -40,7 +47,6 @@ def show_judged(
         page: that shows it.
         as_json: print JSON.
         junit: the file for CI.
-        strict: a gate that could not be judged counts as failed.
         note: a line for people.
 
     Raises:
@@ -50,7 +56,7 @@ def show_judged(
     if junit is not None:
         from edgetune.report.junit import write_junit
 
-        write_junit(report, junit, strict=strict)
+        write_junit(report, junit)
     if as_json:
         print_json(report)
     else:

@@ -86,11 +86,12 @@ class CheckSection(Section):
 
 
 class BenchSection(Section):
-    """Latency on this machine.
+    """Latency on this machine, and of a bundle's engines on a device.
 
     Attributes:
         preset: `quick` (2 s per network), `standard` (30 s and 1,000 queries), or `mlperf` (the rules of its
-            SingleStream and Offline scenarios: 20 minutes per network).
+            SingleStream and Offline scenarios: 20 minutes per network). A device times its engines as `standard`
+            does, or with `mlperf` as SingleStream alone, with copies and without: 20 minutes per engine.
     """
 
     preset: Literal["quick", "standard", "mlperf"] = "quick"

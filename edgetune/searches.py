@@ -3,14 +3,12 @@
 Everything heavy is imported inside the verbs, so that --help answers at once.
 """
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from edgetune.lookup import AsJson, Quiet, print_json, progress_for
+from edgetune.lookup import AsJson, Quiet, print_json, progress_for, typed
 
 
 def tune(
@@ -35,7 +33,7 @@ def tune(
 
     found = search(
         recipe, trials, out, profile=profile, accelerator=accelerator,
-        command=shlex.join(["edgetune", *sys.argv[1:]]), progress=progress_for(quiet),
+        command=typed(), progress=progress_for(quiet),
     )  # fmt: skip
     if as_json:
         print_json(found)
@@ -59,8 +57,7 @@ def compare(
     """Does it pay? Learning curves of runs side by side, and what each gains, with intervals over seeds."""
     from edgetune.steps import compare_runs
 
-    command = shlex.join(["edgetune", *sys.argv[1:]])
-    found = compare_runs(runs, out, data, command, progress_for(quiet))
+    found = compare_runs(runs, out, data, typed(), progress_for(quiet))
     if as_json:
         print_json(found)
     else:

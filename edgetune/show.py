@@ -12,6 +12,7 @@ from rich.console import Console
 
 from edgetune.artifact import Artifact
 from edgetune.terminal import console as _console
+from edgetune.terminal import say
 from edgetune.terminal import show_rows as _show_rows
 
 # Places named of one reason; --json names all.
@@ -125,34 +126,37 @@ def show_measures(measures: dict[str, Any]) -> None:
 
 def show_bench(found: dict[str, Any], folder: Path) -> None:
     """Show latencies as a table and a plot, who is faster, what else was measured, and the profile's limits."""
+    from edgetune.report.wording import number
+
     latency, console = found["latency"], _console()
     _show_latency(latency, console)
     _plot(latency["models"], console)
     if latency["ranking"]:
         said = latency["ranking"]["sentence"]
-        console.print(said if latency["trusted"] else f"{said}; the times themselves are not to be trusted")
+        say(said if latency["trusted"] else f"{said}; the times themselves are not to be trusted")
     for title, part in (
         ("computation alone", "compute"),
         ("from the image file to the answer", "end_to_end"),
     ):
         for name, model in (latency[part] or {"models": {}})["models"].items():
-            doubt = "" if latency[part]["trusted"] else f", not to be trusted: {latency[part]['why']}"
-            console.print(f"{name}, {title}: p50 {_span(model)} ms, p99 {model['p99_ms']:.4g} ms{doubt}")
+            console.print(f"{name}, {title}: p50 {_span(model)} ms, p99 {model['p99_ms']:.4g} ms")
+        if latency[part] and not latency[part]["trusted"]:
+            _show_doubts(f"{title}: not to be trusted", latency[part]["why"])
     for name, off in (latency["offline"] or {}).items():
         early = latency["models"][name]["p90_early_ms"]
         console.print(
             f"{name}, MLPerf: SingleStream {f'{early:.4g} ms' if early else 'too few queries'}, Offline "
-            f"{off['samples_per_second']:.4g} samples/s ({off['samples']} in {off['seconds']:.0f} s)"
+            f"{number(off['samples_per_second'])} samples/s ({off['samples']:,} in {off['seconds']:.0f} s)"
         )
     for name, layers in latency["layers"].items():
         _show_layers(name, layers, console)
     for name, gates in found["gates"].items():
         for gate in gates:
-            value = "" if gate["value"] is None else f" {gate['value']:.4g} {gate['unit']},"
-            why = f": {gate['why']}" if gate["why"] else ""
-            console.print(
-                f"{name}: {gate['title']}{value} limit {gate['limit']:g} {gate['unit']}: {gate['label']}{why}"
-            )
+            value = "" if gate["value"] is None else f"{gate['value']:.4g} {gate['unit']}, "
+            # For what reasons a timing is not to be trusted has been said.
+            why = gate["why"].removesuffix(f": {latency['why']}") if latency["why"] else gate["why"]
+            said = f"{value}limit {gate['limit']:g} {gate['unit']}: {gate['label']}"
+            say(f"{name}: {gate['title']}: {said}{f': {why}' if why else ''}")
     console.print(f"report: {folder / 'bench.html'}", soft_wrap=True)
 
 
@@ -161,12 +165,15 @@ def _span(model: dict[str, Any]) -> str:
 
 
 def _show_latency(latency: dict[str, Any], console: Console) -> None:
-    figures = ("p90_ms", "p99_ms", "cv", "count", "peak_memory_mb")
+    figures = {
+        "p90_ms": "{:.4g}".format, "p99_ms": "{:.4g}".format, "cv": "{:.0%}".format, "count": "{:,}".format,
+        "peak_memory_mb": "{:.4g}".format,
+    }  # fmt: skip
     rows = [
         (
             name,
             _span(model) if "p50_low_ms" in model else f"{model['p50_ms']:.4g}",
-            *(f"{model[key]:.4g}" if model.get(key) is not None else "-" for key in figures),
+            *(write(model[key]) if model.get(key) is not None else "-" for key, write in figures.items()),
         )
         for name, model in latency["models"].items()
     ]
@@ -174,7 +181,8 @@ def _show_latency(latency: dict[str, Any], console: Console) -> None:
     _show_rows(columns, rows, right=columns[1:])
     batch = f", batch {latency['batch']}" if latency["batch"] else ""
     inputs = f"; inputs: {latency['inputs']}" if latency.get("inputs") else ""
-    console.print(f"{latency['engine']}, {latency['threads']} threads{batch}{inputs}")
+    threads = f"{latency['threads']} thread{'' if latency['threads'] == 1 else 's'}"
+    console.print(f"{latency['engine']}, {threads}{batch}{inputs}")
     for name, model in latency["models"].items():
         placed = model.get("operators") or {}
         if len(placed) > 1:
@@ -184,10 +192,16 @@ def _show_latency(latency: dict[str, Any], console: Console) -> None:
     for note in latency.get("notes") or []:
         console.print(f"note: {note}")
     if not latency.get("trusted", True):
-        first, *more = latency["why"].split("; ")
-        console.print(f"not to be trusted: {first}")
-        for reason in more:
-            console.print(f"  and {reason}")
+        _show_doubts("not to be trusted", latency["why"])
+
+
+def _show_doubts(lead: str, why: str) -> None:
+    from edgetune.report.wording import doubts
+
+    first, *more = doubts(why)
+    say(f"{lead}: {first}")
+    for reason in more:
+        say(f"and {reason}", 2)
 
 
 def _plot(models: dict[str, dict[str, Any]], console: Console) -> None:
@@ -205,7 +219,7 @@ def _plot(models: dict[str, dict[str, Any]], console: Console) -> None:
 
 def _show_layers(name: str, found: dict[str, Any], console: Console) -> None:
     from edgetune.report.layers import costliest, shown
-    from edgetune.report.wording import middle
+    from edgetune.report.wording import middle, number
 
     worst = costliest(found["layers"])
     share = sum(layer["share"] for layer in worst)
@@ -216,13 +230,13 @@ def _show_layers(name: str, found: dict[str, Any], console: Console) -> None:
         (
             middle(shown(layer["name"]), 22), f"{layer['kind']} {layer['precision']}", f"{layer['ms']:.4g}",
             *("-" if amount is None else f"{amount / 1e6:.3g}" for amount in (layer["bytes"], layer["operations"])),
-            "-" if layer["distance"] is None else f"{layer['distance']:.3g}x {layer['bound']}",
+            "-" if layer["distance"] is None else f"{number(layer['distance'])}x {layer['bound']}",
         )
         for layer in worst
     ]  # fmt: skip
     columns = ("layer", "kind", "ms", "MB", "Mop", "over roofline")
     _show_rows(columns, rows, right=columns[2:])
-    console.print(f"{found['source']}; peaks {found['roof']['source']}")
+    say(f"{found['source']}; peaks {found['roof']['source']}")
 
 
 def show_search(found: dict[str, Any], folder: Path) -> None:

@@ -33,9 +33,10 @@ def show_estimate(found: dict[str, Any]) -> None:
         f"fitted to {found['parameters']['rows']} measured latencies; of networks that the fit had not seen, half were "
         f"within {errors['median']:.0%}, nine in ten within {errors['p90']:.0%}"
     )
-    if any(row["basis"] == "related" for row in rows):
+    single = len({row["target"] for row in rows}) == 1
+    if not single and any(row["basis"] == "related" for row in rows):
         say("~ no latency was published of this module: judged by others with the same kind of GPU")
-    if any(row["basis"] == "guess" for row in rows):
+    if not single and any(row["basis"] == "guess" for row in rows):
         say(
             "? no latency was published of modes below a module's maximum, nor of this chip: the interval is a guess"
         )

@@ -3,8 +3,6 @@
 Everything heavy is imported inside the verbs, so that --help answers at once.
 """
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +19,7 @@ from edgetune.lookup import (
     print_json,
     progress_for,
     show_made,
+    typed,
 )
 
 DataFolder = Annotated[
@@ -195,7 +194,9 @@ def bench(
         list[str] | None,
         typer.Option(help="Where sizes are open: NAME=1x3x224x224; may be repeated.", metavar="NAME=SIZES"),
     ] = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Time every layer as well, on the CPU.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Time every layer as well: on the CPU, or of engines.")
+    ] = False,
     data: Annotated[
         Path | None, typer.Option("--data", help="A folder of images: also from the file to the answer.")
     ] = None,
@@ -235,7 +236,7 @@ def bench(
     asked = Asked(batch, shapes_from(shape or ()), data, None if given == Given() else given, layers)
     found = bench_alone(
         models, preset, threads, provider, progress_for(quiet),
-        profile=profile, asked=asked, out=out, command=shlex.join(["edgetune", *sys.argv[1:]]),
+        profile=profile, asked=asked, out=out, command=typed(),
     )  # fmt: skip
     if junit is not None:
         from edgetune.report.junit import write_junit

@@ -14,6 +14,7 @@ from rich.table import Table
 
 # A column that may be broken is not made narrower than this.
 WRAPPED = 16
+KEPT = "\u00a0"
 
 
 def console() -> Console:
@@ -72,6 +73,12 @@ def show_rows(
         out.print(table)
         return
     for row in rows:
-        for index, (column, cell) in enumerate(zip(columns, row, strict=True)):
-            # A path that is cut in two cannot be copied.
-            out.print(f"{'' if index == 0 else '  '}{column}: {cell}", soft_wrap=column not in wrap)
+        first, *rest = (f"{column}: {cell}" for column, cell in zip(columns, row, strict=True))
+        # Name and value stay together where a line holds both.
+        kept = [part.replace(" ", KEPT) if len(part) < out.width - 2 else part for part in rest]
+        # A path that is cut in two cannot be copied.
+        whole = textwrap.fill(
+            "; ".join(kept), out.width, initial_indent="  ", subsequent_indent="  ",
+            break_long_words=False, break_on_hyphens=False,
+        )  # fmt: skip
+        out.print("\n".join(filter(None, [first, whole.replace(KEPT, " ")])), soft_wrap=True)

@@ -13,7 +13,7 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "tensorrt", "matplotlib"
 
 # From the ground up; a module imports only from floors below its own, or from its own folder.
 FLOORS = (
-    ("errors", "progress", "terminal"),
+    ("errors", "progress", "terminal", "counting"),
     ("artifact",),
     ("store", "yaml", "machine", "contradictions"),
     ("learning",),

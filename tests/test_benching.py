@@ -1,6 +1,9 @@
 """The verb bench: any files, several at once; what is refused, judged, shown and written."""
 
 import json
+import os
+import runpy
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +119,18 @@ def test_open_sizes_are_asked_for(bench: Any, tmp_path: Path) -> None:
     assert json.loads(said)["latency"]["batch"] == 4
 
 
+def test_an_input_without_a_shape_is_no_single_number(bench: Any, tmp_path: Path) -> None:
+    model = onnx.load(network(tmp_path / "m.onnx"))
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ConfigError, match="input 'x' has no shape in the file") as caught:
+        bench(tmp_path / "m.onnx")
+    assert "--shape x=1x3x224x224" in caught.value.hint
+    _, said = bench(tmp_path / "m.onnx", "--shape", "x=1x3x8x8", "--json")
+    assert json.loads(said)["latency"]["models"]["m.onnx"]["inputs"] == {"x": [1, 3, 8, 8]}
+
+
 def test_a_network_of_no_nodes_is_refused(bench: Any, tmp_path: Path) -> None:
     value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])
     empty = helper.make_graph([], "empty", [value], [value])
@@ -141,6 +156,40 @@ def test_an_engine_without_tensorrt_says_what_it_was_built_for(
         MissingTool, match=r"built by TensorRT 10\.3\.0 on Jetson Orin Nano, and there is no Tens"
     ):
         bench(tmp_path / "int8.plan", network(tmp_path / "m.onnx"))
+
+
+def test_an_engine_is_timed_by_trtexec_where_the_bindings_are_not(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standin = runpy.run_path(str(Path(__file__).parent / "device/standin_trtexec.py"))
+    tool = standin["install"](tmp_path / "bin", "10.3.0")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    model, plan = network(tmp_path / "m.onnx"), tmp_path / "fp16.plan"
+    built = [tool, f"--onnx={model}", f"--saveEngine={plan}", "--fp16", "--skipInference"]
+    subprocess.run(built, check=True, capture_output=True)
+    code, said = bench(plan, "--profile", "jetson-orin-nano-8gb", "--layers", "--json")
+    latency = json.loads(said)["latency"]
+    assert (code, latency["engine"]) == (0, "TensorRT 10.3.0 (trtexec)")
+    timed, alone = latency["models"]["fp16.plan"], latency["compute"]["models"]["fp16.plan"]
+    assert timed["count"] >= 20
+    # The stand-in's copies take 0.09 ms.
+    assert timed["p50_ms"] - alone["p50_ms"] == pytest.approx(0.09375, abs=0.001)
+    conv, mean = latency["layers"]["fp16.plan"]["layers"]
+    assert (conv["name"], conv["kind"], conv["precision"], mean["ms"]) == ("conv", "Conv", "fp16", 0.02)
+    assert conv["bytes"]
+    # Nothing here tells of which network: no operations are made up.
+    assert (conv["operations"], conv["distance"]) == (None, None)
+    assert latency["notes"] == ["fp16.plan: the operations of its layers are not known"]
+    page = (tmp_path / "bench" / "bench.html").read_text()
+    assert "The costliest layers of" in page
+    with pytest.raises(ConfigError, match="an ONNX file beside an engine"):
+        bench(plan, model)
+    with pytest.raises(ConfigError, match="trtexec times engines as they are") as caught:
+        bench(plan, "--batch", "4")
+    assert "install TensorRT's Python bindings" in caught.value.hint
+    standin["install"](tmp_path / "bin", "8.5.2")
+    with pytest.raises(ArtifactError, match=r"fp16.*TensorRT"):
+        bench(plan)
 
 
 def test_a_profile_s_limits_judge_each_network(

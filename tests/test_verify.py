@@ -127,7 +127,10 @@ def test_a_ci_system_gets_the_gates(copy: Path, tmp_path: Path) -> None:
     verify(copy / "bundle", "--strict", "--junit", tmp_path / "gates.xml")
     strict = ElementTree.parse(tmp_path / "gates.xml").getroot()
     assert (strict.attrib["skipped"], strict.attrib["failures"]) == ("0", str(len(skipped)))
-    # A report repeats the verdict that was given last.
+    # A report repeats the verdict that was given last, and how strictly.
+    again = CliRunner().invoke(cli.app, ["report", str(copy), "--junit", str(tmp_path / "report.xml")])
+    assert again.exit_code == 7, again.output
+    assert ElementTree.parse(tmp_path / "report.xml").getroot().attrib == strict.attrib
     verify(copy / "bundle")
     again = CliRunner().invoke(cli.app, ["report", str(copy), "--junit", str(tmp_path / "report.xml")])
     assert again.exit_code == 0, again.output

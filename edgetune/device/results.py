@@ -129,12 +129,16 @@ class Warm(Part):
 
 
 class Timed(Part):
-    """Raw times. `beside`: seconds, mW by rail, °C by zone, by the clock of the blocks."""
+    """Raw times.
+
+    `beside`: seconds, mW by rail, °C by zone, by the clock of the blocks. `cuda_graph`: whether one launched an engine.
+    """
 
     rounds: Annotated[int, Field(ge=1)]
     blocks: tuple[Block, ...]
     beside: tuple[tuple[float, dict[str, float], dict[str, float]], ...] = ()
     complete: dict[str, bool] = {}
+    cuda_graph: dict[str, bool] = {}
     warmup: dict[str, Warm] = {}
     messages: tuple[str, ...] = ()
 

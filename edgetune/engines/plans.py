@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from edgetune.device.program import bindings, cuda, sidecar, trtexec
+from edgetune.device.program import bindings, cuda, layers, sidecar, trtexec
 from edgetune.device.program.engine import Engine
 from edgetune.device.program.problem import Problem
+from edgetune.device.program.tools import PROFILED_RUNS, PROFILED_S
+from edgetune.device.program.trtexec_files import read_layers
 from edgetune.errors import ArtifactError, ConfigError, EdgetuneError, MissingTool, StageError
 
 ENDINGS = (".plan", ".engine", ".trt")
@@ -47,6 +49,7 @@ class Plans:
     Attributes:
         engine: what runs them, with its version.
         engines: loaded ones by name; empty where only `trtexec` is here.
+        facts: what the file beside each tells, by name.
         notes: what differs from where they were built, and may cost speed.
     """
 
@@ -62,7 +65,7 @@ class Plans:
             ArtifactError: a plan was built for another device or TensorRT, was cut, or is no plan.
         """
         self._plans, self.engines, self.notes = plans, dict[str, Engine](), list[str]()
-        facts = {name: _facts(path) for name, path in plans.items()}
+        self.facts = facts = {name: _facts(path) for name, path in plans.items()}
         said: list[str] = []
         trt = bindings.load(said.append)
         self._trtexec = "" if trt is not None and cuda.libraries() else trtexec.find(os.environ) or ""
@@ -85,6 +88,13 @@ class Plans:
                     core = facts[name].get("dla_core")
                     self.engines[name] = stack.enter_context(Engine(trt, runtime, str(path), None, core))
 
+    def memory_mb(self, name: str) -> float | None:
+        """Return what running takes: the plan's weights and what flows between layers; None: it is not told."""
+        engine = self.engines.get(name)
+        if engine is None or engine.device_memory is None:
+            return None
+        return (engine.device_memory + self._plans[name].stat().st_size) / 1e6
+
     def query(self, name: str, copies: bool) -> Query:
         """Return a function that runs one inference and returns its milliseconds by the GPU's clock."""
         with told_plainly():
@@ -103,10 +113,27 @@ class Plans:
                 for name in order.sample(list(self._plans), len(self._plans)):
                     taken = trtexec.times(
                         self._trtexec, str(self._plans[name].absolute()), self._version, seconds / ROUNDS,
-                        1000 * warmup_s, copies, folder, -(-queries // ROUNDS),
+                        1000 * warmup_s, copies, folder, -(-queries // ROUNDS), self.facts[name].get("dla_core"),
                     )  # fmt: skip
                     found[name].append(np.array(taken[key], dtype=np.float64))
         return found
+
+    def layers(self, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Time every layer, after all other timing.
+
+        Returns:
+            What the engine tells of its layers, as `device.program.layers.summary` has it, and the times of each.
+        """
+        with told_plainly(), tempfile.TemporaryDirectory() as folder:
+            if not self._trtexec:
+                timed = self.engines[name].profile(PROFILED_RUNS)
+                return layers.summary(self.engines[name].layers()), timed
+            told = f"{folder}/layers.json"
+            timed = trtexec.profile(
+                self._trtexec, str(self._plans[name].absolute()), self._version, PROFILED_S, folder,
+                self.facts[name].get("dla_core"), layers=told,
+            )["layers"]  # fmt: skip
+            return layers.summary(read_layers(told)), timed
 
 
 def _facts(path: Path) -> dict[str, Any]:

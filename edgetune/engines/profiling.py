@@ -1,7 +1,7 @@
 """What each node of a network takes on this CPU, by ONNX Runtime's own profiler.
 
 Profiling costs time of its own, so it runs in a session by itself and never where latency is measured. It knows
-nothing of reports. It may import artifact only; ONNX Runtime and onnx besides.
+nothing of reports. It may import counting only; ONNX Runtime and onnx besides.
 """
 
 import json
@@ -10,12 +10,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
+
+from edgetune import counting
 
 Feed = Mapping[str, NDArray[Any]]
 Shape = tuple[int, ...]
@@ -26,45 +28,21 @@ RUNS = 20
 # Both sides of a copy: the second-level cache of a core has so much or more since about 2015.
 CACHE_BYTES = 1 << 19
 MEMORY_BYTES = 1 << 25
-CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger", "NhwcConv")
-PRODUCTS = (
-    *("Gemm", "FusedGemm", "QGemm", "MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger"),
-    *("MatMulIntegerToFloat", "DynamicQuantizeMatMul", "TransposeMatMul"),
-)
-MOVES = (
-    *(
-        "Reshape",
-        "Flatten",
-        "Transpose",
-        "Concat",
-        "Slice",
-        "Split",
-        "Identity",
-        "Squeeze",
-        "Unsqueeze",
-        "Gather",
-    ),
-    *(
-        "ReorderInput",
-        "ReorderOutput",
-        "Expand",
-        "Pad",
-        "Tile",
-        "Shape",
-        "Cast",
-        "DepthToSpace",
-        "SpaceToDepth",
-    ),
-    *("QLinearConcat", "Constant", "ConstantOfShape"),
-)
+# ONNX Runtime's own operators, by the one of ONNX that counts the same: a prefix fewer, or another name.
+_PREFIXES = ("QLinear", "Nhwc", "Fused", "Skip", "Bias", "Fast", "Quick", "Simplified")
+_ALIASES = {
+    **dict.fromkeys(("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"), "MatMul"),
+    **dict.fromkeys(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"), "Cast"),
+    **dict.fromkeys(("ReorderInput", "ReorderOutput"), "Transpose"),
+    **{"ConvInteger": "Conv", "QGemm": "Gemm", "TransposeMatMul": "MatMul"},
+}
 
 
 class Node(TypedDict):
     """One node as it ran, several of the file's fused into one where ONNX Runtime does so.
 
     `precision`: of its output, int8 also for uint8. `bytes`: read and written once, weights included. `operations`:
-    two for each multiplication with its addition, one for each value otherwise, none where values only move; None:
-    not known.
+    as `counting` has them; None: not known.
     """
 
     name: str
@@ -87,8 +65,7 @@ def nodes(model: Path | bytes, feed: Feed, threads: int = 1, runs: int = RUNS) -
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
         events = _events(model, feed, threads, runs, Path(folder), optimised)
-        # Kernels repack their weights, which then are missing from what the profiler tells.
-        weights = _weights(optimised)
+        ran = _ran(optimised)
     times: dict[str, list[float]] = {}
     told: dict[str, dict[str, Any]] = {}
     for event in events:
@@ -96,7 +73,7 @@ def nodes(model: Path | bytes, feed: Feed, threads: int = 1, runs: int = RUNS) -
         times.setdefault(name, []).append(event["dur"] * 1e-3)
         told[name] = event["args"]
     return [
-        _node(name, told[name], found[1:] or found, weights.get(name, [])) for name, found in times.items()
+        _node(name, told[name], found[1:] or found, ran.get(name, _Ran())) for name, found in times.items()
     ]
 
 
@@ -208,8 +185,16 @@ def _events(
     return (e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time"))
 
 
-def _weights(optimised: Path) -> dict[str, list[tuple[Shape, int]]]:
-    """Return shape and bytes of the constants that each node reads; by node."""
+class _Ran(NamedTuple):
+    """What the file that ran tells of a node, and the profiler does not; kernels repack their weights."""
+
+    weights: Sequence[tuple[Shape, int]] = ()
+    window: Shape = ()
+    equation: str = ""
+
+
+def _ran(optimised: Path) -> dict[str, _Ran]:
+    """Return shape and bytes of the constants that each node reads, and the window of a pool; by node."""
     graph = onnx.load(str(optimised)).graph
     sizes = {
         item.name: (
@@ -218,12 +203,16 @@ def _weights(optimised: Path) -> dict[str, list[tuple[Shape, int]]]:
         )
         for item in graph.initializer
     }
-    return {node.name: [sizes[name] for name in node.input if name in sizes] for node in graph.node}
+    found = {}
+    for node in graph.node:
+        said = {item.name: item for item in node.attribute}
+        window = tuple(said["kernel_shape"].ints) if "kernel_shape" in said else ()
+        equation = said["equation"].s.decode() if "equation" in said else ""
+        found[node.name] = _Ran([sizes[name] for name in node.input if name in sizes], window, equation)
+    return found
 
 
-def _node(
-    name: str, told: Mapping[str, Any], times: Sequence[float], weights: Sequence[tuple[Shape, int]]
-) -> Node:
+def _node(name: str, told: Mapping[str, Any], times: Sequence[float], ran: _Ran) -> Node:
     reads, writes = (_tensors(told.get(f"{side}_type_shape", [])) for side in ("input", "output"))
     kind = str(told.get("op_name", ""))
     precision = writes[0][0] if writes else ""
@@ -233,12 +222,14 @@ def _node(
         "kind": kind,
         "precision": {"float": "fp32", "float16": "fp16", "uint8": "int8"}.get(precision, precision),
         "ms": float(np.median(times)),
-        "bytes": moved + sum(size for _, size in weights),
+        "bytes": moved + sum(size for _, size in ran.weights),
         "operations": operations(
             kind,
             [shape for _, shape in reads],
             [shape for _, shape in writes],
-            [shape for shape, _ in weights],
+            [shape for shape, _ in ran.weights],
+            ran.window,
+            ran.equation,
         ),
     }
 
@@ -248,23 +239,31 @@ def _tensors(listed: Sequence[Mapping[str, Sequence[int]]]) -> list[tuple[str, S
 
 
 def operations(
-    kind: str, reads: Sequence[Shape], writes: Sequence[Shape], weights: Sequence[Shape]
+    kind: str,
+    reads: Sequence[Shape],
+    writes: Sequence[Shape],
+    weights: Sequence[Shape],
+    window: Shape = (),
+    equation: str = "",
 ) -> int | None:
-    """Return how many operations a node takes; None where that cannot be told.
+    """Return how many operations a node takes, as `counting` has them; None where that cannot be told.
 
     Args:
-        kind: its operator.
+        kind: its operator, which may be one of ONNX Runtime's own.
         reads: shapes of what it reads, its data first.
         writes: shapes of what it writes.
         weights: shapes of the constants that it reads.
+        window: of a pool.
+        equation: of an Einsum.
     """
-    if kind in MOVES or not writes or not reads:
-        return 0
-    most = max((*weights, *reads[1:]), key=len, default=())
-    if kind in CONVOLUTIONS:
-        return 2 * math.prod(writes[0]) * math.prod(most[1:]) if len(most) > 2 else None
-    if kind == "ConvTranspose":
-        return 2 * math.prod(reads[0]) * math.prod(most[1:]) if len(most) > 2 else None
-    if kind in PRODUCTS:
-        return 2 * math.prod(writes[0]) * reads[0][-1] if reads[0] else None
-    return max(math.prod(reads[0]), math.prod(writes[0]))
+    operator = _in_onnx(kind)
+    if operator in ("Conv", "ConvTranspose"):
+        # Scales and zero points stand between data and weights, or the kernel has taken the weights away.
+        reads = [*reads[:1], max((*weights, *reads[1:]), key=len, default=())]
+    return counting.operations(operator, reads, writes, window, equation)
+
+
+def _in_onnx(kind: str) -> str:
+    while kind not in _ALIASES and (prefix := next((p for p in _PREFIXES if kind.startswith(p)), "")):
+        kind = kind[len(prefix) :]
+    return _ALIASES.get(kind, kind)

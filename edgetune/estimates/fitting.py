@@ -72,7 +72,8 @@ class Row(NamedTuple):
         columns: the network on its hardware.
         target: profile and mode.
         network: its name.
-        measured: how: a source of the published rows, or `plain`: compute alone, without a CUDA graph.
+        measured: how: a source of the published rows; or `plain`: compute alone, without a CUDA graph, or `graph`,
+            with one.
         ms: what was measured.
     """
 
@@ -91,7 +92,7 @@ class Rows:
         parts = zip(*(row.columns for row in rows), strict=True)
         self.columns = Columns(*(np.concatenate(part) for part in parts))
         self.index = np.repeat(np.arange(len(rows)), [len(row.columns.kind) for row in rows])
-        self.graph = np.array([row.measured == "mlperf" for row in rows])[self.index]
+        self.graph = np.array([row.measured in ("mlperf", "graph") for row in rows])[self.index]
         self.ms = np.array([row.ms for row in rows])
         self.targets = np.array([row.target for row in rows])
         self.networks = np.array([row.network for row in rows])

@@ -6,28 +6,25 @@ become one kernel; Q and DQ become types; reshapes and most concatenations cost 
 normalization is one kernel. TensorRT decides by timing and may do otherwise; what a device did is in its
 engine's own layer list.
 
-It knows nothing of devices or of time. It may import quant.graph, quant.macs, quant.lint_view,
+It knows nothing of devices or of time. It may import counting, quant.graph, quant.macs, quant.lint_view,
 estimates.network and estimates.kernels.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnx import NodeProto
 
+from edgetune.counting import FREE
 from edgetune.errors import ArtifactError
-from edgetune.estimates.kernels import WEIGHTED, Kernel, Kind, kind_of, operations
+from edgetune.estimates.kernels import WEIGHTED, Kernel, Kind, kind_of
 from edgetune.estimates.network import Network
 from edgetune.quant.graph import attribute, is_standard
 from edgetune.quant.lint_view import is_qdq
-from edgetune.quant.macs import multiply_accumulates
+from edgetune.quant.macs import multiply_accumulates, operations
 
 # Nodes named of one operator without an estimate.
 SHOWN = 3
-# They change how a tensor is called, not where it lies.
-_FREE = frozenset(
-    {"Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Shape", "Size", "Constant"}
-)
 # Activations that stay a kernel of their own behind a convolution. That is how layer lists of TensorRT 8 show SiLU,
 # and with it the published rows fit better than without, on both architectures that have many of them.
 _APART = frozenset({"Sigmoid", "HardSwish", "Swish", "Mish", "Softplus", "Tanh", "Gelu", "Erf", "Div"})
@@ -58,32 +55,11 @@ def kernels_of(network: Network) -> tuple[Kernel, ...]:
     return tuple(_Fusing(network).kernels())
 
 
-def layers_of(network: Network, layers: Iterable[Iterable[str]]) -> list[Kernel | None]:
-    """Return groups of nodes as one kernel each, such as those that an engine's layers name.
-
-    The kind is that of the node with the most operations. None: nothing in the group runs.
-    """
-    fusing = _Fusing(network)
-    stored = next(iter(kernel.int8_tensors for kernel in fusing.kernels()), frozenset[str]())
-    found: list[Kernel | None] = []
-    for names in layers:
-        wanted = set(names)
-        nodes = [node for node in network.nodes if node.name in wanted]
-        running = [node for node in nodes if kind_of(network, node) is not None]
-        head = max(running, key=lambda node: operations(network, node), default=None)
-        if head is None:
-            found.append(None)
-            continue
-        kind = kind_of(network, head) or "copy"
-        found.append(fusing.measure(_Group(head, kind, network.size(head.output[0]), nodes), stored))
-    return found
-
-
 def _refuse(network: Network) -> None:
     """Refuse what no figure can stand for: operators without an estimate, shapes that depend on values."""
     strange: dict[str, list[str]] = {}
     for node in network.nodes:
-        if _kind_unshaped(network, node) is None and node.op_type not in _FREE and not is_qdq(node):
+        if _kind_unshaped(network, node) is None and node.op_type not in FREE and not is_qdq(node):
             name = node.op_type if is_standard(node) else f"{node.domain}::{node.op_type}"
             strange.setdefault(name, []).append(node.name)
     if strange:
@@ -156,7 +132,7 @@ class _Fusing:
         return self.origin.get(tensor, tensor)
 
     def _is_free(self, node: NodeProto) -> bool:
-        if is_qdq(node) or node.op_type in _FREE or node.op_type == "Cast":
+        if is_qdq(node) or node.op_type in FREE or node.op_type == "Cast":
             return True
         if node.op_type == "Concat":
             return False
@@ -215,7 +191,7 @@ class _Fusing:
                     False, stored, size, 1,
                 )  # fmt: skip
         for group in self.groups:
-            yield self.measure(group, stored)
+            yield self._measure(group, stored)
 
     def _assign(self, node: NodeProto, kind: Kind) -> None:
         made = self.network.size(node.output[0])
@@ -307,7 +283,7 @@ class _Fusing:
                 found |= {self.root(name) for name in node.input}
         return frozenset(found - self.network.fixed)
 
-    def measure(self, group: _Group, stored: frozenset[str] | None = None) -> Kernel:
+    def _measure(self, group: _Group, stored: frozenset[str]) -> Kernel:
         """Count what a group does and moves."""
         network = self.network
         inside = {name for node in group.nodes for name in node.output}
@@ -332,14 +308,14 @@ class _Fusing:
                     writes[name] = network.size(name)
         if not writes:
             writes = {name: network.size(name) for name in group.nodes[-1].output if name}
-        stored = self._stored() if stored is None else stored
-        count = multiply_accumulates(network.graph, group.head)
         outputs = network.size(group.head.output[0])
+        count = multiply_accumulates(network.graph, group.head)
+        depth = max(count // max(outputs, 1), 1)
         return Kernel(
             name=group.head.name,
             nodes=tuple(node.name for node in group.nodes),
             kind=group.kind,
-            operations=sum(operations(network, node) for node in group.nodes),
+            operations=sum(operations(network.graph, node) or 0 for node in group.nodes),
             reads=reads,
             writes=writes,
             weights=weights,
@@ -347,17 +323,17 @@ class _Fusing:
             int8=self._runs_int8(group),
             int8_tensors=stored,
             outputs=outputs,
-            depth=max(count // max(outputs, 1), 1),
-            **self._channels(group.head) if count else {},
+            depth=depth,
+            **self._channels(group.head, depth) if count else {},
         )
 
-    def _channels(self, node: NodeProto) -> dict[str, int]:
+    def _channels(self, node: NodeProto, depth: int) -> dict[str, int]:
         """Return the channels that a product sums over and those that it gives, per group."""
         data, out = self.network.shape(node.input[0]), self.network.shape(node.output[0])
         if node.op_type in ("Conv", "ConvTranspose"):
             groups = attribute(node, "group", 1)
             return {"inner": data[1] // groups, "outer": out[1] // groups}
-        return {"inner": data[-1], "outer": out[-1]}
+        return {"inner": depth, "outer": out[-1]}
 
     def _parts(self, tensor: str) -> Iterator[str]:
         """Give a tensor, or what it consists of where a concatenation costs nothing."""
@@ -381,7 +357,7 @@ class _Fusing:
         """Say whether a tensor comes from a DQ, looked at through what only changes how it is called."""
         while tensor not in self.network.dequantized:
             node = self.network.graph.producers.get(tensor)
-            if node is None or (node.op_type not in _FREE and node.op_type != "Transpose"):
+            if node is None or (node.op_type not in FREE and node.op_type != "Transpose"):
                 return False
             tensor = node.input[0]
         return True

@@ -1,112 +1,23 @@
 """What runs in one launch: its operations, its bytes, its shape. And what kind of work an operator is.
 
-It knows nothing of devices or of time. It may import quant.graph, quant.macs, quant.lint_view and
+It knows nothing of devices or of time. It may import counting, quant.graph, quant.lint_view and
 estimates.network.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from onnx import NodeProto
 
+from edgetune.counting import COPY, POINTWISE, POOL, PRODUCTS, REDUCE
 from edgetune.estimates.network import Network
 from edgetune.quant.graph import attribute, is_standard
 from edgetune.quant.lint_view import is_qdq
-from edgetune.quant.macs import multiply_accumulates
 
 Kind = Literal["conv", "grouped", "depthwise", "gemm", "matmul", "pool", "pointwise", "reduce", "copy"]
 Precision = Literal["int8", "fp16", "fp32"]
 FLOAT_BYTES = {"int8": 2, "fp16": 2, "fp32": 4}
 WEIGHTED: tuple[Kind, ...] = ("conv", "grouped", "depthwise", "gemm")
-
-_UNARY = frozenset(
-    {
-        *(
-            "Relu",
-            "Clip",
-            "LeakyRelu",
-            "PRelu",
-            "Elu",
-            "Selu",
-            "Celu",
-            "ThresholdedRelu",
-            "Sigmoid",
-            "HardSigmoid",
-        ),
-        *(
-            "HardSwish",
-            "Swish",
-            "Mish",
-            "Softplus",
-            "Softsign",
-            "Tanh",
-            "Gelu",
-            "Erf",
-            "Exp",
-            "Log",
-            "Sqrt",
-            "Abs",
-        ),
-        *("Neg", "Reciprocal", "Ceil", "Floor", "Round", "Sign", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan"),
-        *("Sinh", "Cosh", "Not", "IsInf", "IsNaN", "BatchNormalization", "Cast"),
-    }
-)
-_BINARY = frozenset(
-    {
-        *("Add", "Sub", "Mul", "Div", "Pow", "Min", "Max", "Mean", "Sum", "Mod", "Where", "And", "Or", "Xor"),
-        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
-    }
-)
-POINTWISE = _UNARY | _BINARY
-_REDUCE = frozenset(
-    {
-        *(
-            "ReduceMean",
-            "ReduceSum",
-            "ReduceMax",
-            "ReduceMin",
-            "ReduceProd",
-            "ReduceL1",
-            "ReduceL2",
-            "ReduceSumSquare",
-        ),
-        *(
-            "ReduceLogSum",
-            "ReduceLogSumExp",
-            "Softmax",
-            "LogSoftmax",
-            "LayerNormalization",
-            "GroupNormalization",
-        ),
-        *(
-            "InstanceNormalization",
-            "RMSNormalization",
-            "LpNormalization",
-            "LRN",
-            "ArgMax",
-            "ArgMin",
-            "TopK",
-            "CumSum",
-        ),
-    }
-)
-_POOL = frozenset({"MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "LpPool", "GlobalLpPool"})
-_COPY = frozenset(
-    {
-        *("Transpose", "Slice", "Split", "Concat", "Resize", "Upsample", "Pad", "Tile", "Expand", "Gather"),
-        *(
-            "GatherElements",
-            "GatherND",
-            "DepthToSpace",
-            "SpaceToDepth",
-            "ScatterND",
-            "ScatterElements",
-            "OneHot",
-        ),
-        *("ConstantOfShape", "Range", "Trilu", "EyeLike"),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -171,18 +82,6 @@ class Kernel:
         return 1 if precision == "int8" and tensor in self.int8_tensors else FLOAT_BYTES[precision]
 
 
-def operations(network: Network, node: NodeProto) -> int:
-    """Return a node's multiplications and additions, for the whole batch."""
-    products = 2 * multiply_accumulates(network.graph, node)
-    if products or not (kind := kind_of(network, node)) or kind == "copy":
-        return products
-    out = sum(network.size(name) for name in node.output if name)
-    if kind in ("pool", "reduce"):
-        window = attribute(node, "kernel_shape", None)
-        return out * math.prod(window) if window else max(out, network.size(node.input[0]))
-    return out
-
-
 def kind_of(network: Network, node: NodeProto) -> Kind | None:
     """Return what kind of work a node is; None: none, or an operator without an estimate."""
     if not is_standard(node) or is_qdq(node):
@@ -192,9 +91,11 @@ def kind_of(network: Network, node: NodeProto) -> Kind | None:
         groups = attribute(node, "group", 1)
         channels = network.shape(node.input[0])[1]
         return "conv" if groups == 1 else "depthwise" if groups == channels else "grouped"
-    if name in ("Gemm", "MatMul", "Einsum"):
+    if name == "Einsum" and b"..." in attribute(node, "equation", b""):
+        return None
+    if name in PRODUCTS:
         return "gemm" if any(given in network.fixed for given in node.input[:2]) else "matmul"
     found: tuple[tuple[frozenset[str], Kind], ...] = (
-        (POINTWISE, "pointwise"), (_REDUCE, "reduce"), (_POOL, "pool"), (_COPY, "copy"),
+        (POINTWISE, "pointwise"), (REDUCE, "reduce"), (POOL, "pool"), (COPY, "copy"),
     )  # fmt: skip
     return next((kind for names, kind in found if name in names), None)

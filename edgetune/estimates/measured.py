@@ -5,7 +5,7 @@ It may import errors, profile and the other modules of estimates.
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from edgetune.estimates.hardware import hardware_of
 from edgetune.estimates.model import columns, sizes_of
 from edgetune.estimates.parameters import Parameters
 from edgetune.estimates.predict import read, why_not
-from edgetune.profile import Target, load_target
+from edgetune.profile import Target, target_of
 
 # Which of a run's networks an engine was built of.
 NETWORK_OF = {"fp16": "onnx", "int8": "qdq"}
@@ -31,18 +31,26 @@ def rows_of(run: Path) -> list[Row]:
     report = _report(run)
     device = report.get("device") or {}
     timing = (device.get("timing") or {}).get("compute")
+    if report["profile"].get("kind") == "host":
+        raise ConfigError(
+            f"{run}: was timed on {report['profile']['label']}, and estimates are of GPUs",
+            hint="name a run for a Jetson: edgetune run RECIPE --profile NAME --on ssh://USER@DEVICE",
+        )
     if not timing or not timing.get("models"):
         raise ConfigError(
             f"{run}: holds no latency that was measured on a device",
-            hint="time its engines there first: edgetune bench RUN --on ssh://USER@DEVICE",
+            hint=f"time its engines there first: edgetune bench {run} --on ssh://USER@DEVICE",
+        )
+    if any(engine.get("gpu_layers") is not None for engine in (device.get("engines") or {}).values()):
+        raise ConfigError(
+            f"{run}: its engines were built for a DLA, and estimates are of GPUs",
+            hint="bundle it without --dla, and time that",
         )
     if not timing.get("trusted", True):
         raise ArtifactError(
             f"{run}: its latency is not to be trusted: {timing.get('why', '')}", hint="measure it again"
         )
-    target = _target(
-        str(report["profile"]["label"]), str((device.get("found") or {}).get("power_mode") or "")
-    )
+    target = _target(report["profile"], str((device.get("found") or {}).get("power_mode") or ""))
     files = {entry["kind"]: run / entry["path"] / "model.onnx" for entry in report["artifacts"]}
     found = []
     for precision, model in timing["models"].items():
@@ -54,12 +62,13 @@ def rows_of(run: Path) -> list[Row]:
             or why_not(target, precision)
         ):
             continue
+        # Of texts of several lengths the report has the time of the longest.
         kernels = read(files[NETWORK_OF[precision]]).kernels
         key = f"{target.profile.name}:{target.mode}"
         name = f"{report['name']}, {precision}"
-        found.append(
-            Row(columns(sizes_of(kernels, precision), hardware), key, name, "plain", float(model["p50_ms"]))
-        )
+        graph = (timing.get("cuda_graph") or {}).get(precision)
+        measured, ms = "graph" if graph else "plain", float(model["p50_ms"])
+        found.append(Row(columns(sizes_of(kernels, precision), hardware), key, name, measured, ms))
     if not found:
         raise ConfigError(
             f"{run}: none of its engines can be estimated on {target.label}", hint="name another run"
@@ -81,9 +90,9 @@ def _report(run: Path) -> dict[str, Any]:
         ) from error
 
 
-def _target(label: str, mode: str) -> Target:
+def _target(profile: Mapping[str, Any], mode: str) -> Target:
     """Return where it was measured: the mode that the device was in counts, where the profile knows it."""
-    target = load_target(label)
+    target = target_of(str(profile["label"]), profile.get("own"))
     known = next((name for name in target.profile.modes if name.lower() == mode.lower()), target.mode)
     return target.model_copy(update={"mode": known})
 

@@ -1,7 +1,7 @@
 """Any ONNX file as a graph of known shapes, without its weights: what an estimate needs, or why there is none.
 
 Weights larger than a few numbers are never read, so files with weights beside them need only the file itself.
-It may import errors, quant.graph, quant.accept, quant.lint_view and quant.prepare.
+It may import errors, quant.graph, quant.lint_view, quant.macs and quant.prepare.
 """
 
 import json
@@ -15,9 +15,10 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from edgetune.errors import ArtifactError, ConfigError
+from edgetune.errors import ArtifactError, ConfigError, EdgetuneError
 from edgetune.quant.graph import Graph, infer_types
 from edgetune.quant.lint_view import is_qdq, normalized
+from edgetune.quant.macs import operations
 from edgetune.quant.prepare import drop_dead, fold_constants
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -133,6 +134,18 @@ def shapes_by_length(source: Path | ModelProto) -> dict[int, Shapes]:
         for length in lengths
         if several
     }
+
+
+def node_operations(path: Path) -> dict[str, int | None]:
+    """Return how many operations each node of a file takes, by its name; None: they are not known.
+
+    Of texts of several lengths the longest count. Nothing where the file cannot be read, or leaves sizes open.
+    """
+    try:
+        network = read_network(path)
+    except EdgetuneError:
+        return {}
+    return {node.name: operations(network.graph, node) for node in network.nodes}
 
 
 def _load(path: Path) -> ModelProto:

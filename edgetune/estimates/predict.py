@@ -19,7 +19,7 @@ from edgetune.estimates.kernels import FLOAT_BYTES, Kernel, Precision
 from edgetune.estimates.model import Floats, columns, seconds, sizes_of
 from edgetune.estimates.network import Network, Shapes, read_network
 from edgetune.estimates.parameters import Parameters, load_parameters
-from edgetune.profile import Target
+from edgetune.profile import Target, load_profile, names
 
 # Of the module's memory, for the system, CUDA and TensorRT: an assumption. A desktop and its browser take more.
 RESERVED_MB = 1000
@@ -209,14 +209,21 @@ def _fit(target: Target, needed: float) -> tuple[bool | None, str]:
 
 def _measured_mode(target: Target, known: Parameters) -> str:
     """Return the measured mode of the same module whose peak is nearest, its own first; "" where none is."""
-    modes = target.profile.modes
+    profile, modes = target.profile, target.profile.modes
     own = math.log(modes[target.mode].fp16_dense_tflops or 1.0)
-    names = [name for name in modes if f"{target.profile.name}:{name}" in known.devices]
-    distance = {name: abs(math.log(modes[name].fp16_dense_tflops or 1.0) - own) for name in names}
+    keys = {name: f"{profile.name}:{name}" for name in modes}
+    if profile.extends in names():
+        # A profile of one's own is the module that it inherits from, where it says the same of it.
+        above = load_profile(profile.extends)
+        for name in set(modes) & set(above.modes):
+            if keys[name] not in known.devices and hardware_of(profile, name) == hardware_of(above, name):
+                keys[name] = f"{above.name}:{name}"
+    keys = {name: key for name, key in keys.items() if key in known.devices}
+    distance = {name: abs(math.log(modes[name].fp16_dense_tflops or 1.0) - own) for name in keys}
     nearest = (
-        target.mode if target.mode in names else min(distance, key=lambda name: distance[name], default="")
+        target.mode if target.mode in keys else min(distance, key=lambda name: distance[name], default="")
     )
-    return f"{target.profile.name}:{nearest}" if nearest else ""
+    return keys.get(nearest, "")
 
 
 def _rests_on(target: Target, known: Parameters) -> tuple[float, Basis, list[str]]:
@@ -229,7 +236,9 @@ def _rests_on(target: Target, known: Parameters) -> tuple[float, Basis, list[str
         said.append(
             f"{measured} was measured {ratio:.2f} times {way} than other modules explain, which is included"
         )
-    if measured == f"{profile.name}:{target.mode}":
+    if measured.partition(":")[2] == target.mode:
+        if not measured.startswith(f"{profile.name}:"):
+            said.append(f"taken to be as fast as {measured}, whose clocks and peaks it states")
         return known.intervals["network"], "measured", said
     if profile.compute_capability not in MEASURED_CHIPS:
         like = {"cuda": "Maxwell and Pascal", "volta": "Volta", "ampere": "Orin"}[architecture(profile)]

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgetune.errors import StageError
 from edgetune.latency.summary import FEWEST_ROUNDS, Measurement, summarise
@@ -35,6 +36,8 @@ from edgetune.progress import Progress, Silent
 # A query that returns a float has timed itself, in ms; whatever else it returns, the clock has.
 Query = Callable[[], object]
 Clock = Callable[[], int]
+# Of queries, in nanoseconds.
+Times = NDArray[np.int64]
 
 WINDOW_SECONDS = 0.03
 WINDOW_QUERIES = 3
@@ -153,7 +156,7 @@ def take(
         rounds = _rounds(preset, max(one.seconds for one in warm.values()))
         blocks = {name: _block(preset, rounds, one.seconds) for name, one in warm.items()}
         order = np.random.default_rng(seed)
-        times: dict[str, list[list[int]]] = {name: [] for name in queries}
+        times: dict[str, list[Times]] = {name: [] for name in queries}
         busy, spent = dict.fromkeys(queries, 0), dict.fromkeys(queries, 0)
         shown.begin("timing", rounds, "round")
         done = 0
@@ -163,14 +166,16 @@ def take(
                 if len(queries) > 1 or not done:
                     _settle(queries[name], clock)
                 begun, had = clock(), worked()
-                times[name].append(_time_block(queries[name], blocks[name], clock))
+                block = _time_block(queries[name], blocks[name], clock)
                 busy[name] += worked() - had
                 spent[name] += clock() - begun
+                # Hundreds of millions of queries, as objects, would fill the memory.
+                times[name].append(np.array(block, dtype=np.int64))
             done += 1
             shown.advance()
         shown.end()
     return Taken(
-        {name: [np.array(one, dtype=np.float64) / 1e6 for one in parts] for name, parts in times.items()},
+        {name: [one / 1e6 for one in parts] for name, parts in times.items()},
         {name: one.queries for name, one in warm.items()},
         tuple(name for name, one in warm.items() if not one.stable),
         {name: busy[name] / spent[name] if spent[name] > 0 else 1.0 for name in queries},
@@ -270,9 +275,9 @@ def _block(preset: Preset, rounds: int, estimate_seconds: float) -> int:
     return max(1, int(min(math.ceil(wanted), fitting)))
 
 
-def _short(times: Mapping[str, list[list[int]]], preset: Preset, done: int) -> bool:
+def _short(times: Mapping[str, list[Times]], preset: Preset, done: int) -> bool:
     """Whether a model still lacks seconds or queries, and another round keeps all within the limit."""
-    passed = [sum(sum(block) for block in blocks) / 1e9 for blocks in times.values()]
+    passed = [sum(float(block.sum()) for block in blocks) / 1e9 for blocks in times.values()]
     counts = [sum(map(len, blocks)) for blocks in times.values()]
     lacks = min(passed) < preset.seconds or min(counts) < preset.queries
     return lacks and max(passed) * (done + 1) / done <= preset.limit_seconds

@@ -38,6 +38,7 @@ class Asked:
         data: a folder of images that go in; None: random values.
         preprocess: how they become inputs; None: as the artifact says.
         layers: whether to time every layer, too.
+        profile: of the GPU that runs engines, against whose peaks their layers are held; "": not known.
     """
 
     batch: int = 0
@@ -45,6 +46,7 @@ class Asked:
     data: Path | None = None
     preprocess: Given | None = None
     layers: bool = False
+    profile: str = ""
 
 
 class Subject(NamedTuple):
@@ -95,21 +97,31 @@ def subjects_of(
         if plans is not None and name in plans.engines:
             subjects[name] = _engine(plans, name, path, asked, files)
         else:
-            _refuse_empty(path)
+            unstated = _unstated(path)
             session = Session(path, threads, provider=provider)
             used = session.threads
-            subjects[name] = _network(session, path, provider, asked, files)
+            subjects[name] = _network(session, path, provider, asked, files, unstated)
     return subjects, used
 
 
-def _network(session: Session, path: Path, provider: str, asked: Asked, files: list[Path]) -> Subject:
+def _network(
+    session: Session, path: Path, provider: str, asked: Asked, files: list[Path], unstated: list[str]
+) -> Subject:
+    # ONNX Runtime says of an input without a shape what it says of a single number.
+    for missing in (name for name in unstated if name not in asked.shapes):
+        raise ConfigError(
+            f"{path}: input {missing!r} has no shape in the file",
+            hint=f"say it: --shape {missing}=1x3x224x224",
+        )
+    takes = [
+        spec.model_copy(update={"shape": asked.shapes[spec.name]}) if spec.name in unstated else spec
+        for spec in session.inputs
+    ]
     if files:
-        make = _decoder(path, session.inputs, asked, files)
+        make = _decoder(path, takes, asked, files)
         feed = make()
     else:
-        feed = random_feed(
-            session.inputs, shapes=closed_shapes(session.inputs, str(path), asked.batch, asked.shapes)
-        )
+        feed = random_feed(takes, shapes=closed_shapes(takes, str(path), asked.batch, asked.shapes))
     return Subject(
         partial(session.run_once, feed),
         session.alone(feed) if provider != "cpu" else None,
@@ -177,17 +189,27 @@ def _decoder(
     return make
 
 
-def _refuse_empty(path: Path) -> None:
-    """Refuse a network without nodes: whatever time that takes is not a network's."""
+def _unstated(path: Path) -> list[str]:
+    """Return which inputs have no shape in the file.
+
+    Raises:
+        ArtifactError: the network has no nodes: whatever time that takes is not a network's.
+    """
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        nodes = len(onnx.load(str(path), load_external_data=False).graph.node)
+        graph = onnx.load(str(path), load_external_data=False).graph
     except (DecodeError, OSError):
-        return  # ONNX Runtime says what is wrong with it
-    if not nodes:
+        return []  # ONNX Runtime says what is wrong with it
+    if not graph.node:
         raise ArtifactError(
             f"{path}: a network of no nodes: there is nothing to time",
             hint="export it again; its graph is empty",
         )
+    constant = {item.name for item in graph.initializer}
+    return [
+        value.name
+        for value in graph.input
+        if value.name not in constant and not value.type.tensor_type.HasField("shape")
+    ]

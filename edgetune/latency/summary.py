@@ -238,9 +238,8 @@ def _doubts(rounds: list[Samples], figures: ModelLatency) -> list[str]:
     if abs(step) > LIMITS["step"]:
         # The same change, told once.
         del found["drift"]
-    return [
-        f"{text} (at most {LIMITS[key]:.3g})" for key, (value, text) in found.items() if value > LIMITS[key]
-    ]
+    most = {key: f"{limit:.3g}" if key == "p90_over_p50" else f"{limit:.0%}" for key, limit in LIMITS.items()}
+    return [f"{text} (at most {most[key]})" for key, (value, text) in found.items() if value > LIMITS[key]]
 
 
 def _step(rounds: list[Samples]) -> tuple[int, float]:

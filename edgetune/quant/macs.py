@@ -1,12 +1,14 @@
-"""Multiply-accumulates of a node, from shapes alone. It may import quant.graph."""
+"""Operations of a graph's nodes, counted from shapes alone. It may import counting and quant.graph."""
 
-import math
+from collections.abc import Iterable
 
 from onnx import NodeProto
 
-from edgetune.quant.graph import Graph
+from edgetune import counting
+from edgetune.quant.graph import Graph, attribute, is_standard
 
-WEIGHTED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+# They become types of what is beside them.
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 
 def multiply_accumulates(graph: Graph, node: NodeProto) -> int:
@@ -14,23 +16,40 @@ def multiply_accumulates(graph: Graph, node: NodeProto) -> int:
 
     0: another operator, or other sizes are not known.
     """
-    if node.op_type not in WEIGHTED:
+    reads, writes = _shapes(graph, node.input[:2]), _shapes(graph, node.output[:1])
+    if reads is None or not writes:
         return 0
-    out, data, weight = (_sizes(graph, name) for name in (node.output[0], *node.input[:2]))
-    if not out or not data or weight is None:
-        return 0
-    if node.op_type == "Conv":
-        return math.prod(out) * math.prod(weight[1:])
-    if node.op_type == "ConvTranspose":
-        return math.prod(data) * math.prod(weight[1:])
-    inner = math.prod(data) // out[0] if node.op_type == "Gemm" else data[-1]
-    return math.prod(out) * inner
+    return counting.multiply_accumulates(node.op_type, reads, writes[0], _equation(node))
 
 
-def _sizes(graph: Graph, tensor: str) -> list[int] | None:
-    shape = graph.shape(tensor)
-    if shape is None:
+def operations(graph: Graph, node: NodeProto) -> int | None:
+    """Return a node's operations, for the whole batch; an open batch counts as 1.
+
+    None: its operator is not known, or other sizes are not.
+    """
+    if node.op_type in _QDQ:
+        return 0
+    if not is_standard(node):
         return None
-    sizes = [1 if place == 0 and isinstance(size, str) else size for place, size in enumerate(shape)]
-    known = [size for size in sizes if isinstance(size, int)]
-    return known if len(known) == len(sizes) else None
+    reads, writes = _shapes(graph, node.input) or (), _shapes(graph, node.output) or ()
+    window = attribute(node, "kernel_shape", ())
+    return counting.operations(node.op_type, reads, writes, window, _equation(node))
+
+
+def _equation(node: NodeProto) -> str:
+    return str(attribute(node, "equation", b"").decode())
+
+
+def _shapes(graph: Graph, tensors: Iterable[str]) -> list[list[int]] | None:
+    """Return all shapes, an open batch as 1; None where another size is not known."""
+    found = []
+    for tensor in filter(None, tensors):
+        shape = graph.shape(tensor)
+        sizes = [
+            1 if place == 0 and isinstance(size, str) else size for place, size in enumerate(shape or ())
+        ]
+        known = [size for size in sizes if isinstance(size, int)]
+        if shape is None or len(known) < len(sizes):
+            return None
+        found.append(known)
+    return found

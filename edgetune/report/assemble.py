@@ -63,7 +63,11 @@ def assemble(
         for name, role in (("fp32", "onnx"), ("int8", "int8"))
         if role in roles
     }
-    why_not = {} if target.is_host else {"latency": "no engine was built here: run it on the device"}
+    why_not = (
+        {"device": f"{target.label} runs no engine: name a device's profile"}
+        if target.is_host
+        else {"latency": "no engine was built here: run it on the device"}
+    )
     if estimate:
         found["estimate"] = estimate
     limits = merged_gates(target.profile.gates, recipe.gates)
@@ -76,6 +80,7 @@ def assemble(
         "command": command,
         "verdict": verdict(gates, strict=strict, measures=found),
         "exit_code": exit_code(gates, strict=strict),
+        "strict": strict,
         "recipe": recipe.model_dump(mode="json"),
         "profile": {
             "label": target.label, "title": target.profile.title, "kind": target.profile.kind,
@@ -126,6 +131,7 @@ def with_device(
         "gates": [gate.model_dump(mode="json") for gate in gates],
         "verdict": verdict(gates, strict=strict, measures=found),
         "exit_code": exit_code(gates, strict=strict),
+        "strict": strict,
         "left_to_do": left,
     }
 

@@ -56,7 +56,8 @@ def publish(found: dict[str, Any], folder: Path) -> None:
         meta=[here["cpu"], latency["engine"], wording.count(latency["threads"], "thread"), *batch,
               f"preset {latency['preset']}", wording.when(made_at)],
         latency=latency, columns=COLUMNS, rows=rows(latency["models"]), also=also(latency), spans=spans,
-        layer_columns=of_layers.COLUMNS, parts=parts, gates=gate_rows(found["gates"]), offline=offline_rows(latency),
+        layer_columns=of_layers.COLUMNS, parts=parts, gates=gate_rows(found["gates"], latency["why"]),
+        offline=offline_rows(latency),
     )  # fmt: skip
 
 
@@ -92,8 +93,8 @@ def offline_rows(latency: dict[str, Any]) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def gate_rows(gates: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    """Return what the profile allows."""
+def gate_rows(gates: dict[str, list[dict[str, Any]]], doubts: str) -> list[list[str]]:
+    """Return what the profile allows; `doubts` stand above."""
     return [
         [
             name,
@@ -101,7 +102,7 @@ def gate_rows(gates: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
             one["label"],
             _unit(one["value"], one["unit"]),
             _unit(one["limit"], one["unit"]),
-            one["why"],
+            one["why"].removesuffix(f": {doubts}"),
         ]
         for name, own in gates.items()
         for one in own

@@ -50,9 +50,7 @@ def span_chart(models: Mapping[str, Mapping[str, Any]]) -> str:
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.set_xlabel(
-            "latency of one run, ms" + ("; tails go on beyond the edge" if longest > room else "")
-        )
+        axes.set_xlabel("ms of one run; tails go beyond the edge" if longest > room else "ms of one run")
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2, borderaxespad=0.2, handlelength=1.4,
                     columnspacing=1.2, handletextpad=0.5)  # fmt: skip
         said = ", ".join(f"{name} {milliseconds(models[name]['p50_ms'])}" for name in order)

@@ -17,27 +17,27 @@ from edgetune.errors import ConfigError
 _UNSAYABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write_junit(report: Mapping[str, Any], path: Path, *, strict: bool = False) -> None:
+def write_junit(report: Mapping[str, Any], path: Path) -> None:
     """Write the gates of a report.
 
     Args:
-        report: of a run or of a bundle, with `name`, `profile` and `gates`.
+        report: of a run or of a bundle, with `name`, `profile` and `gates`; `strict`: whether what could not be
+            judged counted as failed.
         path: the file; its folder is made where it is not there.
-        strict: a gate that could not be judged counts as failed.
 
     Raises:
         ConfigError: the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, junit(report, strict=strict))
+        write_atomic(path, junit(report))
     except OSError as error:
         raise ConfigError(
             f"--junit {path}: {error.strerror}", hint="name a file that can be written"
         ) from error
 
 
-def junit(report: Mapping[str, Any], *, strict: bool = False) -> str:
+def junit(report: Mapping[str, Any]) -> str:
     """Return the gates of a report as JUnit XML."""
     name, profile = str(report.get("name") or "run"), (report.get("profile") or {}).get("label") or ""
     suite = ElementTree.Element("testsuite", name=_sayable(f"edgetune {name}"))
@@ -45,6 +45,7 @@ def junit(report: Mapping[str, Any], *, strict: bool = False) -> str:
     verdict = (report.get("verdict") or {}).get("sentence") or ""
     for key, value in (("profile", profile), ("verdict", verdict)):
         ElementTree.SubElement(properties, "property", name=key, value=_sayable(value))
+    strict = bool(report.get("strict"))
     counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
     for gate in report["gates"]:
         case = ElementTree.SubElement(

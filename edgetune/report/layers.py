@@ -32,15 +32,8 @@ def rows(layers: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         [
             shown(one["name"]), one["kind"] or wording.NONE, one["precision"] or wording.NONE,
             wording.milliseconds(one["ms"]), wording.percent(one["share"]), wording.size(one["bytes"]),
-            amount(one["operations"]),
+            wording.amount(one["operations"]),
             f"{wording.times(one['distance'])} ({one['bound']})" if one["distance"] else wording.NONE,
         ]
         for one in costliest(layers)
     ]  # fmt: skip
-
-
-def amount(operations: int | None) -> str:
-    """Return a number of operations: `12.3 M`."""
-    if operations is None:
-        return wording.NONE
-    return f"{wording.number(operations / 1e6)} M" if operations else "0"

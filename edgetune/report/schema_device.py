@@ -120,6 +120,7 @@ class Run(Part):
     warmup: int | None = None
     p50_ms: float | None = None
     p90_ms: float | None = None
+    p90_early_ms: float | None = None
     p99_ms: float | None = None
     mean_ms: float | None = None
     p50_low_ms: float | None = None
@@ -132,7 +133,8 @@ class Run(Part):
 class EngineTiming(Part):
     """One timing of both engines.
 
-    `speedup`: how many times faster INT8 is than FP16; `temperatures_c`: first and highest per zone.
+    `speedup`: how many times faster INT8 is than FP16; `temperatures_c`: first and highest per zone;
+    `single_stream`: timed as long as MLPerf's SingleStream.
     """
 
     engine: str = ""
@@ -144,6 +146,7 @@ class EngineTiming(Part):
     energy: dict[str, Energy] = {}
     energy_why: str = ""
     temperatures_c: dict[str, tuple[float, ...]] = {}
+    single_stream: bool = False
 
 
 class EngineLength(Part):

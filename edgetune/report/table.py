@@ -39,8 +39,10 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
     if typed.gates:
         console.print()
         console.print(_gates(typed, console))
+        doubts = f": {typed.latency.why}" if typed.latency and typed.latency.why else ""
         for titles, why in view.whys(typed):
-            _say(console, Text(f"{titles}: {why}"))
+            # All of them follow below.
+            _say(console, Text(f"{titles}: {why.removesuffix(doubts)}"))
     compared = view.comparison(typed)
     if compared:
         console.print()
@@ -61,7 +63,11 @@ def print_summary(report: dict[str, Any], console: Console, page: Path | None = 
         for note in view_device.notes(typed.device):
             _say(console, Text(note))
     if typed.latency and not typed.latency.trusted:
-        _say(console, Text(f"The timing is not to be trusted: {typed.latency.why}", style="yellow"))
+        found = wording.doubts(typed.latency.why)
+        single = f" {found[0]}" if len(found) == 1 else ""
+        _say(console, Text(f"The timing is not to be trusted:{single}", style="yellow"))
+        for reason in [] if single else found:
+            _say(console, Text(f"- {reason}", style="yellow"))
     if typed.transfer and sentences.transfer_sentence(typed.transfer):
         console.print()
         _say(console, Text(sentences.transfer_sentence(typed.transfer)))

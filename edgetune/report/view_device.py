@@ -151,6 +151,12 @@ def notes(device: Device) -> list[str]:
         f"The timing {' and '.join(which)} is not to be trusted: {why}." for why, which in doubted.items()
     ]
     energies = device.timing.get("copies")
+    if energies and energies.single_stream:
+        early = [f"{name.upper()} {_unit(run.p90_early_ms, 'ms')}" for name, run in energies.models.items()]
+        said.append(
+            f"MLPerf SingleStream, 90th percentile by early stopping, with copies: {', '.join(early)}. The Offline "
+            "scenario is not run on a device."
+        )
     if energies and energies.energy_why:
         said.append(f"Energy is not known: {energies.energy_why}.")
     elif energies and energies.energy:

@@ -20,8 +20,8 @@ def rows(found: Distillation) -> list[tuple[str, ...]]:
                 f"{title}, {one.network}" if one.network else title,
                 wording.percent(one.top1),
                 wording.interval(_hundred(one.low), _hundred(one.high), "percent"),
-                _amount(one.parameters),
-                _amount(one.operations),
+                wording.amount(one.parameters),
+                wording.amount(one.operations),
                 f"{one.size_px} px" if one.size_px else wording.NONE,
                 wording.seconds(one.seconds),
             ))  # fmt: skip
@@ -136,15 +136,6 @@ def curves(found: Distillation) -> list[tuple[str, Sequence[tuple[int, float | N
 
 def _ratio(one: int | None, other: int | None) -> float | None:
     return one / other if one and other else None
-
-
-def _amount(value: int | None) -> str:
-    if value is None:
-        return wording.NONE
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{wording.number(value / size)} {unit}"
-    return str(value)
 
 
 def _hundred(share: float | None) -> float | None:

@@ -13,6 +13,21 @@ MINUS = "−"
 MOST_DIGITS = 17
 
 
+def amount(value: int | None) -> str:
+    """Return a large number with its unit: `12.3 M`."""
+    if value is None:
+        return NONE
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{number(value / size)} {unit}"
+    return str(value)
+
+
+def doubts(why: str) -> list[str]:
+    """Return why a measurement is not to be trusted, one reason each."""
+    return why.split("; ")
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with so many significant digits, without trailing noise: `0.423`, `12.3`, `1.2e-6`."""
     if value is None or not math.isfinite(value):

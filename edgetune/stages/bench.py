@@ -2,8 +2,8 @@
 
 As a program waits for them, and where that differs the computation alone; with images also end to end, from the
 file to the answer. Takes the peak memory of each, and on request the time of every layer. It knows the protocol
-only as a function, and nothing of accuracy or gates. It may import errors, artifact, recipe, data, engines and
-latency.
+only as a function, and nothing of accuracy or gates. It may import errors, artifact, recipe, device.results, data,
+engines, latency and estimates.network.
 """
 
 import json
@@ -15,10 +15,14 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetune.artifact import Artifact, Tokens, write_atomic
+from edgetune.artifact import Artifact, Tokens, sha256_of, write_atomic
+from edgetune.device.results import Layers as EngineLayers
+from edgetune.device.results import LayerTime
 from edgetune.engines.feeds import Shape
 from edgetune.engines.plans import Plans, is_plan
-from edgetune.errors import ConfigError, nearest
+from edgetune.errors import ConfigError, EdgetuneError, nearest
+from edgetune.estimates.network import node_operations
+from edgetune.latency.device_layers import device_layers
 from edgetune.latency.layers import Layers, with_roof
 from edgetune.latency.load import Load
 from edgetune.latency.memory import peak_memory_bytes
@@ -36,9 +40,9 @@ Rows = Mapping[str, Sequence[NDArray[np.float64]]]
 class BenchedModel(ModelLatency):
     """Latency of a model.
 
-    `peak_memory_mb`: the peak of a process that runs nothing else, in units of 1e6 bytes; not known on a GPU,
-    whose memory it would leave out. `operators`: how many each provider took; empty on the CPU. `inputs`: their
-    shapes by name.
+    `peak_memory_mb`: the peak of a process that runs nothing else, in units of 1e6 bytes; of an engine its plan and
+    what it asks for beside; not known of ONNX Runtime on a GPU, whose memory it would leave out. `operators`: how many
+    each provider took; empty on the CPU. `inputs`: their shapes by name.
     """
 
     peak_memory_mb: float | None
@@ -192,8 +196,10 @@ def bench_models(
         )
         engines = list(dict.fromkeys(one.engine for one in subjects.values()))
         facts = {name: (one.shapes, one.operators, one.feed) for name, one in subjects.items()}
+        sizes = {name: loaded.memory_mb(name) for name in plans} if loaded else {}
+        layers, untimed = _engine_layers(loaded, models, asked) if loaded and asked.layers else ({}, [])
     del subjects
-    on_host = {name for name in models if name not in plans and provider == "cpu"}
+    on_host = [name for name in models if name not in plans and provider == "cpu"]
     return {
         "engine": " and ".join(engines),
         "provider": provider,
@@ -205,7 +211,9 @@ def bench_models(
         "models": {
             name: {
                 **figures,
-                "peak_memory_mb": _peak_mb(models[name], used, facts[name][0]) if name in on_host else None,
+                "peak_memory_mb": _peak_mb(models[name], used, facts[name][0])
+                if name in on_host
+                else sizes.get(name),
                 "operators": facts[name][1],
                 "inputs": {key: list(shape) for key, shape in facts[name][0].items()},
             }
@@ -216,12 +224,17 @@ def bench_models(
         "compute": also["alone"],
         "end_to_end": also["whole"],
         "offline": off,
-        "layers": _layers({name: (models[name], facts[name][2]) for name in on_host}, used)
-        if asked.layers
-        else {},
+        "layers": layers
+        | (_layers({name: (models[name], facts[name][2]) for name in on_host}, used) if asked.layers else {}),
         "others_cores": loaded_by.others_cores,
         "load_average": loaded_by.load_average,
-        "notes": [*(loaded.notes if loaded else []), *filter(None, [loaded_by.note]), *_notes(chosen, batch)],
+        "notes": [
+            *(loaded.notes if loaded else []),
+            *filter(None, [loaded_by.note]),
+            *_notes(chosen, batch),
+            *untimed,
+            *([f"layers are not timed with --provider {provider}"] if asked.layers and waits else []),
+        ],
         "trusted": measured["trusted"],
         "why": measured["why"],
     }
@@ -259,10 +272,10 @@ def _by_trtexec(plans: Plans, models: Mapping[str, Path], preset: str, asked: As
             f"{others[0]}: an ONNX file beside an engine, and here engines are timed by trtexec alone",
             hint="name engines only, or install TensorRT's Python bindings",
         )
-    if asked.data or asked.batch or asked.shapes or asked.layers:
+    if asked.data or asked.batch or asked.shapes:
         raise ConfigError(
             "trtexec times engines as they are, on values of its own",
-            hint="leave --data, --batch, --shape and --layers out, or install TensorRT's Python bindings",
+            hint="leave --data, --batch and --shape out, or install TensorRT's Python bindings",
         )
     chosen = PRESETS[preset]
     arguments = chosen.seconds, chosen.queries, max(chosen.warmup_least, chosen.warmup_seconds / 2)
@@ -271,6 +284,8 @@ def _by_trtexec(plans: Plans, models: Mapping[str, Path], preset: str, asked: As
     measured = summarise(rows, warm)
     compute = summarise(plans.rounds(*arguments, copies=False), warm)
     cleaned = cleaned_of(rows)
+    layers, untimed = _engine_layers(plans, models, asked) if asked.layers else ({}, [])
+    no_offline = ["MLPerf's Offline scenario is not run by trtexec"] if chosen.offline_samples else []
     return {
         "engine": plans.engine, "provider": "tensorrt", "threads": 1, "batch": 0, "preset": preset,
         "rounds": measured["rounds"], "inputs": "trtexec's own random values",
@@ -279,9 +294,34 @@ def _by_trtexec(plans: Plans, models: Mapping[str, Path], preset: str, asked: As
             for name, figures in measured["models"].items()
         },
         "speedup": measured["speedup"], "ranking": rank(cleaned.samples, trusted=not cleaned.doubts),
-        "compute": compute, "end_to_end": None, "offline": None, "layers": {}, "others_cores": 0.0,
-        "load_average": None, "notes": plans.notes, "trusted": measured["trusted"], "why": measured["why"],
+        "compute": compute, "end_to_end": None, "offline": None, "layers": layers, "others_cores": 0.0,
+        "load_average": None, "notes": [*plans.notes, *no_offline, *untimed],
+        "trusted": measured["trusted"], "why": measured["why"],
     }  # fmt: skip
+
+
+def _engine_layers(
+    plans: Plans, models: Mapping[str, Path], asked: Asked
+) -> tuple[dict[str, Layers], list[str]]:
+    """Time every layer of engines; return them, and what of them is not known."""
+    networks = {sha256_of(path): path for path in models.values() if not is_plan(path)}
+    found, notes = dict[str, Layers](), list[str]()
+    for name, facts in plans.facts.items():
+        try:
+            told, times = plans.layers(name)
+        except EdgetuneError as error:
+            notes.append(f"{name}: its layers were not timed: {error.message}")
+            continue
+        network = networks.get(str(facts.get("onnx_sha256")))
+        made = device_layers(
+            EngineLayers.model_validate(told), [LayerTime.model_validate(one) for one in times],
+            node_operations(network) if network else {}, asked.profile, f"{plans.engine}, in a run of its own",
+        )  # fmt: skip
+        found |= {name: made} if made else {}
+        if network is None:
+            way = "; name the ONNX file that it was built from beside it" if plans.engines else ""
+            notes.append(f"{name}: the operations of its layers are not known{way}")
+    return found, notes
 
 
 def _layers(models: Mapping[str, tuple[Path, dict[str, NDArray[Any]]]], threads: int) -> dict[str, Layers]:

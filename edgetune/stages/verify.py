@@ -5,19 +5,16 @@ which of two is better for the report. It may import device, latency, estimates.
 """
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto
 
 from edgetune.device.program.plan import Work
 from edgetune.device.program.power import PERIOD_S, Sample, energy_j, whole_module
 from edgetune.device.results import Engine, Result, Timed, expected_of, load_result, load_work, outputs_of
-from edgetune.errors import EdgetuneError
-from edgetune.estimates.network import read_network
+from edgetune.estimates.network import node_operations
 from edgetune.latency.device_layers import device_layers
 from edgetune.latency.layers import Layers
 from edgetune.latency.statistics import mean_interval, paired_drop, wilson
@@ -36,6 +33,8 @@ READINGS = 3
 SPOILING = ("module", "power_mode", "throttled")
 # Fewer queries than this have no 90th percentile (MLPerf inference rules, early stopping).
 FEWEST_QUERIES = 64
+# From here on it may be one by MLPerf's rules for SingleStream.
+SINGLE_STREAM_S = 600
 # trtexec's timed runs also load the engine; only the bindings say when queries ran.
 TRTEXEC = "trtexec"
 
@@ -127,13 +126,12 @@ def _lengths(
 
 def _layers(work: Work, name: str, result: Result) -> Layers | None:
     """Return an engine's layers with their times, operations and distance to the roofline."""
-    job = next(job for job in work.builds if job.name == name)
-    network: Path | ModelProto = Path(job.onnx)
-    if job.lengths:
-        # Timed are the longest texts.
-        with suppress(EdgetuneError):
-            network = read_network(Path(job.onnx), job.shapes(job.lengths[-1])).graph.model
-    return device_layers(result.engines[name], network, str(work.wanted.get("profile") or ""), result.tool)
+    network = next((Path(job.onnx) for job in work.builds if job.name == name), Path())
+    engine, profile = result.engines[name], str(work.wanted.get("profile") or "")
+    source = f"{result.tool} on the device, in a run of its own"
+    return device_layers(
+        engine.build.layers, engine.profile.layers, node_operations(network), profile, source
+    )
 
 
 def _found(result: Result) -> dict[str, Any]:
@@ -262,6 +260,7 @@ def _timing(timed: Timed, result: Result, work: Work) -> dict[str, Any]:
     return {
         "engine": f"TensorRT {result.tensorrt}",
         "batch": work.input.shape[0],
+        "single_stream": work.timing["seconds"] >= SINGLE_STREAM_S,
         **measured,
         "speedup": measured["speedup"] if names == list(NAMES) else None,
         "trusted": not why,
@@ -269,6 +268,7 @@ def _timing(timed: Timed, result: Result, work: Work) -> dict[str, Any]:
         "energy": energy,
         "energy_why": energy_why,
         "temperatures_c": _temperatures(timed),
+        "cuda_graph": timed.cuda_graph,
     }
 
 

@@ -346,6 +346,10 @@ class Trtexec:
             self._write(
                 "--exportProfile", report.profile([node.name for node in self.nodes], self.version >= (8, 4))
             )
+        if "--exportLayerInfo" in self.given:
+            # As if it had been built like this.
+            built = {("--profilingVerbosity", "detailed"), ("--fp16", "")}
+            self._write("--exportLayerInfo", report.layers(self.nodes, self.version, built))
 
     def _executed(self, network: bytes) -> dict:
         # Here alone, since every other run starts in a tenth of the time without.

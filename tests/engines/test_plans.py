@@ -14,10 +14,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "device"))
 import standin_cuda
 import standin_tensorrt as standin
 
+from edgetune.artifact import sha256_of
 from edgetune.device.program import bindings, cuda
 from edgetune.device.program.plan import Build
 from edgetune.engines.plans import Plans, is_plan
 from edgetune.errors import ArtifactError
+from edgetune.latency.subjects import Asked
 from edgetune.stages.bench import bench_models
 
 recorded = pytest.mark.skipif(not standin.RECORDINGS, reason="no recorded API in shared/tensorrt-api")
@@ -52,11 +54,21 @@ def test_an_engine_beside_an_onnx_file(here: Path, monkeypatch: pytest.MonkeyPat
     found = bench_models({"plan": here, "onnx": here.with_name("m.onnx")}, threads=1)
     assert "TensorRT 10.3.0 (TensorRT's Python bindings) and ONNX Runtime" in found["engine"]
     assert set(found["models"]) == {"plan", "onnx"}
-    assert found["models"]["plan"]["peak_memory_mb"] is None
+    assert found["models"]["plan"]["peak_memory_mb"] >= here.stat().st_size / 1e6
     assert found["ranking"] is not None
-    alone = bench_models({"plan": here}, threads=1)
+    assert found["layers"] == {}
+    Path(f"{here}.json").write_text(json.dumps({"onnx_sha256": sha256_of(here.with_name("m.onnx"))}))
+    both = {"plan": here, "onnx": here.with_name("m.onnx")}
+    board = Asked(layers=True, profile="jetson-orin-nano-8gb")
+    layers = bench_models(both, threads=1, asked=board)["layers"]
+    assert set(layers) == {"plan", "onnx"}
+    # Three values, of the ONNX file that is named beside it.
+    assert [(one["name"], one["operations"]) for one in layers["plan"]["layers"]] == [("relu", 3)]
+    assert "jetson-orin-nano-8gb" in layers["plan"]["roof"]["source"]
+    alone = bench_models({"plan": here}, threads=1, asked=board)
     assert alone["compute"] is not None
     assert alone["compute"]["models"]["plan"]["count"] >= 20
+    assert any("name the ONNX file that it was built from" in note for note in alone["notes"])
 
 
 @recorded

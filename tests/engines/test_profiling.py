@@ -15,7 +15,8 @@ def network() -> bytes:
     graph = helper.make_graph(
         [
             helper.make_node("Conv", ["x", "k"], ["c"], "conv", pads=[1, 1, 1, 1]),
-            helper.make_node("GlobalAveragePool", ["c"], ["p"], "pool"),
+            helper.make_node("MaxPool", ["c"], ["m"], "most", kernel_shape=[2, 2], strides=[2, 2]),
+            helper.make_node("GlobalAveragePool", ["m"], ["p"], "pool"),
             helper.make_node("Flatten", ["p"], ["f"], "flat"),
             helper.make_node("MatMul", ["f", "w"], ["y"], "product"),
         ],
@@ -36,6 +37,8 @@ def test_every_node_with_its_time_bytes_and_operations() -> None:
     # 8 x 16 x 16 values of 3 x 3 x 3 products each; ONNX Runtime may fill channels up.
     assert kinds["Conv"]["operations"] in (2 * 2048 * 27, 4 * 2048 * 27)
     assert kinds["MatMul"]["operations"] == 2 * 8 * 5
+    # 8 x 8 x 8 values of 2 x 2 each.
+    assert kinds["MaxPool"]["operations"] in (512 * 4, 2 * 512 * 4)
     # What it reads, the weights that the kernel has repacked among it, and what it writes.
     assert kinds["MatMul"]["bytes"] >= 4 * (8 + 8 * 5 + 5)
 
@@ -46,12 +49,14 @@ def test_every_node_with_its_time_bytes_and_operations() -> None:
         ("Conv", [(1, 4, 8, 8), (16, 4, 3, 3)], [(1, 16, 8, 8)], [(16, 4, 3, 3)], 2 * 1024 * 36),
         ("QLinearConv", [(1, 8, 8, 4), (), ()], [(1, 8, 8, 16)], [(16, 4, 1, 1), (16,)], 2 * 1024 * 4),
         ("Conv", [(1, 4, 8, 8)], [(1, 16, 8, 8)], [], None),
-        ("ConvTranspose", [(1, 4, 8, 8)], [(1, 2, 16, 16)], [(4, 2, 2, 2)], 2 * 256 * 8),
-        ("Gemm", [(2, 32), (10,)], [(2, 10)], [], 2 * 20 * 32),
-        ("Transpose", [(2, 32)], [(32, 2)], [], 0),
-        ("Add", [(2, 32), (2, 32)], [(2, 32)], [], 64),
-        ("GlobalAveragePool", [(1, 4, 8, 8)], [(1, 4, 1, 1)], [], 256),
-        ("Shape", [], [], [], 0),
+        ("QGemm", [(2, 32), (), (), (10, 32)], [(2, 10)], [], 2 * 20 * 32),
+        ("MatMulIntegerToFloat", [(2, 32), (32, 10)], [(2, 10)], [], 2 * 20 * 32),
+        ("ReorderInput", [(2, 32)], [(32, 2)], [], 0),
+        ("QLinearAdd", [(2, 32), (), (), (2, 32)], [(2, 32)], [], 64),
+        ("QuantizeLinear", [(2, 32), ()], [(2, 32)], [], 64),
+        ("SkipLayerNormalization", [(2, 32), (2, 32)], [(2, 32)], [], 64),
+        ("BiasGelu", [(2, 32), (32,)], [(2, 32)], [], 64),
+        ("Attention", [(1, 4, 32), (32, 96)], [(1, 4, 32)], [], None),
     ],
 )
 def test_operations(

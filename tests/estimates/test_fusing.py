@@ -6,7 +6,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from small_networks import conv, network, node, residual
 
 from edgetune.errors import ArtifactError
-from edgetune.estimates.fusing import kernels_of, layers_of
+from edgetune.estimates.fusing import kernels_of
 from edgetune.estimates.kernels import Kernel
 from edgetune.estimates.network import read_network
 
@@ -166,18 +166,17 @@ def test_weights_that_do_not_fit_are_refused() -> None:
         fused(wrong)
 
 
-def test_layers_of_an_engine_are_measured_as_one_kernel_each() -> None:
-    read = read_network(residual())
-    first, nothing, both = layers_of(
-        read, [["conv_a", "relu_b"], ["flatten_g"], ["conv_a", "relu_b", "conv_c"]]
-    )
-    assert nothing is None
-    assert first is not None
-    assert both is not None
-    assert first.operations == 2 * 16 * 27 * 64 + 16 * 64
-    assert both.reads == {"x": 3 * 64}
-    assert both.weights == 16 * 27 + 16 * 16 * 9
-    assert both.kind == "conv"
+def test_an_einsum_counts_what_it_multiplies_and_with_an_ellipsis_it_is_refused() -> None:
+    def made(equation: str) -> Kernel:
+        nodes = [node("Einsum", "x w", "y", equation=equation)]
+        return fused(network(nodes, {"x": (2, 8, 32)}, ["y"], {"w": (32, 64)}))[0]
+
+    product = fused(network([node("MatMul", "x w", "y")], {"x": (2, 8, 32)}, ["y"], {"w": (32, 64)}))[0]
+    summed = made("b i k, k j -> b i j")
+    assert summed.operations == product.operations == 2 * 2 * 8 * 32 * 64
+    assert (summed.kind, summed.depth, summed.inner, summed.outer) == ("gemm", 32, 32, 64)
+    with pytest.raises(ArtifactError, match="1 Einsum"):
+        made("...k,kj->...j")
 
 
 def test_no_node_runs_twice_and_none_is_forgotten() -> None:

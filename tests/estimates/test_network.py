@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from small_networks import network, node, residual, saved
+from small_networks import conv, network, node, residual, saved
 
 from edgetune.errors import ArtifactError, ConfigError
-from edgetune.estimates.network import read_network
+from edgetune.estimates.network import node_operations, read_network
 
 
 def test_shapes_are_known_and_weights_are_not_read(tmp_path: Path) -> None:
@@ -85,3 +85,19 @@ def test_an_operator_of_an_unknown_domain_is_no_valid_graph() -> None:
     wrong = network([node("Bent", "x", "y", domain="org.nowhere")], {"x": (2, 3)}, ["y"])
     with pytest.raises(ArtifactError, match=r"not a valid graph: .*org\.nowhere"):
         read_network(wrong)
+
+
+def test_operations_of_every_node_of_a_file(tmp_path: Path) -> None:
+    nodes = [
+        node("QuantizeLinear", "x s zero", "q"), node("DequantizeLinear", "q s zero", "d"), conv("d", "w", "c"),
+        node("Bent", "c", "b", domain="com.acme"), node("Relu", "c", "y"),
+    ]  # fmt: skip
+    values = {"s": np.array(0.1, np.float32), "zero": np.array(0, np.int8)}
+    whole = network(nodes, {"x": (1, 4, 16, 16)}, ["y", "b"], {"w": (8, 4, 3, 3)}, values)
+    found = node_operations(saved(whole, tmp_path))
+    assert (found["conv_c"], found["relu_y"]) == (2 * 8 * 16 * 16 * 36, 8 * 16 * 16)
+    # Q and DQ become types; of a foreign operator nothing is known.
+    assert (found["quantizelinear_q"], found["bent_b"]) == (0, None)
+    assert node_operations(tmp_path / "absent.onnx") == {}
+    left_open = network([node("Relu", "x", "y")], {"x": ("N", 3)}, ["y"])
+    assert node_operations(saved(left_open, tmp_path, "open.onnx")) == {}

@@ -73,6 +73,17 @@ def test_a_faster_mode_of_a_module_is_never_slower(name: str) -> None:
                 assert times[fast] <= times[slow] * (1 + 1e-9), f"{fast} against {slow}"
 
 
+def test_a_profile_of_one_s_own_rests_on_the_module_that_it_inherits_from(tmp_path: Path) -> None:
+    head = "schema_version: 1\nname: mine\nextends: jetson-orin-nano-8gb\n"
+    (tmp_path / "mine.yaml").write_text(f"{head}gates: {{memory_mb: 5}}\n")
+    (tmp_path / "faster.yaml").write_text(f"{head}modes: {{15W: {{bandwidth_gb_s: 80}}}}\n")
+    shipped, mine = made("jetson-orin-nano-8gb:15W"), made(f"{tmp_path}/mine.yaml:15W")
+    assert (mine.ms, mine.low_ms, mine.basis) == (shipped.ms, shipped.low_ms, "measured")
+    assert any("as fast as jetson-orin-nano-8gb:15W" in note for note in mine.notes)
+    # Its own figures make it another module.
+    assert made(f"{tmp_path}/faster.yaml:15W").basis != "measured"
+
+
 def test_memory_is_what_is_alive_at_once() -> None:
     nodes = [conv("x", "w", "a"), conv("a", "w", "b"), conv("b", "w", "c"), node("Add", "a c", "y")]
     what = read(network(nodes, {"x": (1, 16, 8, 8)}, ["y"], {"w": (16, 16, 3, 3)}))

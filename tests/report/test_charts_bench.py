@@ -22,7 +22,7 @@ def layer(name: str, ms: float, roof: float | None) -> dict[str, object]:
 def test_medians_are_named_the_fastest_first() -> None:
     drawn = span_chart({"slow": model(2.0), "fast": model(1.0)})
     assert 'aria-label="Medians with intervals: fast 1.00 ms, slow 2.00 ms."' in drawn
-    assert "tails go on beyond the edge" in drawn
+    assert "tails go beyond the edge" in drawn
     assert drawn == span_chart({"slow": model(2.0), "fast": model(1.0)})
 
 

@@ -63,7 +63,7 @@ def test_each_gate_is_one_case() -> None:
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_the_counts_are_those_of_the_cases(strict: bool) -> None:
-    whole = ElementTree.fromstring(junit(report(), strict=strict))
+    whole = ElementTree.fromstring(junit(report(strict=strict)))
     suite = whole.find("testsuite")
     assert suite is not None
     for key, tag in (

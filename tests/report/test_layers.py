@@ -1,6 +1,6 @@
 """The costliest layers as rows."""
 
-from edgetune.report.layers import COLUMNS, amount, costliest, rows, shown
+from edgetune.report.layers import COLUMNS, costliest, rows, shown
 
 
 def layer(**values: object) -> dict[str, object]:
@@ -22,7 +22,7 @@ def test_rows_say_what_is_known() -> None:
     assert known[-1].endswith("× (memory)")
     assert unknown[1:3] + unknown[5:] == ["–"] * 5
     assert len(known) == len(COLUMNS)
-    assert amount(0) == "0"
+    assert known[6] == "3.00 M"
 
 
 def test_names_are_those_of_the_file() -> None:

@@ -129,6 +129,18 @@ def test_a_doubt_that_both_timings_share_is_said_once(samples: Samples) -> None:
     assert "time-copies failed there: the GPU fell off." in notes
 
 
+def test_a_timing_as_long_as_mlperf_s_gives_its_estimate(samples: Samples) -> None:
+    def change(found: Report) -> None:
+        found["timing"]["copies"]["single_stream"] = True
+        found["timing"]["copies"]["models"]["int8"]["p90_early_ms"] = 2.5
+
+    notes = on.notes(device(samples, change))
+    assert any(
+        "90th percentile by early stopping, with copies" in note and "INT8 2.50 ms" in note for note in notes
+    )
+    assert not [note for note in on.notes(device(samples)) if "MLPerf" in note]
+
+
 def test_energy_says_whose_it_is_or_why_there_is_none(samples: Samples) -> None:
     assert any("whole module, idle power included (VDD_IN)" in note for note in on.notes(device(samples)))
 

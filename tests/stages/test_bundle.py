@@ -47,9 +47,12 @@ def made(tmp_path: Path, dataset: Dataset, artifacts: Make, profile: str, **opti
 def test_it_holds_networks_samples_and_the_program(
     tmp_path: Path, dataset: Dataset, artifacts: Make, profile: str
 ) -> None:
-    folder = made(tmp_path, dataset, artifacts, profile)
+    preset, seconds = ("mlperf", 600.0) if "7.2" in profile else ("quick", 30.0)
+    folder = made(tmp_path, dataset, artifacts, profile, preset=preset)
     assert {file.name for file in folder.iterdir()} == FILES
     work = load_plan(folder)
+    assert work.timing["seconds"] == seconds
+    assert work.timing["limit_s"] > len(work.builds) * seconds
     assert [job.name for job in work.builds] == ["fp16", "int8"]
     assert {job.typing for job in work.builds} == {"strong" if "7.2" in profile else "weak"}
     assert {job.workspace_mb for job in work.builds} == {2048}

@@ -176,7 +176,8 @@ class Trtexec(Tool):
                 block = {"name": job.name, "round": index, "start_s": begun, "end_s": time.monotonic()}
                 blocks.append({**block, "ms": taken[key]})
                 messages += taken["messages"]
-        return {"rounds": rounds, "blocks": blocks, "messages": sorted(set(messages))}
+        graphs = {job.name: job.dla_core is None for job in jobs}
+        return {"rounds": rounds, "blocks": blocks, "messages": sorted(set(messages)), "cuda_graph": graphs}
 
     def profile(self, job: Build, work: Work) -> dict[str, Any]:
         """Time every layer, in a run of its own."""

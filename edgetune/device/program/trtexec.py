@@ -197,14 +197,17 @@ def profile(
     dla_core: int | None = None,
     limit_s: float | None = None,
     shapes: Shapes | None = None,
+    layers: str = "",
 ) -> dict[str, Any]:
     """Time every layer of an engine: `count` of inferences, and `layers` as `trtexec_files.read_profile` gives them.
+
+    What the engine tells of its layers goes to the file `layers`, where one is named.
 
     Raises:
         Problem: the engine cannot be used here, or the run failed.
     """
     out = f"{folder}/profile.json"
-    command = profile_command(path, plan, version, seconds, out, dla_core, shapes)
+    command = profile_command(path, plan, version, seconds, out, dla_core, shapes, layers)
     return _told(command, out, read_profile, version, plan, "profile", limit_s)[0]
 
 

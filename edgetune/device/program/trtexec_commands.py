@@ -206,6 +206,7 @@ def profile_command(
     out: str,
     dla_core: int | None = None,
     shapes: Shapes | None = None,
+    layers: str = "",
 ) -> list[str]:
     """Give the command that times every layer of an engine, in a run of its own.
 
@@ -217,6 +218,7 @@ def profile_command(
         out: JSON file for the times by layer.
         dla_core: of an engine that was built for a DLA.
         shapes: of the inputs, where the network leaves them open.
+        layers: file for what the engine tells of its layers; empty: none. Ignored before 8.4.
     """
     command = [
         path,
@@ -227,6 +229,8 @@ def profile_command(
     ]
     if version < (11,):
         command += ["--useSpinWait", "--noDataTransfers", "--separateProfileRun"]
+    if layers and version >= (8, 4):
+        command.append(f"--exportLayerInfo={layers}")
     return [*command, f"--exportProfile={out}"]
 
 
