@@ -249,16 +249,16 @@ def _constant(statistics: dict[str, Statistics]) -> list[str]:
     if not constant:
         return []
     more = f" and {len(constant) - 3} more" if len(constant) > 3 else ""
-    return [f"one and the same value on every calibration image: {', '.join(constant[:3])}{more}"]
+    return [f"one and the same value on every calibration input: {', '.join(constant[:3])}{more}"]
 
 
 def _unsettled(images: int, enough: int | None, convergence: list[dict[str, Any]]) -> list[str]:
     if enough is not None:
         return []
     if len(convergence) < 2:
-        return ["ranges come from one image, and cannot be said to have settled; use more"]
+        return ["ranges come from one input, and cannot be said to have settled; use more"]
     before, moved = convergence[-2]["images"], convergence[-2]["p95"]
     return [
-        f"{images} images are not enough for ranges to settle: from {before} to {images} images, "
+        f"{images} inputs are not enough for ranges to settle: from {before} to {images} inputs, "
         f"5% of the scales moved by more than {moved:.0%}; use more"
     ]

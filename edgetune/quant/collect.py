@@ -89,7 +89,7 @@ def collect(
             earlier[images] = {name: item.copy() for name, item in statistics.items()}
             due = 2 * images
     if not images:
-        raise StageError("no calibration images", hint="ranges come from images: give at least one")
+        raise StageError("no calibration inputs", hint="ranges come from inputs: give at least one")
     return Collected(statistics, images, earlier, kept)
 
 

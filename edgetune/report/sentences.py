@@ -29,7 +29,8 @@ def training_sentence(training: Training) -> str:
     if training.seconds is not None:
         parts.append(f"in {wording.seconds(training.seconds)}")
     if training.parameters and training.trained_parameters is not None:
-        trained = wording.percent(training.trained_parameters / training.parameters, 0).replace("100%", "all")
+        share = training.trained_parameters / training.parameters
+        trained = "all" if share == 1 else wording.percent(share, 0 if share > 0.1 else 1)
         parts.append(f"training {trained} of {wording.count(training.parameters, 'parameter')}")
     kept = f"; epoch {training.best_epoch} was kept" if training.best_epoch is not None else ""
     if kept and training.val_top1 is not None:

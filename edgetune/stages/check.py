@@ -87,11 +87,11 @@ def check(
     samples = relabelled(chosen(data.splits["test"], settings.images), data.classes, network.classes)
     if not samples:
         raise ConfigError(
-            f"{data.root}: the test split has no images",
+            f"{data.root}: the test split has no inputs",
             hint="data.test_share cuts one off; or add a test/ folder",
         )
     if len(samples) < len(data.splits["test"]):
-        shown.line(f"check: judged on {len(samples)} of the {len(data.splits['test'])} test images")
+        shown.line(f"check: judged on {len(samples)} of the {len(data.splits['test'])} test inputs")
     fp32 = Session(network.file("model.onnx"))
     runs: dict[str, Run] = {
         "torch": _torch_run(load_network(checkpoint, module)),

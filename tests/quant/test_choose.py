@@ -203,9 +203,9 @@ def test_too_few_images_are_told(net: Nets) -> None:
     growing = inputs[:8] * np.geomspace(1, 50, 8, dtype=np.float32)[:, None, None, None]
     _, found = found_for(graph, growing, "minmax")
     assert found.enough_images is None
-    assert any("8 images are not enough for ranges to settle" in text for text in found.warnings)
+    assert any("8 inputs are not enough for ranges to settle" in text for text in found.warnings)
     _, single = found_for(graph, inputs[:1], "minmax")
-    assert any("one image" in text for text in single.warnings)
+    assert any("one input" in text for text in single.warnings)
 
 
 @pytest.mark.slow

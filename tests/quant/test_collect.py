@@ -77,7 +77,7 @@ def test_the_first_inputs_are_kept_on_request(net: Nets) -> None:
 
 def test_no_inputs_are_refused(net: Nets) -> None:
     for nothing in ([], [net().inputs(0)]):
-        with pytest.raises(StageError, match="no calibration images"):
+        with pytest.raises(StageError, match="no calibration inputs"):
             collect(*small(net), nothing)
 
 

@@ -240,7 +240,7 @@ def test_excluded_nodes_stay_and_unknown_ones_are_named(net: Nets) -> None:
 
 def test_bad_requests_are_answered(net: Nets) -> None:
     n, out = block(net)
-    with pytest.raises(StageError, match="no calibration images"):
+    with pytest.raises(StageError, match="no calibration inputs"):
         quantize_model(n.model(out), [], "weak", "minmax")
     for rendering, ranges in (("wek", "minmax"), ("weak", "minmaks")):
         with pytest.raises(ConfigError) as caught:

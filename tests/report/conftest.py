@@ -383,7 +383,7 @@ def failed() -> Report:
         "convergence": _settling(24, 0.09),
         "enough_images": None,
         "warnings": [
-            "24 images are not enough for ranges to settle: from 16 to 24 images 5% of the scales moved "
+            "24 inputs are not enough for ranges to settle: from 16 to 24 inputs 5% of the scales moved "
             "by more than 9%; use more"
         ],
     }

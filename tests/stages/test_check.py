@@ -298,7 +298,7 @@ def test_classes_in_another_order_are_matched_by_name(make: Make, tmp_path: Path
 
 
 def test_an_empty_test_split(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="test split has no images"):
+    with pytest.raises(ConfigError, match="test split has no inputs"):
         run(make([0.1, 0.2, 0.3]), plain(tmp_path / "images", 0), tmp_path)
 
 
@@ -315,7 +315,7 @@ def test_a_subset_says_so(make: Make, tmp_path: Path) -> None:
     found = run(make([0.1, 0.2, 0.3]), plain(tmp_path / "images"), tmp_path, images=6, progress=Heard())
     assert (found["accuracy"]["images"], found["accuracy"]["of"]) == (6, 30)
     assert [row["images"] for row in found["accuracy"]["per_class"]] == [2, 2, 2]
-    assert said == ["check: judged on 6 of the 30 test images"]
+    assert said == ["check: judged on 6 of the 30 test inputs"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))
