@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from onnx import ModelProto
 
@@ -22,9 +22,6 @@ from edgetune.quant.graph import Graph
 from edgetune.quant.held import tensors
 from edgetune.quant.sensitivity import Layer, leave_out, noise_by_layer, rank, relieving, sqnr_of
 from edgetune.recipe import Gates
-
-if TYPE_CHECKING:
-    pass
 
 # Ways to quantize: ranges alone; rungs until the limits are met; every rung that costs next to no speed.
 METHODS = ("plain", "auto", "best")
