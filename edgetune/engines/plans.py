@@ -63,6 +63,7 @@ class Plans:
         """
         self._plans, self.engines, self.notes = plans, dict[str, Engine](), list[str]()
         facts = {name: _facts(path) for name, path in plans.items()}
+        self._shapes = {name: one.get("shapes") for name, one in facts.items()}
         said: list[str] = []
         trt = bindings.load(said.append)
         self._trtexec = "" if trt is not None and cuda.libraries() else trtexec.find(os.environ) or ""
@@ -103,7 +104,7 @@ class Plans:
                 for name in order.sample(list(self._plans), len(self._plans)):
                     taken = trtexec.times(
                         self._trtexec, str(self._plans[name].absolute()), self._version, seconds / ROUNDS,
-                        1000 * warmup_s, copies, folder, -(-queries // ROUNDS),
+                        1000 * warmup_s, copies, folder, -(-queries // ROUNDS), shapes=self._shapes.get(name),
                     )  # fmt: skip
                     found[name].append(np.array(taken[key], dtype=np.float64))
         return found
