@@ -114,6 +114,7 @@ class Plans:
                     taken = trtexec.times(
                         self._trtexec, str(self._plans[name].absolute()), self._version, seconds / ROUNDS,
                         1000 * warmup_s, copies, folder, -(-queries // ROUNDS), self.facts[name].get("dla_core"),
+                        shapes=self.facts[name].get("shapes"),
                     )  # fmt: skip
                     found[name].append(np.array(taken[key], dtype=np.float64))
         return found
@@ -131,7 +132,7 @@ class Plans:
             told = f"{folder}/layers.json"
             timed = trtexec.profile(
                 self._trtexec, str(self._plans[name].absolute()), self._version, PROFILED_S, folder,
-                self.facts[name].get("dla_core"), layers=told,
+                self.facts[name].get("dla_core"), shapes=self.facts[name].get("shapes"), layers=told,
             )["layers"]  # fmt: skip
             return layers.summary(read_layers(told)), timed
 

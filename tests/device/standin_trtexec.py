@@ -328,7 +328,7 @@ class Trtexec:
                 "by the model itself",
                 "Inference set up failed",
             )
-        if given != built_for:
+        if sorted(given.split(",")) != sorted(built_for.split(",")):
             # Without any, open sizes become 1.
             raise Failed(
                 f"[TRT] 3: {given or 'size 1'} does not satisfy the profile", "Inference set up failed"

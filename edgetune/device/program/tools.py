@@ -281,6 +281,8 @@ def _kept(
         "typing": job.typing,
         "dla_core": job.dla_core,
         "parents": {"bundle": work.digest},
+        # Of one length of texts alone, as trtexec is to be told again.
+        **({"shapes": job.shapes(job.lengths[0])} if len(job.lengths) == 1 else {}),
     }
     sidecar.write(job.plan, facts)
     raw = value.pop("layers", None)

@@ -1,5 +1,6 @@
 """Texts of several lengths: one engine with a profile each by the bindings, an engine each by trtexec."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,8 @@ def test_by_trtexec_each_length_has_an_engine(tmp_path: Path) -> None:
     assert found["engines"]["int8"]["build"]["plan_bytes"] == sum(
         (folder / "results" / name).stat().st_size for name in built if name.startswith("int8")
     )
+    facts = json.loads((folder / "results" / "int8-4.plan.json").read_text())
+    assert facts["shapes"] == {"input_ids": [1, 4], "attention_mask": [1, 4]}
     # All of them stand for the step: one that is gone is built again.
     (folder / "results" / "int8-4.plan").unlink()
     said: list[str] = []
