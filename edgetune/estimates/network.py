@@ -136,13 +136,15 @@ def shapes_by_length(source: Path | ModelProto) -> dict[int, Shapes]:
     }
 
 
-def node_operations(path: Path) -> dict[str, int | None]:
+def node_operations(path: Path, shapes: Shapes | None = None) -> dict[str, int | None]:
     """Return how many operations each node of a file takes, by its name; None: they are not known.
+
+    `shapes` are of inputs whose size the file leaves open.
 
     Of texts of several lengths the longest count. Nothing where the file cannot be read, or leaves sizes open.
     """
     try:
-        network = read_network(path)
+        network = read_network(path, shapes)
     except EdgetuneError:
         return {}
     return {node.name: operations(network.graph, node) for node in network.nodes}

@@ -126,12 +126,11 @@ def _lengths(
 
 def _layers(work: Work, name: str, result: Result) -> Layers | None:
     """Return an engine's layers with their times, operations and distance to the roofline."""
-    network = next((Path(job.onnx) for job in work.builds if job.name == name), Path())
+    job = next(job for job in work.builds if job.name == name)
+    counted = node_operations(Path(job.onnx), job.shapes(max(job.lengths, default=0)))
     engine, profile = result.engines[name], str(work.wanted.get("profile") or "")
     source = f"{result.tool} on the device, in a run of its own"
-    return device_layers(
-        engine.build.layers, engine.profile.layers, node_operations(network), profile, source
-    )
+    return device_layers(engine.build.layers, engine.profile.layers, counted, profile, source)
 
 
 def _found(result: Result) -> dict[str, Any]:
