@@ -19,11 +19,9 @@ from edgetune.quant.plan import readers
 from edgetune.quant.sensitivity import carried, network_sqnr
 from edgetune.quant.trace import POINTWISE
 
-# What all attentions in INT8 may cost together, of the network's signal-to-noise ratio.
+# What all attentions in INT8 may cost together, of the network's signal-to-noise ratio: by the sum of what each
+# costs alone, and then as it is measured on held-out inputs.
 COST_DB = 0.3
-# What they may cost on held-out inputs. Of MiniLM the sum said 0.15 dB and 21 texts 1.1: taken to be chance, which
-# nothing has shown; this limit was set after that.
-CHANCE_DB = 1.5
 # TensorRT has no INT8 kernel for smaller sums; Model-Optimizer leaves attention over more tokens in float.
 _SMALLEST, _LONGEST = 16, 512
 # Between scores and Softmax: they are scaled, and a mask is added.

@@ -234,11 +234,13 @@ def _smooth(state: Climb, limits: Limits) -> tuple[Draft | None, str]:
 
 def _attend(state: Climb, limits: Limits) -> None:
     """Take attentions into INT8 once all else is decided: for speed, so it has to cost next to no accuracy."""
-    from edgetune.quant.attention import CHANCE_DB, attend, attentions
+    from edgetune.quant import attention
 
     best, started = state.best, time.perf_counter()
     found = [
-        block for block in attentions(best.graph) if state.rendering.symmetric and not block & best.excluded
+        block
+        for block in attention.attentions(best.graph)
+        if state.rendering.symmetric and not block & best.excluded
     ]
     if not found:
         return
@@ -246,11 +248,11 @@ def _attend(state: Climb, limits: Limits) -> None:
         state.skip(ATTENTION, "INT8 is not good enough as it is: they stay in float")
         return
     few = state.held[:TRIED_ON]
-    made, told = attend(best, state.rendering, found, state.batches, few, state.ranges)
+    made, told = attention.attend(best, state.rendering, found, state.batches, few, state.ranges)
     if made is None:
         state.skip(ATTENTION, told)
     else:
-        state.offer(ATTENTION, made, time.perf_counter() - started, told, -CHANCE_DB)
+        state.offer(ATTENTION, made, time.perf_counter() - started, told, -attention.COST_DB)
 
 
 def _center(state: Climb, limits: Limits) -> tuple[Draft | None, str]:

@@ -145,7 +145,7 @@ def test_another_timm_starts_over(data: Dataset, monkeypatch: pytest.MonkeyPatch
         frame, "library_versions", lambda *names: {name: version for name in names if name == "timm"}
     )
     models = (ModelSection(name=name) for name in ("mobilenet_v2", "timm:mobilenetv3_small_050"))
-    begun = [frame.Begun(net, frame.Layout("", ()), PREPROCESS, model, ()) for model in models]
+    begun = [frame.Begun(net, frame.Layout("", ()), PREPROCESS, model, (), settings()) for model in models]
     before = [frame.fingerprint(one, data, settings()) for one in begun]
     version = "1.0.16"
     after = [frame.fingerprint(one, data, settings()) for one in begun]
