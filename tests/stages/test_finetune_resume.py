@@ -207,7 +207,7 @@ def test_killed_again_and_again_it_ends_the_same(class_folders: Path, tmp_path: 
         assert process.stdout.read().endswith("made\n")
     dice = random.Random(0)
     kills = 0
-    for _ in range(12):
+    for _ in range(6):
         with start("cut") as process:
             assert process.stdout is not None
             first = process.stdout.readline()
