@@ -85,15 +85,22 @@ def export(
     takes: Annotated[
         str, typer.Option("--input", help="float32_nchw, or uint8_nhwc: pixels, normalised in the graph.")
     ] = "float32_nchw",
+    length: Annotated[
+        list[int] | None,
+        typer.Option(help="Tokens that texts are filled up to; may be repeated. Default: the checkpoint's."),
+    ] = None,
     out: OutFolder = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Export a checkpoint to ONNX and compare the two on real images."""
+    """Export a checkpoint to ONNX and compare the two on real inputs."""
     from edgetune.recipe import section_from
     from edgetune.steps import export_alone
 
-    settings = section_from("export", {"input": takes, "batch": batch, "dynamic": dynamic, "opset": opset})
+    settings = section_from(
+        "export",
+        {"input": takes, "batch": batch, "dynamic": dynamic, "opset": opset, "lengths": tuple(length or ())},
+    )
     show_made(export_alone(checkpoint, profile, settings, data, out, progress_for(quiet)), as_json)
 
 

@@ -10,10 +10,12 @@ import onnx
 import pytest
 import torch
 from textual import tiny_bert, write_reviews
+from typer.testing import CliRunner
 
 import edgetune
 from edgetune import pipeline
 from edgetune.artifact import Artifact, Tokens
+from edgetune.cli import app
 from edgetune.data.folders import load_dataset, save_dataset, scan
 from edgetune.data.reader import frames
 from edgetune.data.tokens import filled
@@ -33,6 +35,7 @@ from edgetune.recipe import (
     load_recipe,
     recipe_from,
 )
+from edgetune.stages.bench import bench_models
 from edgetune.stages.bundle import bundle
 from edgetune.stages.init import init
 from edgetune.stages.lint import lint
@@ -170,6 +173,19 @@ def test_several_lengths_give_what_one_does(ran: tuple[Recipe, Any], tmp_path: P
         export(checkpoint, ExportSection(lengths=(17,)), runtime, data, into=tmp_path / "longer")
     widths = {part.shape[2] for part in frames(data.root, data.splits["test"], several.preprocess, 4)}
     assert widths == {8, 16}
+    timed = bench_models({"FP32": several.file("model.onnx")}, "quick", 1)
+    assert timed["models"]["FP32"]["inputs"] == {"input_ids": [1, 16], "attention_mask": [1, 16]}
+
+
+@pytest.mark.slow
+def test_the_verb_export_takes_lengths(ran: tuple[Recipe, Any], tmp_path: Path) -> None:
+    _, made = ran
+    asked = ["export", str(made.out / "checkpoint"), "--length", "8", "--length", "16", "-q"]
+    done = CliRunner().invoke(app, [*asked, "-o", str(tmp_path / "onnx")])
+    assert done.exit_code == 0, done.output
+    how = Artifact.load(tmp_path / "onnx").preprocess
+    assert isinstance(how, Tokens)
+    assert how.lengths == (8, 16)
 
 
 @pytest.mark.slow

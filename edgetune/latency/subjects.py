@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetune.artifact import ARTIFACT_FILE, Artifact, TensorSpec
+from edgetune.artifact import ARTIFACT_FILE, Artifact, TensorSpec, Tokens
 from edgetune.data.images import as_input, load
 from edgetune.data.preprocess import Given, image_input, preprocess_as
 from edgetune.data.unlabelled import gather
@@ -121,7 +121,8 @@ def _network(
         make = _decoder(path, takes, asked, files)
         feed = make()
     else:
-        feed = random_feed(takes, shapes=closed_shapes(takes, str(path), asked.batch, asked.shapes))
+        shapes = asked.shapes or _longest(path, takes, asked.batch)
+        feed = random_feed(takes, shapes=closed_shapes(takes, str(path), asked.batch, shapes))
     return Subject(
         partial(session.run_once, feed),
         session.alone(feed) if provider != "cpu" else None,
@@ -132,6 +133,19 @@ def _network(
         session.placed,
         feed,
     )
+
+
+def _longest(path: Path, takes: Sequence[TensorSpec], batch: int) -> dict[str, Shape]:
+    """Return the shapes of the longest texts, of an artifact's file that takes several lengths; empty: of others."""
+    origin = Artifact.load(path.parent) if (path.parent / ARTIFACT_FILE).is_file() else None
+    own = origin.preprocess if origin and path.name in origin.files else None
+    if not isinstance(own, Tokens) or len(own.lengths) == 1:
+        return {}
+    first = (spec.shape[0] for spec in takes)
+    return {
+        spec.name: (size if isinstance(size, int) else batch or 1, own.length)
+        for spec, size in zip(takes, first, strict=True)
+    }
 
 
 def _engine(plans: Plans, name: str, path: Path, asked: Asked, files: list[Path]) -> Subject:
