@@ -44,8 +44,9 @@ def main() -> None:
         began = time.process_time()
         made = edgetune.run(recipe(given, strategy), edgetune.load_target("host-cpu"), given.out / strategy)
         seconds = time.process_time() - began
-        training = made.report["finetune"]["epochs"] if "finetune" in made.report else []
-        print(f"{strategy}: {[round(epoch['val_top1'], 4) for epoch in training]} on val", flush=True)
+        training = made.report["training"]
+        curve = [round(100 * epoch["val_top1"], 1) for epoch in training["epochs"]]
+        print(f"{strategy}: {training['seconds']:.0f} s of training, % on val by epoch: {curve}", flush=True)
         lines += table_of(strategy, made.out, made.report["accuracy"], seconds)
     print("| strategy | file | top-1 | 95% | ms of processor time | FP32 over it | MB |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
