@@ -7,8 +7,7 @@ It may import errors, profile and the other modules of estimates.
 import math
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from edgetune.estimates.hardware import architecture, hardware_of
 from edgetune.estimates.kernels import FLOAT_BYTES, Kernel, Precision
 from edgetune.estimates.model import Floats, columns, seconds, sizes_of
 from edgetune.estimates.network import Network, Shapes, read_network
-from edgetune.estimates.parameters import Parameters, load_parameters
+from edgetune.estimates.parameters import Parameters
 from edgetune.profile import Target, load_profile, names
 
 # Of the module's memory, for the system, CUDA and TensorRT: an assumption. A desktop and its browser take more.
@@ -47,15 +46,6 @@ PRECISIONS: tuple[Precision, ...] = ("int8", "fp16")
 
 
 Basis = Literal["measured", "related", "guess"]
-
-
-class Value(NamedTuple):
-    """A latency in ms with its 90% interval, and what it rests on."""
-
-    value_ms: float
-    low_ms: float
-    high_ms: float
-    notes: tuple[str, ...]
 
 
 @dataclass
@@ -277,16 +267,3 @@ def _about_network(read: Read, precision: Precision, shares: Floats) -> list[str
                 f"{by_kind[kind]:.0%} of the time are {words}, of which few measured networks have many"
             )
     return said
-
-
-def estimate_ms(onnx_path: Path, target: Target, precision: str) -> Value:
-    """Estimate a latency with the shipped parameters, as a stand-in for a measurement.
-
-    Raises:
-        ConfigError: no such file, or no estimate for this target or precision.
-        ArtifactError: the network has open shapes or operators without an estimate.
-    """
-    if precision not in PRECISIONS:
-        raise ConfigError(f"no estimate in {precision!r}", hint=f"known: {', '.join(PRECISIONS)}")
-    made = predict(read(onnx_path), target, precision, load_parameters())
-    return Value(made.ms, made.low_ms, made.high_ms, made.notes)

@@ -27,7 +27,6 @@ HOMOGENEOUS = frozenset(
         *("Identity", "Dropout"),
     }
 )
-MIXING = frozenset({"Add", "Concat", "Clip"})
 LARGEST_FACTOR = 32.0
 # A limit of Clip stays this far above everything that was seen. At 1.05, other images of mobilenet_v2 were
 # clipped so much more that FP32 itself was left at 18 dB; at 2 at 26 to 40 dB.

@@ -193,15 +193,6 @@ def half_scale(scale: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.maximum(scale, np.float32(_EMPTY_SCALE)).astype(np.float16).astype(np.float32)
 
 
-def merge_ranges(plan: Plan, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-    """Widen the range of every quantized tensor to that of its group."""
-    members: dict[str, list[tuple[float, float]]] = {}
-    for tensor in plan.reads:
-        members.setdefault(plan.groups[tensor], []).append(ranges[tensor])
-    widest = {group: (min(r[0] for r in found), max(r[1] for r in found)) for group, found in members.items()}
-    return {tensor: widest[plan.groups[tensor]] for tensor in plan.reads}
-
-
 def quantize_weights(
     weight: NDArray[np.float32],
     axis: int,

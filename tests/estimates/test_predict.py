@@ -4,11 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small_networks import conv, network, node, residual, saved
+from small_networks import conv, network, node, residual
 
 from edgetune.errors import ConfigError
 from edgetune.estimates.parameters import Parameters, load_parameters
-from edgetune.estimates.predict import PRECISIONS, Estimate, Read, estimate_ms, predict, read
+from edgetune.estimates.predict import PRECISIONS, Estimate, Read, predict, read
 from edgetune.profile import Target, load_profile, load_target, names
 
 SMALL = read(residual())
@@ -125,16 +125,6 @@ def test_notes_about_the_network() -> None:
     attention = [node("MatMul", "x x", "a"), node("Softmax", "a", "b"), node("MatMul", "b x", "y")]
     some = read(network(attention, {"x": (8, 512, 512)}, ["y"]))
     assert "products of activations" in " ".join(predict(some, target, "fp16", known).notes)
-
-
-def test_an_estimate_for_a_budget(tmp_path: Path) -> None:
-    path, target = saved(residual(), tmp_path), load_target("jetson-agx-orin-64gb:MAXN")
-    for precision in PRECISIONS:
-        value = estimate_ms(path, target, precision)
-        assert value.low_ms < value.value_ms < value.high_ms
-        assert value.notes
-    with pytest.raises(ConfigError, match="no estimate in 'fp8'"):
-        estimate_ms(path, target, "fp8")
 
 
 def test_a_larger_network_is_never_faster() -> None:

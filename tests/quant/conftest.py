@@ -14,7 +14,7 @@ from edgetune.profile import load_target
 from edgetune.quant import cpu, half, placement, tensorrt
 from edgetune.quant.graph import Graph
 from edgetune.quant.lint_view import reader_of, view_of
-from edgetune.quant.plan import WEIGHTED, is_copy, merge_ranges
+from edgetune.quant.plan import WEIGHTED, Plan, is_copy
 from edgetune.quant.trace import needed_by
 
 READER = reader_of(load_target("jetson-agx-orin-64gb@6.2"), dla=True)
@@ -112,6 +112,15 @@ def peaks(
         found = Session(model.SerializeToString(), threads=1).run_once(feed)
         values = feed | dict(zip(computed, found[-len(computed) :], strict=True))
     return {name: (float(values[name].min()), float(values[name].max())) for name in tensors}
+
+
+def merge_ranges(plan: Plan, ranges: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Widen the range of every quantized tensor to that of its group."""
+    members: dict[str, list[tuple[float, float]]] = {}
+    for tensor in plan.reads:
+        members.setdefault(plan.groups[tensor], []).append(ranges[tensor])
+    widest = {group: (min(r[0] for r in found), max(r[1] for r in found)) for group, found in members.items()}
+    return {tensor: widest[plan.groups[tensor]] for tensor in plan.reads}
 
 
 def magnitudes(graph: Graph, feed: dict[str, np.ndarray]) -> dict[str, float]:
