@@ -60,7 +60,7 @@ def main() -> None:
             "export", lambda: pipeline.make_onnx(keep, recipe, trained, target.runtime, data, quiet)
         )
         int8 = timed(
-            "quantize", lambda: pipeline.make_int8(keep, recipe, exported, target.runtime, data, quiet)
+            "quantize", lambda: pipeline.make_int8(keep, recipe, exported, target, data, "auto", quiet)
         )
         timed("check", lambda: pipeline.make_check(keep, recipe, trained, exported, int8, data, quiet))
         if target.is_host:

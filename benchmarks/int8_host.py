@@ -25,7 +25,8 @@ from ranges import quantize_with_onnxruntime
 
 from edgetune.artifact import Preprocess, library_versions
 from edgetune.data.images import load, normalise
-from edgetune.engines.onnxruntime import Session, random_feed
+from edgetune.engines.feeds import random_feed
+from edgetune.engines.onnxruntime import Session
 from edgetune.machine import has_vnni
 from edgetune.quant.quantizer import quantize_model
 
@@ -54,7 +55,7 @@ def logits(path: Path, images: list[Batch], exact: bool) -> Batch:
 
 def interleaved_ms(sessions: dict[str, Session], rounds: int, runs: int) -> dict[str, list[float]]:
     """Return per variant the median latency of each round."""
-    feeds = {name: random_feed(session) for name, session in sessions.items()}
+    feeds = {name: random_feed(session.inputs) for name, session in sessions.items()}
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for turn in range(rounds + 1):
         for name, session in sessions.items():

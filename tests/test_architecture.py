@@ -1,6 +1,8 @@
 """What keeps the house in order: who may import whom, how long a file may be, what --help may load."""
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -156,3 +158,16 @@ def test_nothing_is_unpickled() -> None:
                     path
                 )
                 assert ast.unparse(node.func) not in ("os.system", "eval", "exec"), path
+
+
+def test_benchmarks_import_what_there_is() -> None:
+    found = sorted((ROOT / "benchmarks").rglob("*.py"))
+    assert len(found) > 20
+    for path in found:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("edgetune"):
+                continue
+            module = importlib.import_module(str(node.module))
+            for name in (alias.name for alias in node.names):
+                there = hasattr(module, name) or importlib.util.find_spec(f"{node.module}.{name}")
+                assert there, f"{path.name}: {node.module} has no {name}"
