@@ -103,8 +103,10 @@ def from_samples(
         )
 
     def inputs(part: Sequence[Sample], what: str) -> Inputs:
+        ordered = arranged(data.root, part, preprocess)
+
         def make() -> Iterator[Batch]:
-            for batch in frames(data.root, arranged(data.root, part, preprocess), preprocess, BATCH):
+            for batch in frames(data.root, ordered, preprocess, BATCH):
                 yield for_file(batch, preprocess, takes)
 
         return Inputs(make, len(part), what, progress)

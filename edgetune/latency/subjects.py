@@ -121,7 +121,11 @@ def _network(
         make = _decoder(path, takes, asked, files)
         feed = make()
     else:
-        shapes = asked.shapes or _longest(path, takes, asked.batch)
+        open_length = any(isinstance(size, str) for spec in takes for size in spec.shape[1:])
+        origin = _artifact_of(path) if open_length and not asked.shapes else None
+        lengths = text_shapes(origin, asked.batch) if origin else []
+        # The longest texts are what a network is judged by.
+        shapes = lengths[-1] if lengths else asked.shapes
         feed = random_feed(takes, shapes=closed_shapes(takes, str(path), asked.batch, shapes))
     return Subject(
         partial(session.run_once, feed),
@@ -135,17 +139,25 @@ def _network(
     )
 
 
-def _longest(path: Path, takes: Sequence[TensorSpec], batch: int) -> dict[str, Shape]:
-    """Return the shapes of the longest texts, of an artifact's file that takes several lengths; empty: of others."""
+def text_shapes(network: Artifact, batch: int = 0) -> list[dict[str, Shape]]:
+    """Return the inputs' shapes at each length of texts, the longest last; none where there is no choice.
+
+    `batch` counts where the network leaves it open.
+    """
+    how = network.preprocess
+    if not isinstance(how, Tokens) or len(how.lengths) == 1:
+        return []
+    rows = {spec.name: spec.shape[0] for spec in network.inputs}
+    return [
+        {name: (size if isinstance(size, int) else batch or 1, length) for name, size in rows.items()}
+        for length in how.lengths
+    ]
+
+
+def _artifact_of(path: Path) -> Artifact | None:
+    """Return the artifact that a file belongs to, if it does."""
     origin = Artifact.load(path.parent) if (path.parent / ARTIFACT_FILE).is_file() else None
-    own = origin.preprocess if origin and path.name in origin.files else None
-    if not isinstance(own, Tokens) or len(own.lengths) == 1:
-        return {}
-    first = (spec.shape[0] for spec in takes)
-    return {
-        spec.name: (size if isinstance(size, int) else batch or 1, own.length)
-        for spec, size in zip(takes, first, strict=True)
-    }
+    return origin if origin and path.name in origin.files else None
 
 
 def _engine(plans: Plans, name: str, path: Path, asked: Asked, files: list[Path]) -> Subject:
@@ -182,9 +194,8 @@ def _decoder(
     path: Path, inputs: Sequence[TensorSpec], asked: Asked, files: list[Path]
 ) -> Callable[[], dict[str, NDArray[Any]]]:
     """Return a function that makes the next input of image files, decoding and all."""
-    beside = (path.parent / ARTIFACT_FILE).is_file() and asked.preprocess is None
-    origin = Artifact.load(path.parent) if beside else None
-    own = origin.of_images() if origin and path.name in origin.files else None
+    origin = _artifact_of(path) if asked.preprocess is None else None
+    own = origin.of_images() if origin else None
     try:
         preprocess = preprocess_as(own or asked.preprocess, image_input(inputs, known=own is not None))
     except ConfigError as error:

@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from edgetune.artifact import Artifact, Tokens, sha256_of, write_atomic
+from edgetune.artifact import Artifact, sha256_of, write_atomic
 from edgetune.device.results import Layers as EngineLayers
 from edgetune.device.results import LayerTime
 from edgetune.engines.feeds import Shape
@@ -28,7 +28,7 @@ from edgetune.latency.load import Load
 from edgetune.latency.memory import peak_memory_bytes
 from edgetune.latency.protocol import PRESETS, Offline, Preset, Taken, offline, take, unsettled
 from edgetune.latency.ranking import Ranking, rank
-from edgetune.latency.subjects import Asked, Subject, subjects_of
+from edgetune.latency.subjects import Asked, Subject, subjects_of, text_shapes
 from edgetune.latency.summary import Measurement, ModelLatency, Ratio, cleaned_of, summarise
 from edgetune.progress import Progress, Silent
 from edgetune.recipe import BenchSection
@@ -110,7 +110,7 @@ def bench(
     into.mkdir(parents=True, exist_ok=True)
     paths = {name: artifact.file("model.onnx") for name, artifact in models.items()}
     last = list(models.values())[-1]
-    shapes = _shapes(last)
+    shapes = text_shapes(last) or [{}]
     each = [
         bench_models(paths, settings.preset, threads, asked=Asked(shapes=one), progress=progress)
         for one in shapes
@@ -130,16 +130,6 @@ def bench(
         parents={name: artifact.digest for name, artifact in models.items()},
         details={"preset": settings.preset, "trusted": found["trusted"]},
     ).write(into)
-
-
-def _shapes(network: Artifact) -> list[dict[str, Shape]]:
-    """Return shapes of open inputs: of texts that come in several lengths those of each, the longest last."""
-    how = network.preprocess
-    if not isinstance(how, Tokens) or len(how.lengths) == 1:
-        return [{}]
-    batch = network.inputs[0].shape[0]
-    rows = batch if isinstance(batch, int) else 1
-    return [{spec.name: (rows, length) for spec in network.inputs} for length in how.lengths]
 
 
 def bench_models(
